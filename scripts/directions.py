@@ -1,0 +1,39 @@
+"""Make a set of directions: random, PCA of the path, differences of checkpoints, or from a file."""
+
+import hashlib
+import time
+from pathlib import Path
+
+from lossatlas import cli, store
+from lossatlas.directions import make_directions
+from lossatlas.trajectory import Trajectory
+
+
+def main(args, _world) -> None:
+    started, spec = time.monotonic(), args.spec
+    path = Trajectory(args.trajectory)
+    others = {name: Trajectory(Path(file)) for name, file in (pair.split("=", 1) for pair in args.other)}
+    inputs = {"trajectory": path.store.identity, **{name: t.store.identity for name, t in others.items()}}
+    if spec["kind"] == "file":
+        inputs["file"] = hashlib.sha256(Path(spec["path"]).read_bytes()).hexdigest()
+    fingerprint = store.Fingerprint("directions", spec, inputs)
+    made = store.find(args.output, args.run_dir, fingerprint, args.fresh)
+    if made is not None and made.finished:
+        print(f"{args.label}: found finished, nothing to compute", flush=True)
+    else:
+        directions = make_directions(spec, path, others)
+        made = made or store.create(
+            args.output, args.run_dir, fingerprint, lambda group: directions.build(group, path.layout, spec)
+        )
+        made.finish({"ranks": 1, "wall_seconds": time.monotonic() - started})
+        for label, share, bend in zip(made["direction"][:], made["variance_share"][:], made["bend"][:], strict=True):
+            print(f"{args.label}: {label}: {100 * share:.2f} % of the path's variance, bent by {bend:.1f} degrees")
+    store.publish(args.output, args.run_dir)
+
+
+if __name__ == "__main__":
+    parser = cli.arguments(__doc__)
+    parser.add_argument("--trajectory", type=Path, required=True)
+    parser.add_argument("--other", action="append", default=[], metavar="RUN=PATH", help="trajectory of another run")
+    parsed = parser.parse_args()
+    cli.run(lambda world: main(parsed, world))

@@ -1,0 +1,59 @@
+"""Turn existing checkpoints into a trajectory."""
+
+import hashlib
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lossatlas import backends, cli, store, trajectory
+from lossatlas.progress import Progress
+
+
+def main(args, _world) -> None:
+    started, spec = time.monotonic(), args.spec
+    backend = backends.backend(spec["backend"])
+    device = backend.set_up("cpu", spec["dtype"], threads=1)
+    network = backend.FlatNetwork(backend.build_module(spec["model"], spec["seed"]), device)
+    backend.read_checkpoint(args.files[0], network)
+    columns = network.layout.size + len(network.buffers())
+    print(trajectory.check_disk(args.run_dir, len(args.files), columns, spec["dtype"]), flush=True)
+    inputs = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in args.files}
+    fingerprint = store.Fingerprint("trajectory", spec, inputs)
+    found = store.find(args.output, args.run_dir, fingerprint, args.fresh)
+    if found is None:
+        shapes = network.buffer_shapes, network.frozen(), network.frozen_shapes
+        found = store.create(
+            args.output,
+            args.run_dir,
+            fingerprint,
+            lambda group: trajectory.build(
+                group, network.layout, *shapes, np.arange(len(args.files)), None, spec["dtype"]
+            ),
+        )
+    if found.finished:
+        print(f"{args.label}: found finished, nothing to compute", flush=True)
+    else:
+        copy_rows(args.files, network, backend.read_checkpoint, found, args.label)
+        found.update(files=[str(file) for file in args.files])
+        found.finish({"ranks": 1, "wall_seconds": time.monotonic() - started})
+    store.publish(args.output, args.run_dir)
+
+
+def copy_rows(files: list[Path], network, read_checkpoint, found: store.Store, label: str) -> None:
+    """Write each checkpoint as one row."""
+    writer, progress = trajectory.RowWriter(found), Progress(label, len(files), unit="checkpoints")
+    for number, file in enumerate(files):
+        read_checkpoint(file, network)
+        row = {"parameters": network.parameters(), "buffers": network.buffers()}
+        writer.append(**row, batch_loss=np.nan, learning_rate=np.nan)
+        progress.update(number + 1)
+    writer.flush()
+    progress.close()
+
+
+if __name__ == "__main__":
+    parser = cli.arguments(__doc__)
+    parser.add_argument("--files", type=Path, nargs="+", required=True, help="checkpoints in order")
+    parsed = parser.parse_args()
+    cli.run(lambda world: main(parsed, world))

@@ -1,0 +1,59 @@
+"""From the config's ``model`` and ``loss`` to a module and a function."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lossatlas import rng, sources, zoo
+from lossatlas.errors import LossAtlasError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def build_module(spec: dict, seed: int) -> nn.Module:
+    """Build the network of ``spec`` (keys ``name`` or ``import``, ``kwargs``) with seeded initial weights.
+
+    Raises:
+        LossAtlasError: the builder fails or returns something else.
+    """
+    own = "import" in spec
+    chosen = spec["import"] if own else spec["name"]
+    build = sources.load(chosen, spec["python_path"], "model.import") if own else zoo.builder(chosen)
+    with torch.random.fork_rng():
+        torch.manual_seed(rng.torch_seed(seed, "initial weights"))
+        try:
+            module = build(**spec["kwargs"])
+        except Exception as error:
+            raise LossAtlasError(
+                f"model: building {chosen!r} with kwargs {spec['kwargs']} failed with {type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(module, nn.Module):
+        raise LossAtlasError(f"model.import: {chosen!r} returned {type(module).__name__}, not a torch.nn.Module")
+    return module
+
+
+def build_loss(spec: dict) -> Loss:
+    """Return the loss of ``spec``: a function (outputs, targets) -> scalar mean over the batch.
+
+    A user's function may return one value per sample instead; the mean is taken here.
+    """
+    if "import" not in spec:
+        return {"cross-entropy": functional.cross_entropy, "mse": _mse}[spec["name"]]
+    own = sources.load(spec["import"], spec["python_path"], "loss.import")
+
+    def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        value = own(outputs, targets)
+        if not isinstance(value, Tensor) or value.ndim > 1:
+            raise LossAtlasError(
+                f"loss.import: {spec['import']!r} must return a scalar or one value per sample, "
+                f"got {tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__}"
+            )
+        return value.mean()
+
+    return mean_loss
+
+
+def _mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.mse_loss(outputs, targets.to(outputs.dtype).view_as(outputs))

@@ -1,0 +1,120 @@
+"""A module seen as one flat parameter vector."""
+
+import copy
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lossatlas.backends.torch.device import Device
+from lossatlas.errors import LossAtlasError
+from lossatlas.layout import ParameterLayout, ParameterSlot
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+class FlatNetwork:
+    """A private copy of a module whose trainable parameters are views into one flat tensor ``theta``.
+
+    Writing ``theta`` changes the network at once, and an optimiser's step changes ``theta``. Tied parameters
+    appear once. Parameters that are not trained (``frozen``) and floating-point buffers (``buffers``) are
+    read and written as flat vectors likewise.
+
+    Raises:
+        LossAtlasError: nothing in the module is trainable.
+    """
+
+    def __init__(self, module: nn.Module, device: Device):
+        self.device = device
+        self.module = copy.deepcopy(module).to(device=device.device, dtype=device.dtype).eval()
+        trainable = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
+        if not trainable:
+            raise LossAtlasError("model: no parameter requires a gradient, so there is no loss surface")
+        self.layout = _layout(self.module, trainable)
+        self.theta = torch.cat([p.detach().reshape(-1) for _, p in trainable])
+        for slot, (_, parameter) in zip(self.layout, trainable, strict=True):
+            parameter.data = self.theta[slot.slice].view(slot.shape)
+        self._frozen = [(n, p) for n, p in self.module.named_parameters() if not p.requires_grad]
+        persistent = self.module.state_dict().keys()
+        self._buffers = [
+            (n, b) for n, b in self.module.named_buffers() if b.is_floating_point() and n in persistent
+        ]
+
+    @property
+    def buffer_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        return [(name, tuple(buffer.shape)) for name, buffer in self._buffers]
+
+    @property
+    def frozen_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        return [(name, tuple(parameter.shape)) for name, parameter in self._frozen]
+
+    def parameters(self) -> np.ndarray:
+        """Return a copy of theta."""
+        return self.theta.detach().cpu().numpy().copy()
+
+    def buffers(self) -> np.ndarray:
+        """Return a copy of all floating-point buffers, flat."""
+        return _gather(self._buffers, self.theta.dtype)
+
+    def frozen(self) -> np.ndarray:
+        """Return a copy of all parameters that are not trained, flat."""
+        return _gather(self._frozen, self.theta.dtype)
+
+    @torch.no_grad()
+    def load(self, theta: np.ndarray | None = None, buffers: np.ndarray | None = None, frozen: np.ndarray | None = None) -> None:
+        """Write any of theta, buffers and frozen parameters into the network."""
+        if theta is not None:
+            self.theta.copy_(torch.as_tensor(np.asarray(theta)))
+        if buffers is not None:
+            _scatter(self._buffers, buffers)
+        if frozen is not None:
+            _scatter(self._frozen, frozen)
+
+    def vector(self, values: np.ndarray) -> Tensor:
+        """Return values as a tensor of the network's precision on its device."""
+        return torch.as_tensor(np.asarray(values)).to(self.device.device, self.device.dtype)
+
+
+def _gather(tensors: list[tuple[str, Tensor]], dtype: torch.dtype) -> np.ndarray:
+    if not tensors:
+        return torch.zeros(0, dtype=dtype).numpy()
+    return torch.cat([t.detach().reshape(-1) for _, t in tensors]).cpu().numpy().copy()
+
+
+def _scatter(tensors: list[tuple[str, Tensor]], flat: np.ndarray) -> None:
+    needed = sum(t.numel() for _, t in tensors)
+    if len(flat) != needed:
+        raise LossAtlasError(f"the network holds {needed} such numbers, {len(flat)} were given")
+    start = 0
+    for _, tensor in tensors:
+        stop = start + tensor.numel()
+        tensor.copy_(torch.as_tensor(flat[start:stop]).view(tensor.shape))
+        start = stop
+
+
+def _layout(module: nn.Module, trainable: list[tuple[str, Tensor]]) -> ParameterLayout:
+    owners = dict(module.named_modules())
+    slots, offset = [], 0
+    for name, parameter in trainable:
+        prefix, _, leaf = name.rpartition(".")
+        shape = tuple(parameter.shape)
+        kind = _kind(owners[prefix], leaf, len(shape))
+        slots.append(ParameterSlot(name, shape, offset, kind, _filter_axis(owners[prefix], kind, shape)))
+        offset += math.prod(shape)
+    return ParameterLayout(tuple(slots))
+
+
+def _kind(owner: nn.Module, leaf: str, dims: int) -> str:
+    norm = isinstance(owner, _NORMS) or "norm" in type(owner).__name__.lower()
+    if norm and dims <= 1:
+        return "norm-shift" if leaf.endswith("bias") else "norm-scale"
+    return "bias" if leaf.endswith("bias") and dims <= 1 else "weight"
+
+
+def _filter_axis(owner: nn.Module, kind: str, shape: tuple[int, ...]) -> int | None:
+    if kind != "weight" or len(shape) < 2:
+        return None
+    # A transposed convolution keeps its output channels on axis 1 (in, out / groups, ...).
+    return 1 if isinstance(owner, _TRANSPOSED) else 0

@@ -1,0 +1,107 @@
+"""The mean loss of a network over fixed samples, evaluated on the flat parameter vector."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossatlas.backends.torch.build import Loss
+from lossatlas.backends.torch.network import FlatNetwork
+from lossatlas.data import Split, Subset
+from lossatlas.errors import LossAtlasError
+
+
+class TorchProblem:
+    """A ``Problem`` on PyTorch; see there. Samples are cut into chunks once and stay on the device.
+
+    Raises:
+        LossAtlasError: the network does not accept the samples, or the loss does not accept its outputs.
+    """
+
+    def __init__(self, network: FlatNetwork, loss: Loss, split: Split, batch_size: int):
+        self.network, self.loss = network, loss
+        self.layout = network.layout
+        self.samples = len(split)
+        inputs, targets = to_tensors(split, network)
+        self.chunks = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
+        self.class_axis = probe(network, loss, *self.chunks[0])
+        self.metric_names = ("loss", "accuracy") if self.class_axis is not None else ("loss",)
+
+    def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return (loss,) or (loss, accuracy) at theta."""
+        self.network.load(theta=theta, buffers=buffers)
+        return self._evaluate()
+
+    def restrict(self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray) -> "TorchRestriction":
+        """Return the loss on center + span(directions), with everything on the device."""
+        return TorchRestriction(self, center, directions, buffers)
+
+    @torch.inference_mode()
+    def _evaluate(self) -> np.ndarray:
+        """Sum each chunk's mean weighted by its size in float64; one copy to the host at the end."""
+        self.network.module.eval()
+        total = torch.zeros(len(self.metric_names), dtype=torch.float64, device=self.network.theta.device)
+        for inputs, targets in self.chunks:
+            outputs = self.network.module(inputs)
+            total[0] += self.loss(outputs, targets).double() * len(inputs)
+            if self.class_axis is not None:
+                hits = outputs.argmax(self.class_axis) == targets
+                total[1] += hits.double().mean() * len(inputs)
+        return (total / self.samples).cpu().numpy()
+
+
+class TorchRestriction:
+    """The loss on an affine subspace; each point is one in-place update of the flat parameters."""
+
+    def __init__(self, problem: TorchProblem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
+        self.problem = problem
+        self.center = problem.network.vector(center)
+        self.directions = problem.network.vector(directions)
+        self.buffers = buffers
+
+    def metrics(self, coefficients: np.ndarray) -> np.ndarray:
+        """Return the metrics at center + coefficients @ directions."""
+        network = self.problem.network
+        network.load(buffers=self.buffers)
+        with torch.no_grad():
+            network.theta.copy_(self.center)
+            for coefficient, direction in zip(coefficients, self.directions, strict=True):
+                network.theta.add_(direction, alpha=float(coefficient))
+        return self.problem._evaluate()
+
+
+def to_tensors(split: Split, network: FlatNetwork) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets on the network's device; floating-point ones in its precision."""
+    tensors = []
+    for array in (split.inputs, split.targets):
+        tensor = torch.as_tensor(array).to(network.device.device)
+        tensors.append(tensor.to(network.device.dtype) if tensor.is_floating_point() else tensor)
+    if tensors[0].ndim == 4:
+        # Convolutions run fastest on channels-last images; values and results stay the same.
+        tensors[0] = tensors[0].contiguous(memory_format=torch.channels_last)
+    return tensors[0], tensors[1]
+
+
+@torch.inference_mode()
+def probe(network: FlatNetwork, loss: Loss, inputs: Tensor, targets: Tensor) -> int | None:
+    """Try one small forward pass; return the axis of class scores in the outputs, None if there are none."""
+    inputs, targets = inputs[:2], targets[:2]
+    network.module.eval()
+    try:
+        outputs = network.module(inputs)
+        loss(outputs, targets)
+    except LossAtlasError:
+        raise
+    except Exception as error:
+        raise LossAtlasError(
+            f"model and data do not fit: inputs {tuple(inputs.shape)} {inputs.dtype}, targets "
+            f"{tuple(targets.shape)} {targets.dtype} gave {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    integer = not targets.is_floating_point()
+    return 1 if integer and isinstance(outputs, Tensor) and outputs.ndim == targets.ndim + 1 else None
+
+
+def problems(
+    network: FlatNetwork, loss: Loss, subsets: dict[str, Subset], batch_size: int
+) -> dict[str, TorchProblem]:
+    """Return one problem per evaluation subset; they share the network."""
+    return {name: TorchProblem(network, loss, subset.samples, batch_size) for name, subset in subsets.items()}

@@ -1,0 +1,62 @@
+"""What every script shares: one-line errors, ranks that fail together, arguments that every rule passes."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lossatlas.errors import LossAtlasError
+from lossatlas.parallel import World
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all store-making scripts have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--output", type=Path, required=True, help="the store to make (becomes a link)")
+    parser.add_argument("--run-dir", type=Path, required=True, help="results/<run>")
+    parser.add_argument("--spec", type=json.loads, required=True, help="what determines the result, as JSON")
+    parser.add_argument("--label", required=True, help="name of the job in messages")
+    parser.add_argument("--fresh", action="store_true", help="set an existing store aside and compute anew")
+    return parser
+
+
+def run(main: Callable[[World], Any], ranks: int | None = None) -> None:
+    """Run a script's ``main`` and turn errors into an exit status; with MPI one rank's failure ends all.
+
+    Args:
+        ranks: the size that MPI's world must have; None for a script on its own.
+    """
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    world = World()
+    try:
+        if ranks is not None:
+            from lossatlas.parallel import world as mpi_world
+
+            world = mpi_world(ranks)
+        main(world)
+    except LossAtlasError as error:
+        if os.environ.get("LOSSATLAS_TRACEBACK"):
+            traceback.print_exc()
+        _fail(world, f"error: {error}", 2)
+    except Exception:
+        _fail(world, f"rank {world.rank} of {world.size} failed:\n{traceback.format_exc()}", 1)
+
+
+def _fail(world: World, text: str, status: int) -> None:
+    print(text, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    world.abort(status)
+    sys.exit(status)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a small JSON file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)

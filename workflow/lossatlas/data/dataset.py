@@ -1,0 +1,98 @@
+"""Loading: the embedded images, torchvision's datasets, or the user's own."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lossatlas import sources
+from lossatlas.data import downloaded
+from lossatlas.errors import LossAtlasError
+
+EMBEDDED = Path(__file__).parent / "fashion_mnist_mini" / "images.npz"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples along the first axis of both arrays."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def digest(self) -> str:
+        """Digest of shapes, types and contents."""
+        digest = hashlib.sha256()
+        for array in (self.inputs, self.targets):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training set and perhaps a test set."""
+
+    train: Split
+    test: Split | None = None
+
+
+def load_dataset(spec: dict, where: str = "data") -> Dataset:
+    """Load the dataset that ``spec`` describes (keys ``name`` or ``import``, ``kwargs``, ``data_root``).
+
+    Images come as float32 (sample, 3, 32, 32), normalised; labels as int64.
+
+    Raises:
+        LossAtlasError: it cannot be loaded; the message says what to do.
+    """
+    if "import" in spec:
+        load = sources.load(spec["import"], spec["python_path"], f"{where}.import")
+        return _own_dataset(load(**spec["kwargs"]), f"{where}.import")
+    if spec["name"] == "fashion-mnist-mini":
+        return _embedded()
+    return _from_images(spec["name"], downloaded.read(spec["name"], Path(spec["data_root"])))
+
+
+def _embedded() -> Dataset:
+    with np.load(EMBEDDED) as file:
+        splits = {name: (file[f"{name}_images"], file[f"{name}_labels"]) for name in ("train", "test")}
+    return _from_images("fashion-mnist", splits)
+
+
+def _from_images(name: str, splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> Dataset:
+    mean, std = (np.array(v, np.float32).reshape(1, -1, 1, 1) for v in downloaded.MOMENTS[name])
+    ready = {}
+    for split, (images, labels) in splits.items():
+        scaled = (as_colour(images).astype(np.float32) / 255 - mean) / std
+        ready[split] = Split(np.ascontiguousarray(scaled), labels.astype(np.int64))
+    return Dataset(**ready)
+
+
+def as_colour(images: np.ndarray) -> np.ndarray:
+    """Return images as (sample, 3, 32, 32): grey 28 x 28 ones padded with black and repeated thrice."""
+    if images.ndim == 3:
+        padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+        return np.repeat(padded[:, None], 3, axis=1)
+    return images.transpose(0, 3, 1, 2)
+
+
+def _own_dataset(splits: Any, where: str) -> Dataset:
+    if not isinstance(splits, dict) or "train" not in splits:
+        raise LossAtlasError(f'{where}: must return a dict with "train" and perhaps "test", got {type(splits).__name__}')
+    ready = {}
+    for name in ("train", "test"):
+        if splits.get(name) is None:
+            continue
+        try:
+            inputs, targets = (np.asarray(array) for array in splits[name])
+        except (TypeError, ValueError) as error:
+            raise LossAtlasError(f"{where}: {name!r} must be a pair (inputs, targets) of arrays: {error}") from error
+        if len(inputs) != len(targets) or len(inputs) == 0:
+            raise LossAtlasError(f"{where}: {name!r} has {len(inputs)} inputs and {len(targets)} targets")
+        ready[name] = Split(inputs, targets)
+    return Dataset(**ready)

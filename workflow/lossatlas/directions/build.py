@@ -1,0 +1,166 @@
+"""From the config's ``directions`` to a store of raw and used directions, and from stores to a plane's axes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from lossatlas.directions.difference import difference
+from lossatlas.directions.file import from_file
+from lossatlas.directions.pca import pca
+from lossatlas.directions.random import random
+from lossatlas.directions.raw import RawDirections
+from lossatlas.errors import LossAtlasError
+from lossatlas.layout import ParameterLayout
+from lossatlas.normalize import drop, normalize
+from lossatlas.store import add_array, open_finished
+from lossatlas.trajectory import Trajectory
+
+_PARALLEL = 1e-6
+"""Directions whose angle is below this (in radians) span no plane that is worth drawing."""
+
+
+@dataclass
+class DirectionSet:
+    """Directions as made (``raw``) and as walked along (``used``), both (direction, N) in float64."""
+
+    raw: RawDirections
+    used: np.ndarray
+    variance_share: np.ndarray
+
+    def build(self, group: zarr.Group, layout: ParameterLayout, spec: dict) -> None:
+        """Write everything into an empty store."""
+        group.attrs.update(
+            {
+                "title": f"Directions of kind {spec['kind']}",
+                "summary": "Row k of 'used' is the k-th axis direction: 'raw' without the ignored kinds of "
+                "parameters, scaled to the norms of theta_c.",
+                "kind": spec["kind"],
+                "normalize": spec["normalize"],
+                "ignore": spec["ignore"],
+                "center": spec["center"],
+                "layout": layout.to_json(),
+                **self.raw.notes,
+            }
+        )
+        dims = ("direction", "parameter")
+        add_array(group, "direction", dims[:1], data=self.raw.labels, long_name="direction")
+        for name, vectors, text in (
+            ("raw", self.raw.vectors, "direction before normalisation"),
+            ("used", self.used, "direction in use: ignored kinds zeroed, normalised"),
+        ):
+            add_array(group, name, dims, data=vectors, chunks=(1, min(vectors.shape[1], 2**20)), compress=False, long_name=text)
+            norms = np.linalg.norm(vectors, axis=1)
+            add_array(group, f"{name}_norm", dims[:1], data=norms, long_name=f"Euclidean norm of '{name}'")
+            add_array(group, f"{name}_angle", ("direction", "other_direction"), data=angles(vectors), units="degree", long_name=f"angles between rows of '{name}'")
+        bend = np.array([angles(np.stack(pair))[0, 1] for pair in zip(self.raw.vectors, self.used, strict=True)])
+        add_array(group, "bend", dims[:1], data=bend, units="degree", long_name="angle between 'raw' and 'used'")
+        add_array(
+            group,
+            "variance_share",
+            dims[:1],
+            data=self.variance_share,
+            long_name="share of the path's variance along 'used'",
+        )
+        for name, values in self.raw.values.items():
+            add_array(group, name, dims[:1], data=values, long_name=name.replace("_", " "))
+
+
+def make_directions(spec: dict, trajectory: Trajectory, others: dict[str, Trajectory]) -> DirectionSet:
+    """Make the directions of one entry of the config.
+
+    Raises:
+        LossAtlasError: they cannot be made; the message says why.
+    """
+    center = trajectory.row_of(spec["center"], "directions.center")
+    kind = spec["kind"]
+    if kind == "random":
+        raw = random(trajectory.layout.size, spec["count"], spec["seed"])
+    elif kind == "pca":
+        raw = pca(trajectory, center, spec["count"], spec["center_rows"], spec["solver"], spec["seed"])
+    elif kind == "difference":
+        raw = difference(trajectory, center, spec["to"], others)
+    else:
+        raw = from_file(Path(spec["path"]), trajectory.layout)
+    theta = trajectory.parameters(center)
+    used = np.stack(
+        [
+            normalize(drop(v, trajectory.layout, spec["ignore"]), theta, trajectory.layout, spec["normalize"])
+            for v in raw.vectors
+        ]
+    )
+    for label, vector in zip(raw.labels, used, strict=True):
+        if not np.any(vector):
+            raise LossAtlasError(
+                f"directions: {label!r} is zero after ignoring {spec['ignore']}; choose other ends or ignore less"
+            )
+    return DirectionSet(raw, used, variance_shares(used, trajectory))
+
+
+def variance_shares(vectors: np.ndarray, trajectory: Trajectory) -> np.ndarray:
+    """Return the share of the path's variance (about its mean checkpoint) along each row of ``vectors``."""
+    along, total = np.zeros((len(trajectory), len(vectors))), 0.0
+    for columns, block in trajectory.column_blocks():
+        block -= block.mean(axis=0)
+        along += block @ vectors[:, columns].T
+        total += np.square(block).sum()
+    moments = np.square(along).sum(axis=0) / np.square(vectors).sum(axis=1)
+    return moments / total if total > 0 else np.zeros(len(vectors))
+
+
+def angles(vectors: np.ndarray) -> np.ndarray:
+    """Return the angles in degrees between all pairs of rows; accurate for small and right angles alike."""
+    norms = np.linalg.norm(vectors, axis=1)
+    unit = vectors / np.where(norms > 0, norms, 1.0)[:, None]
+    out = np.zeros((len(vectors), len(vectors)))
+    for i in range(len(unit)):
+        for j in range(i):
+            apart, together = np.linalg.norm(unit[i] - unit[j]), np.linalg.norm(unit[i] + unit[j])
+            out[i, j] = out[j, i] = np.degrees(2 * np.arctan2(apart, together))
+    return out
+
+
+@dataclass
+class Axes:
+    """The two directions of a plane: ``vectors`` (2, N), their labels and shares of the path's variance."""
+
+    vectors: np.ndarray
+    labels: list[str]
+    variance_share: np.ndarray
+    identities: dict[str, list[str]]
+
+
+def read_axes(parts: list[tuple[Path, int]]) -> Axes:
+    """Read (store, number) for x and y.
+
+    Raises:
+        LossAtlasError: a set has fewer directions than asked for, or the two are linearly dependent.
+    """
+    vectors, labels, shares, identities = [], [], [], {}
+    for path, number in parts:
+        store = open_finished(path)
+        available = store["used"].shape[0]
+        if number >= available:
+            raise LossAtlasError(f"plane: direction {number + 1} of {path}, which holds {available}")
+        vectors.append(store["used"][number])
+        labels.append(str(store["direction"][number]))
+        shares.append(float(store["variance_share"][number]))
+        identities[path.stem] = store.identity
+    axes = Axes(np.stack(vectors), labels, np.array(shares), identities)
+    check_independent(axes.vectors, labels)
+    return axes
+
+
+def check_independent(vectors: np.ndarray, labels: list[str]) -> None:
+    """Refuse two directions that span no plane.
+
+    Raises:
+        LossAtlasError: they are linearly dependent.
+    """
+    angle = angles(vectors)[0, 1]
+    if min(angle, 180 - angle) < np.degrees(_PARALLEL):
+        raise LossAtlasError(
+            f"plane: the directions {labels[0]!r} and {labels[1]!r} are linearly dependent (angle {angle:.1e} degrees); "
+            "choose another pair"
+        )

@@ -1,0 +1,19 @@
+"""What every kind of direction returns."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class RawDirections:
+    """Directions before normalisation.
+
+    ``vectors`` has shape (direction, N), float64; ``labels`` name them on axes; ``values`` are per-direction
+    numbers such as ``explained_variance_ratio``; ``notes`` describe how they were made.
+    """
+
+    vectors: np.ndarray
+    labels: list[str]
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: dict = field(default_factory=dict)

@@ -1,0 +1,8 @@
+"""The one error that users are meant to read."""
+
+
+class LossAtlasError(Exception):
+    """What went wrong, where, and what would be right, in one line.
+
+    Scripts print the message without a traceback and exit with status 2.
+    """

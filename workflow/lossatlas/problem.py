@@ -1,0 +1,33 @@
+"""The central idea: a Problem is a loss over one flat parameter vector. Everything above sees only this."""
+
+from typing import Protocol
+
+import numpy as np
+
+from lossatlas.layout import ParameterLayout
+
+
+class Restriction(Protocol):
+    """The loss on an affine subspace: theta(c) = center + sum_k c_k direction_k."""
+
+    def metrics(self, coefficients: np.ndarray) -> np.ndarray:
+        """Return the metrics at one point, in the order of ``Problem.metric_names``."""
+
+
+class Problem(Protocol):
+    """The mean loss over a fixed set of samples as a function of theta, shape (N,).
+
+    Implementations never change the network they were made from, and evaluate in inference mode: dropout
+    off, running statistics frozen to the given buffers, the same samples in the same order every time.
+    """
+
+    layout: ParameterLayout
+    samples: int
+    metric_names: tuple[str, ...]
+    """``loss`` first, then ``accuracy`` where outputs are class scores of integer targets."""
+
+    def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the metrics at theta, with the flat buffers (running statistics) that belong to it."""
+
+    def restrict(self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray) -> Restriction:
+        """Return the loss on the subspace through ``center`` spanned by the rows of ``directions``."""

@@ -1,0 +1,322 @@
+"""Stores: self-describing Zarr v3 groups that survive every kill and never mix settings.
+
+The protocol, in full:
+
+1. The real store lives at ``<run>/.stores/<name>.zarr``; the path that the workflow knows,
+   ``<run>/<name>.zarr``, is a relative symbolic link, made last and atomically. Whoever deletes the link
+   loses nothing: the next attempt finds the store, computes what is missing and links again.
+2. A store is born complete with metadata: it is built under a temporary name and renamed.
+3. It carries the *fingerprint* of all that determines its numbers. A store with another fingerprint is set
+   aside (renamed), never mixed, and brought back should its settings return.
+4. A unit of work is one chunk, written atomically and deterministically, so two attempts that overlap write
+   the same bytes.
+5. A finished store carries the digest of its contents, and the number of its chunk files, by which a torn
+   copy is noticed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from lossatlas import __version__
+from lossatlas.errors import LossAtlasError
+
+FORMAT = 1
+"""Version of the stores' structure; part of every fingerprint."""
+
+ALGORITHMS = {"trajectory": 1, "directions": 1, "landscape": 1}
+"""Version of each kind's numbers; raise it when an algorithm changes, and its stores are computed anew."""
+
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "zarr", "mpi4py")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """All that determines the numbers of one store.
+
+    ``spec`` is the relevant part of the config (with seeds, dtype and digests of user code), ``inputs`` maps
+    each input store to its (fingerprint, content digest).
+    """
+
+    kind: str
+    spec: dict
+    inputs: dict = field(default_factory=dict)
+
+    @property
+    def provenance(self) -> dict:
+        return {
+            "kind": self.kind,
+            "format": FORMAT,
+            "algorithm": ALGORITHMS[self.kind],
+            "spec": self.spec,
+            "inputs": self.inputs,
+        }
+
+    @property
+    def digest(self) -> str:
+        text = json.dumps(self.provenance, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Store:
+    """One store on disk, at its real path."""
+
+    def __init__(self, path: Path, writable: bool = False):
+        self.path = path
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.group = zarr.open_group(path, mode="r+" if writable else "r", zarr_format=3)
+            self.attrs = dict(self.group.attrs)
+        except Exception as error:
+            raise LossAtlasError(
+                f"{path}: not a readable Zarr store ({type(error).__name__}); "
+                "it is torn or foreign: move it away and run again"
+            ) from error
+        if "fingerprint" not in self.attrs:
+            raise LossAtlasError(
+                f"{path}: a Zarr store without a LossAtlas fingerprint; it is foreign: move it away and run again"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        return self.attrs["fingerprint"]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.attrs.get("finished"))
+
+    @property
+    def identity(self) -> list[str]:
+        """[fingerprint, content digest]: what a store downstream records of this one."""
+        return [self.fingerprint, self.attrs["content"]]
+
+    def __getitem__(self, name: str) -> zarr.Array:
+        return self.group[name]
+
+    def update(self, **attrs: Any) -> None:
+        """Add attributes; the metadata file is replaced atomically."""
+        self.attrs.update(attrs)
+        self.group.attrs.update(attrs)
+
+    def finish(self, attempt: dict) -> None:
+        """Mark the store finished, recording its contents' digest and what the last attempt did."""
+        digest, files = content_digest(self.path)
+        attempts = [*self.attrs.get("attempts", []), {**attempt, "software": software()}]
+        self.update(content=digest, chunk_files=files, attempts=attempts, finished=True)
+        consolidate(self.path)
+
+
+def software() -> dict[str, str]:
+    """Return the versions of all that computes."""
+    found = {"lossatlas": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def hidden_path(link: Path, run_dir: Path) -> Path:
+    """Return where the real store of the declared output ``link`` lies."""
+    return run_dir / ".stores" / link.relative_to(run_dir)
+
+
+def find(
+    link: Path, run_dir: Path, fingerprint: Fingerprint, fresh: bool = False, log: Callable[[str], None] = print
+) -> Store | None:
+    """Return the writable store for ``fingerprint``, finished or not; None when it has yet to be created.
+
+    A store with other settings that lies in its place is set aside.
+
+    Args:
+        link: the path that the workflow knows, inside ``run_dir``.
+        fresh: set an existing store aside in any case.
+
+    Raises:
+        LossAtlasError: what lies at the real path is torn or foreign.
+    """
+    path = hidden_path(link, run_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    if path.exists():
+        store = Store(path, writable=True)
+        if store.fingerprint == fingerprint.digest and not fresh:
+            return store
+        aside = _aside(path, store.fingerprint)
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(path, aside)
+        why = "asked to compute afresh" if fresh else "its settings or inputs differ"
+        log(f"{path.name}: the store found was set aside as {aside.name} ({why})")
+    former = _aside(path, fingerprint.digest)
+    if fresh or not former.exists():
+        return None
+    os.rename(former, path)
+    log(f"{path.name}: brought back {former.name}, computed earlier with these settings")
+    return Store(path, writable=True)
+
+
+def create(link: Path, run_dir: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], None]) -> Store:
+    """Create the store for ``fingerprint`` and return it; ``build`` fills the empty group with its arrays.
+
+    When another attempt at the same store is quicker, its store is returned.
+    """
+    path = hidden_path(link, run_dir)
+    _create(path, fingerprint, build)
+    return Store(path, writable=True)
+
+
+def _create(path: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], None]) -> None:
+    temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    group = zarr.open_group(temporary, mode="w", zarr_format=3)
+    group.attrs.update(
+        {
+            "fingerprint": fingerprint.digest,
+            "provenance": fingerprint.provenance,
+            "finished": False,
+            "attempts": [],
+        }
+    )
+    build(group)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        # Another attempt at the same store was quicker; its store is as good as ours.
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not path.exists():
+            raise
+
+
+def _aside(path: Path, digest: str) -> Path:
+    return path.with_name(f"{path.name}.aside-{digest[:12]}")
+
+
+def _sweep(path: Path) -> None:
+    """Remove what attempts on this machine left when they died while creating the store."""
+    for leftover in path.parent.glob(f".{path.name}.new-*"):
+        if not _alive(int(leftover.name.rsplit("-", 1)[1])):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def publish(link: Path, run_dir: Path) -> None:
+    """Make the declared output a relative link to its real store; atomic and idempotent."""
+    target = os.path.relpath(hidden_path(link, run_dir), link.parent)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_dir() and not link.is_symlink():
+        raise LossAtlasError(f"{link}: a real folder is in the way of the link to {target}; move it away")
+    temporary = link.with_name(f".{link.name}.link-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    os.symlink(target, temporary)
+    os.replace(temporary, link)
+
+
+def open_finished(path: Path) -> Store:
+    """Open a finished store for reading.
+
+    Raises:
+        LossAtlasError: it is missing, foreign, unfinished or torn.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise LossAtlasError(f"{path}: no such store; make it with `snakemake {path}`")
+    store = Store(path)
+    if not store.finished:
+        raise LossAtlasError(f"{path}: the store is not finished; make it with `snakemake {path}`")
+    files = sum(1 for _ in chunk_files(path))
+    if files != store.attrs["chunk_files"]:
+        raise LossAtlasError(
+            f"{path}: torn, {files} of {store.attrs['chunk_files']} chunk files are there; "
+            f"delete {path.resolve()} and run again"
+        )
+    return store
+
+
+def open_dataset(path: Path) -> xr.Dataset:
+    """Open a finished store as a labelled dataset, after the checks of ``open_finished``."""
+    open_finished(path)
+    return xr.open_zarr(path, chunks=None)
+
+
+def chunk_files(path: Path) -> Iterator[Path]:
+    """Yield every chunk file of a store in a fixed order; metadata and foreign files are left out."""
+    for folder, folders, files in sorted(os.walk(path)):
+        folders.sort()
+        if "c" in Path(folder).relative_to(path).parts:
+            yield from (Path(folder) / name for name in sorted(files) if name.isdigit())
+
+
+def content_digest(path: Path) -> tuple[str, int]:
+    """Return the digest of all chunk files with their names, and how many there are."""
+    digest, count = hashlib.sha256(), 0
+    for file in chunk_files(path):
+        with file.open("rb") as stream:
+            inner = hashlib.file_digest(stream, "sha256")
+        digest.update(str(file.relative_to(path)).encode() + b"\0" + inner.digest())
+        count += 1
+    return digest.hexdigest(), count
+
+
+def consolidate(path: Path) -> None:
+    """Gather all metadata in the root's file, so that readers open one file."""
+    with warnings.catch_warnings():
+        # Zarr warns that the v3 specification does not yet describe what zarr-python and xarray both use.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(path)
+
+
+def add_array(
+    group: zarr.Group,
+    name: str,
+    dims: tuple[str, ...],
+    *,
+    shape: tuple[int, ...] | None = None,
+    data: np.ndarray | list | None = None,
+    dtype: Any = "float64",
+    chunks: tuple[int, ...] | None = None,
+    compress: bool = True,
+    **attrs: Any,
+) -> zarr.Array:
+    """Create one labelled array, empty or holding ``data``; every chunk is written, fill values too.
+
+    ``attrs`` should hold ``long_name`` and ``units`` (or ``description``), for readers and axis labels.
+    """
+    if data is not None:
+        text = len(data) > 0 and isinstance(data[0], str)
+        data = np.asarray(data, dtype=object if text else None)
+        shape, dtype = data.shape, str if text else data.dtype
+    array = group.create_array(
+        name,
+        shape=shape,
+        chunks=chunks or tuple(max(1, n) for n in shape),
+        dtype=dtype,
+        compressors="auto" if compress else None,
+        dimension_names=dims,
+        attributes=attrs,
+        config={"write_empty_chunks": True},
+    )
+    if data is not None and data.size:
+        array[...] = data
+    return array

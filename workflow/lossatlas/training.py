@@ -1,0 +1,96 @@
+"""Driver: train (or read checkpoints) and record the trajectory, resumable bit for bit."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lossatlas.progress import Progress
+from lossatlas.store import Store
+from lossatlas.trajectory import RowWriter
+
+
+class Trainer(Protocol):
+    """What a backend's trainer offers; every step is a function of (state, iteration)."""
+
+    network: Any
+    steps: int
+    steps_per_epoch: int
+
+    def step(self, iteration: int) -> tuple[float, float]:
+        """Take one step; return (mini-batch loss before it, learning rate)."""
+
+    def state(self) -> bytes:
+        """Return all that a later process needs to go on."""
+
+    def load_state(self, state: bytes) -> None:
+        """Go on from a state."""
+
+
+def recorded_iterations(steps: int, every: int) -> np.ndarray:
+    """Return 0, n, 2n, ... and the last iteration, ``steps``."""
+    return np.unique(np.append(np.arange(0, steps + 1, every), steps))
+
+
+def record_training(
+    trainer: Trainer,
+    store: Store,
+    label: str,
+    log: Callable[[str], None] = print,
+    save_every: float = 60.0,
+) -> int:
+    """Train to the end and write every recorded iteration; return how many steps were taken now.
+
+    After each chunk of rows, and after ``save_every`` seconds, the trainer's state is saved beside the store
+    at the start of an iteration; a killed job goes on from there.
+    """
+    recorded = set(store["iteration"][:].tolist())
+    resume = ResumeFile(store.path.with_suffix(".resume"), store.fingerprint)
+    writer, start = RowWriter(store), 0
+    if found := resume.read():
+        start, writer.written, state = found
+        trainer.load_state(state)
+        log(f"{label}: resuming at iteration {start} of {trainer.steps}; {writer.written} of {len(recorded)} rows found finished")
+    progress = Progress(label, trainer.steps, found=start, unit="iterations")
+    saved_row, saved_at = writer.written, time.monotonic()
+    for iteration in range(start, trainer.steps + 1):
+        if writer.written > saved_row or time.monotonic() - saved_at > save_every:
+            writer.flush()
+            resume.write(iteration, writer.written, trainer.state())
+            saved_row, saved_at = writer.written, time.monotonic()
+        record = iteration in recorded
+        before = (trainer.network.parameters(), trainer.network.buffers()) if record else None
+        loss, rate = trainer.step(iteration) if iteration < trainer.steps else (np.nan, np.nan)
+        if before is not None:
+            writer.append(parameters=before[0], buffers=before[1], batch_loss=loss, learning_rate=rate)
+        progress.update(iteration)
+    writer.flush()
+    progress.close()
+    resume.remove()
+    return trainer.steps - start
+
+
+class ResumeFile:
+    """The trainer's state on disk: one file, replaced atomically, for one fingerprint."""
+
+    def __init__(self, path: Path, fingerprint: str):
+        self.path, self._tag = path, fingerprint.encode()
+
+    def read(self) -> tuple[int, int, bytes] | None:
+        """Return (iteration, row, state), or None when there is none for this fingerprint."""
+        if not self.path.exists():
+            return None
+        head, _, state = self.path.read_bytes().partition(b"\n")
+        tag, *numbers = head.split()
+        return (int(numbers[0]), int(numbers[1]), state) if tag == self._tag else None
+
+    def write(self, iteration: int, row: int, state: bytes) -> None:
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        temporary.write_bytes(self._tag + b" %d %d\n" % (iteration, row) + state)
+        os.replace(temporary, self.path)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,181 @@
+"""The trajectory store: theta at every recorded iteration, with all that is needed to evaluate it."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from lossatlas.errors import LossAtlasError
+from lossatlas.layout import ParameterLayout
+from lossatlas.store import Store, add_array, open_finished
+
+CHUNK_COLUMNS = 2**20
+CHUNK_BYTES = 256 * 2**20
+CHUNK_ROWS = 25
+
+
+def rows_per_chunk(columns: int, itemsize: int) -> int:
+    """Return how many iterations are buffered and written at once."""
+    return max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(1, columns * itemsize)))
+
+
+def build(
+    group: zarr.Group,
+    layout: ParameterLayout,
+    buffers: list[tuple[str, tuple[int, ...]]],
+    frozen: np.ndarray,
+    frozen_names: list[tuple[str, tuple[int, ...]]],
+    iterations: np.ndarray,
+    steps_per_epoch: float | None,
+    dtype: str,
+) -> None:
+    """Create the arrays of a trajectory in an empty group."""
+    rows, columns = len(iterations), layout.size
+    n_buffer = sum(math.prod(shape) for _, shape in buffers)
+    per_chunk = rows_per_chunk(columns, np.dtype(dtype).itemsize)
+    group.attrs.update(
+        {
+            "title": "Training trajectory",
+            "summary": "Row i holds the flat parameter vector theta and the buffers of recorded iteration i.",
+            "layout": layout.to_json(),
+            "buffers": [[name, list(shape)] for name, shape in buffers],
+            "frozen_layout": [[name, list(shape)] for name, shape in frozen_names],
+        }
+    )
+    add_array(group, "iteration", ("iteration",), data=np.asarray(iterations, np.int64), long_name="iteration")
+    common = {"dtype": dtype, "compress": False}
+    add_array(
+        group,
+        "parameters",
+        ("iteration", "parameter"),
+        shape=(rows, columns),
+        chunks=(per_chunk, min(columns, CHUNK_COLUMNS)),
+        long_name="flat parameter vector theta",
+        description="order and shapes: attribute 'layout' of the store",
+        **common,
+    )
+    add_array(
+        group,
+        "buffers",
+        ("iteration", "buffer"),
+        shape=(rows, n_buffer),
+        chunks=(per_chunk, max(1, n_buffer)),
+        long_name="floating-point buffers (running statistics)",
+        description="order and shapes: attribute 'buffers' of the store",
+        **common,
+    )
+    add_array(
+        group,
+        "frozen",
+        ("frozen_parameter",),
+        data=np.asarray(frozen, dtype),
+        chunks=(max(1, min(frozen.size, CHUNK_COLUMNS)),),
+        long_name="parameters that are not trained",
+        description="order and shapes: attribute 'frozen_layout' of the store",
+    )
+    scalars = {
+        "batch_loss": "loss of the mini-batch of the step that starts here, weight decay left out (NaN: no step)",
+        "learning_rate": "learning rate of the step that starts here (NaN: no step)",
+    }
+    for name, text in scalars.items():
+        add_array(group, name, ("iteration",), shape=(rows,), chunks=(per_chunk,), long_name=text)
+    epochs = np.asarray(iterations) / steps_per_epoch if steps_per_epoch else np.full(rows, np.nan)
+    add_array(group, "epoch", ("iteration",), data=epochs, long_name="passes over the training set")
+
+
+def check_disk(folder: Path, rows: int, columns: int, dtype: str) -> str:
+    """Return one line that says how much disk a trajectory needs.
+
+    Raises:
+        LossAtlasError: the file system has less room.
+    """
+    need = rows * columns * np.dtype(dtype).itemsize
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    text = f"trajectory: {rows} rows x {columns} numbers need {need / 1e6:.1f} MB; {free / 1e9:.1f} GB are free"
+    if need > free:
+        raise LossAtlasError(f"{text} at {folder}; raise train.record_every or free some room")
+    return text
+
+
+class RowWriter:
+    """Writes rows of a trajectory, as a rule a whole chunk at a time. ``written`` counts the rows on disk."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._rows: dict[str, list] = {name: [] for name in _ROW_ARRAYS}
+        self._per_chunk = store["parameters"].chunks[0]
+        self.written = 0
+
+    def append(self, **row: np.ndarray | float) -> None:
+        """Take one row (parameters, buffers, batch_loss, learning_rate); write at the end of a chunk."""
+        for name in _ROW_ARRAYS:
+            self._rows[name].append(row[name])
+        if (self.written + len(self._rows["parameters"])) % self._per_chunk == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the buffered rows."""
+        count = len(self._rows["parameters"])
+        rows = slice(self.written, self.written + count)
+        for name, values in self._rows.items():
+            if count and self._store[name].size:
+                self._store[name][rows] = np.stack(values)
+            values.clear()
+        self.written += count
+
+
+_ROW_ARRAYS = ("parameters", "buffers", "batch_loss", "learning_rate")
+
+
+class Trajectory:
+    """A finished trajectory, read row by row or in column blocks."""
+
+    def __init__(self, path: Path):
+        self.store = open_finished(path)
+        self.path = Path(path)
+        if "layout" not in self.store.attrs:
+            raise LossAtlasError(f"{path}: a store of kind {self.store.attrs['provenance']['kind']!r}, not a trajectory")
+        self.layout = ParameterLayout.from_json(self.store.attrs["layout"])
+        self.iterations = self.store["iteration"][:]
+        self._parameters = self.store["parameters"]
+
+    def __len__(self) -> int:
+        return len(self.iterations)
+
+    def row_of(self, iteration: int | str, where: str) -> int:
+        """Return the row of a recorded iteration, ``first`` or ``last``.
+
+        Raises:
+            LossAtlasError: the iteration was not recorded; ``where`` names the config key.
+        """
+        if iteration in ("first", "last"):
+            return 0 if iteration == "first" else len(self) - 1
+        rows = np.flatnonzero(self.iterations == iteration)
+        if rows.size == 0:
+            nearest = self.iterations[np.abs(self.iterations - iteration).argmin()]
+            raise LossAtlasError(f"{where}: iteration {iteration} was not recorded in {self.path}; the nearest is {nearest}")
+        return int(rows[0])
+
+    def parameters(self, row: int) -> np.ndarray:
+        """Return theta, shape (N,), of one row."""
+        return self._parameters[row]
+
+    def buffers(self, row: int) -> np.ndarray:
+        """Return the flat buffers of one row."""
+        return self.store["buffers"][row] if self.store["buffers"].size else np.zeros(0)
+
+    @property
+    def frozen(self) -> np.ndarray:
+        """The flat parameters that are not trained."""
+        return self.store["frozen"][:] if self.store["frozen"].size else np.zeros(0)
+
+    def column_blocks(self, max_bytes: int = 128 * 2**20) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield (columns, float64 block of shape (rows, columns)) over all of theta in bounded memory."""
+        width = max(1, min(CHUNK_COLUMNS, max_bytes // (8 * len(self))))
+        for start in range(0, self.layout.size, width):
+            columns = slice(start, min(start + width, self.layout.size))
+            yield columns, self._parameters[:, columns].astype(np.float64)
