@@ -1,0 +1,14 @@
+"""Put a dataset under the data root: downloaded where there is a network, unpacked and checked in any case."""
+
+import argparse
+from pathlib import Path
+
+from lossatlas import cli
+from lossatlas.data import downloaded
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", choices=sorted(downloaded.FILES), required=True)
+    parser.add_argument("--root", type=Path, required=True)
+    parsed = parser.parse_args()
+    cli.run(lambda _world: downloaded.fetch(parsed.dataset, parsed.root))

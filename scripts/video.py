@@ -1,0 +1,58 @@
+"""Render the video of one plane, or its frames as PNG files."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lossatlas import cli
+from lossatlas.progress import Progress
+from lossatlas.render import video
+from lossatlas.render.frame import FrameRenderer
+from lossatlas.store import open_dataset
+
+
+def main(args, _world) -> None:
+    started = time.monotonic()
+    landscape, trajectory = open_dataset(args.landscape), open_dataset(args.trajectory)
+    renderer = FrameRenderer(landscape, trajectory, args.choices, args.title)
+    if args.frames:
+        args.frames.mkdir(parents=True, exist_ok=True)
+        for number, frame in enumerate(frames(renderer, args.label)):
+            video.write_png(args.frames / f"{number:05d}.png", frame)
+        return
+    held = round(args.hold_seconds * args.fps)
+    video.write_video(args.output, frames(renderer, args.label, held), args.fps)
+    seconds = time.monotonic() - started
+    print(f"{args.label}: {len(renderer) + held} frames in {seconds:.1f} s, {(len(renderer) + held) / seconds:.0f} frames/s")
+
+
+def frames(renderer: FrameRenderer, label: str, held: int = 0) -> Iterator[np.ndarray]:
+    """Yield every frame, the last one ``held`` times more."""
+    progress = Progress(label, len(renderer), unit="frames")
+    for row in range(len(renderer)):
+        frame = renderer.render(row)
+        progress.update(row + 1)
+        yield frame
+    progress.close()
+    for _ in range(held):
+        yield frame
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--landscape", type=Path, required=True)
+    parser.add_argument("--trajectory", type=Path, required=True)
+    parser.add_argument("--choices", type=json.loads, required=True, help="the config's `figures`, as JSON")
+    parser.add_argument("--title", required=True)
+    parser.add_argument("--label", required=True)
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--output", type=Path, help="the video to write")
+    group.add_argument("--frames", type=Path, help="a folder for PNG files instead")
+    parser.add_argument("--fps", type=int, default=15)
+    parser.add_argument("--hold-seconds", type=float, default=0.0)
+    parsed = parser.parse_args()
+    cli.run(lambda world: main(parsed, world))

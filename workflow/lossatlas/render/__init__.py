@@ -1,0 +1,1 @@
+"""Pictures from labelled datasets. Nothing here knows a deep-learning framework."""

@@ -1,0 +1,45 @@
+"""The plane from above: contours of the loss and the projected path."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from lossatlas.render.style import COLORMAP, NONFINITE_COLOR, NOW_COLOR, PATH_COLOR, LossScale, axis_labels
+
+
+def draw_contours(axes: Axes, landscape: xr.Dataset, scale: LossScale, choices: dict, split: str = "train") -> None:
+    """Draw filled contours with lines; points that are NaN or inf stay grey, hatched and counted."""
+    x, y = landscape["x"].values, landscape["y"].values
+    heights = scale(landscape["loss"].sel(split=split).values)
+    mark_nonfinite(axes, heights)
+    if np.isfinite(heights).any():
+        levels = scale.levels(choices["levels"] + 1)
+        filled = axes.contourf(x, y, heights, levels=levels, cmap=COLORMAP, extend="max" if scale.clipped else "neither")
+        axes.contour(x, y, heights, levels=levels[1:-1], colors="white", linewidths=0.4, alpha=0.6)
+        positions, texts = scale.ticks()
+        bar = axes.figure.colorbar(filled, ax=axes, pad=0.02, fraction=0.05, ticks=positions)
+        bar.ax.set_yticklabels(texts)
+        bar.set_label(scale.label)
+    axes.set_xlim(x[0], x[-1])
+    axes.set_ylim(y[0], y[-1])
+    axes.set_xlabel(axis_labels(landscape)[0])
+    axes.set_ylabel(axis_labels(landscape)[1])
+
+
+def mark_nonfinite(axes: Axes, heights: np.ndarray) -> None:
+    """Say how many points are NaN or inf, and hatch the ground that shows through there."""
+    count = int((~np.isfinite(heights)).sum())
+    if count == 0:
+        return
+    axes.set_facecolor(NONFINITE_COLOR)
+    axes.axvspan(0, 1, transform=axes.transAxes, facecolor="none", edgecolor="#888888", hatch="xx", linewidth=0, zorder=0)
+    text = f"{count} of {heights.size} points are NaN or inf (hatched)"
+    axes.text(0.02, 0.98, text, transform=axes.transAxes, va="top", fontsize=8, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none"})
+
+
+def path_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
+    """Add an empty path and an empty marker of the current iteration."""
+    (path,) = axes.plot([], [], "-o", color=PATH_COLOR, markersize=2, linewidth=1.4, animated=animated, label="path, projected")
+    (now,) = axes.plot([], [], "o", color=NOW_COLOR, markerfacecolor="white", markersize=7, markeredgewidth=1.6, animated=animated)
+    return path, now

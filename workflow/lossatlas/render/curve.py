@@ -1,0 +1,40 @@
+"""The loss along training."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from lossatlas.render.style import NOW_COLOR, PATH_COLOR, TEST_COLOR
+
+
+def draw_curve(axes: Axes, landscape: xr.Dataset, trajectory: xr.Dataset) -> None:
+    """Draw true losses on both subsets, the loss of the projections, and the mini-batch loss."""
+    iterations = landscape["iteration"].values
+    curves = [
+        (trajectory["batch_loss"].values, "mini-batch", {"color": "0.75", "linewidth": 0.8}),
+        (landscape["path_true_loss"].sel(split="train").values, "train subset", {"color": PATH_COLOR, "linewidth": 1.8}),
+        (landscape["path_projected_loss"].sel(split="train").values, "train subset, on the plane", {"color": PATH_COLOR, "linewidth": 1.2, "linestyle": "--"}),
+    ]
+    if "test" in landscape["split"].values:
+        curves.insert(2, (landscape["path_true_loss"].sel(split="test").values, "test subset", {"color": TEST_COLOR, "linewidth": 1.4}))
+    for values, label, looks in curves:
+        values = np.where(np.isfinite(values), values, np.nan)
+        if np.isfinite(values).any():
+            axes.plot(iterations, values, label=label, **looks)
+    drawn = [line.get_ydata() for line in axes.get_lines()]
+    finite = np.concatenate([y[np.isfinite(y)] for y in drawn]) if drawn else np.ones(1)
+    if finite.size and finite.min() > 0 and finite.max() / finite.min() > 30:
+        axes.set_yscale("log")
+    axes.set_xlim(iterations[0], max(iterations[-1], iterations[0] + 1))
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", framealpha=0.9)
+
+
+def now_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
+    """Add a vertical line and a marker for the current iteration."""
+    line = axes.axvline(0, color=NOW_COLOR, linewidth=0.8, animated=animated)
+    (now,) = axes.plot([], [], "o", color=NOW_COLOR, markerfacecolor="white", markersize=7, markeredgewidth=1.6, animated=animated)
+    return line, now

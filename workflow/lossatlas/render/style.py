@@ -1,0 +1,103 @@
+"""Colours, fonts and the scale of the loss, the same in every picture."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+
+WIDTH, HEIGHT, DPI = 1280, 720, 100
+PATH_COLOR, NOW_COLOR, TEST_COLOR, NONFINITE_COLOR = "#d62728", "#000000", "#1f77b4", "#c8c8c8"
+COLORMAP = "viridis"
+LOG_FROM = 30.0
+"""A surface whose largest loss exceeds its smallest by this factor is drawn on a logarithmic scale."""
+
+
+def style() -> AbstractContextManager:
+    """Return the context in which every picture is drawn."""
+    return plt.rc_context(
+        {
+            "font.family": "DejaVu Sans",
+            "font.size": 10,
+            "axes.titlesize": 11,
+            "axes.labelsize": 10,
+            "legend.fontsize": 9,
+            "pdf.fonttype": 42,
+            "path.simplify": False,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class LossScale:
+    """How losses become heights and colours: linear or log10, clipped at ``maximum`` when drawing."""
+
+    log: bool
+    low: float
+    high: float
+    clipped: bool = False
+
+    def __call__(self, loss: np.ndarray) -> np.ndarray:
+        """Return drawing heights; NaN and inf become NaN, what exceeds the maximum is clipped."""
+        loss = np.where(np.isfinite(loss), loss, np.nan)
+        clipped = np.clip(loss, self.low, self.high)
+        return np.log10(clipped) if self.log else clipped
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        low, high = self(np.array([self.low, self.high]))
+        return float(low), float(high)
+
+    def levels(self, count: int) -> np.ndarray:
+        return np.linspace(*self.limits, count)
+
+    def ticks(self) -> tuple[np.ndarray, list[str]]:
+        """Return tick heights and the losses that they stand for."""
+        if not self.log:
+            values = matplotlib.ticker.MaxNLocator(6).tick_values(self.low, self.high)
+        else:
+            decades = np.arange(np.floor(np.log10(self.low)), np.ceil(np.log10(self.high)) + 1)
+            steps = (1, 2, 5) if len(decades) < 4 else (1,)
+            values = np.array([s * 10**d for d in decades for s in steps])
+            values = values[:: max(1, round(len(values) / 8))]
+        values = values[(values >= self.low * (1 - 1e-9)) & (values <= self.high * (1 + 1e-9))]
+        return self(values), [f"{value:g}" for value in values]
+
+    @property
+    def label(self) -> str:
+        return "loss (log scale)" if self.log else "loss"
+
+
+def loss_scale(landscape: xr.Dataset, choices: dict, split: str = "train") -> LossScale:
+    """Choose the scale of one landscape from its finite losses, those of the projected path included."""
+    surface = landscape["loss"].sel(split=split).values
+    path = landscape["path_projected_loss"].sel(split=split).values
+    finite = np.concatenate([surface[np.isfinite(surface)], path[np.isfinite(path)]])
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    clipped = high > choices.get("maximum", np.inf)
+    high = min(high, choices.get("maximum", np.inf))
+    low = min(low, high)
+    log = choices["scale"] == "log" or (choices["scale"] == "auto" and 0 < low and high / low > LOG_FROM)
+    if log:
+        low = max(low, high * 1e-12, 1e-300)
+    return LossScale(log, low, high if high > low else low + max(abs(low), 1.0) * 1e-6, clipped)
+
+
+def axis_labels(landscape: xr.Dataset, suffix: str = " of path variance") -> tuple[str, str]:
+    """Return the labels of x and y: direction and share of the path's variance."""
+    labels = []
+    for axis, share in zip(("x_label", "y_label"), landscape.attrs["variance_share"], strict=True):
+        labels.append(f"{landscape.attrs[axis]} ({percent(share)}{suffix})")
+    return labels[0], labels[1]
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage with a sensible number of digits."""
+    if 0 < share < 1e-4:
+        return "<0.01 %"
+    return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2f} %"

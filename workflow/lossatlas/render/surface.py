@@ -1,0 +1,35 @@
+"""The plane as a surface in three dimensions, with the path at the loss of its projection."""
+
+import numpy as np
+import xarray as xr
+from mpl_toolkits.mplot3d import Axes3D
+from mpl_toolkits.mplot3d.art3d import Line3D
+
+from lossatlas.render.style import COLORMAP, NOW_COLOR, PATH_COLOR, LossScale, axis_labels
+
+
+def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices: dict, split: str = "train") -> None:
+    """Draw the surface; points that are NaN or inf are holes."""
+    x, y = np.meshgrid(landscape["x"].values, landscape["y"].values)
+    heights = scale(landscape["loss"].sel(split=split).values)
+    low, high = scale.limits
+    axes.plot_surface(x, y, heights, cmap=COLORMAP, vmin=low, vmax=high, rstride=1, cstride=1, linewidth=0.15, edgecolor=(1, 1, 1, 0.35), antialiased=True, alpha=0.9)
+    axes.view_init(elev=choices["elevation"], azim=choices["azimuth"])
+    axes.set_xlim(x[0, 0], x[0, -1])
+    axes.set_ylim(y[0, 0], y[-1, 0])
+    axes.set_zlim(low, high)
+    positions, texts = scale.ticks()
+    axes.set_zticks(positions, texts)
+    axes.locator_params(axis="x", nbins=6)
+    axes.locator_params(axis="y", nbins=6)
+    x_label, y_label = axis_labels(landscape, suffix="")
+    axes.set_xlabel(x_label, labelpad=10)
+    axes.set_ylabel(y_label, labelpad=12)
+    axes.set_zlabel(scale.label, labelpad=8)
+
+
+def path_lines(axes: Axes3D, animated: bool = False) -> tuple[Line3D, Line3D]:
+    """Add an empty path and an empty marker of the current iteration."""
+    (path,) = axes.plot([], [], [], "-", color=PATH_COLOR, linewidth=2, animated=animated, zorder=10)
+    (now,) = axes.plot([], [], [], "o", color=NOW_COLOR, markerfacecolor="white", markersize=8, markeredgewidth=1.6, animated=animated, zorder=11)
+    return path, now

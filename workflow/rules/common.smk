@@ -1,0 +1,169 @@
+# Config, paths and the helpers of all rules. Torch is never imported here, so that a dry run stays fast.
+
+import json
+import os
+import re
+import sys
+from glob import glob
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from lossatlas import config as config_module
+from lossatlas import sources
+from lossatlas.errors import LossAtlasError
+
+
+def resolved(given):
+    """Return the config with defaults; every mistake ends the workflow with one line."""
+    try:
+        return config_module.resolve(given)
+    except LossAtlasError as error:
+        raise WorkflowError(str(error))
+
+
+# `--configfile` replaces the demo's config; merged, the demo's runs would come along.
+if "runs" not in config:
+
+    configfile: "config/config.yaml"
+
+
+CONFIG = resolved(config)
+RESULTS = CONFIG["results"]
+RUNS = CONFIG["runs"]
+MPI = CONFIG["mpi"]
+TRAINED = [run for run, settings in RUNS.items() if "train" in settings]
+IMPORTED = [run for run in RUNS if run not in TRAINED]
+SCRIPTS = Path(workflow.basedir) / "scripts"
+if workflow.deployment_settings.deployment_method:
+    # conda or a container brings the programs; our package comes from here.
+    shell.prefix(f"set -euo pipefail; export PYTHONPATH={workflow.basedir}/workflow; ")
+else:
+    # The programs of the environment that runs snakemake, activated or not.
+    shell.prefix(f"set -euo pipefail; export PATH={os.path.dirname(sys.executable)}:$PATH; ")
+
+
+wildcard_constraints:
+    run="|".join(RUNS),
+    plane=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+    directions=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+
+
+def everything():
+    """Return the targets of `all`: a video and figures for every plane of every run."""
+    targets = []
+    for run, settings in RUNS.items():
+        for plane in settings["planes"]:
+            targets.append(f"{RESULTS}/{run}/video/{plane}.mp4")
+            targets += figure_files(run, plane)
+            if settings["video"]["frames"]:
+                targets.append(f"{RESULTS}/{run}/video/{plane}_frames")
+    return targets
+
+
+def figure_files(run, plane):
+    stem = f"{RESULTS}/{run}/figures/{plane}"
+    return [f"{stem}_{kind}.{suffix}" for kind in ("contour", "surface", "loss") for suffix in ("pdf", "png")]
+
+
+def own_code(where, choice):
+    """Return a model, data or loss entry with the digest of the user's source where it has one."""
+    if "import" not in choice:
+        return choice
+    try:
+        digest = sources.source_digest(choice["import"], CONFIG["python_path"], f"{where}.import")
+    except LossAtlasError as error:
+        raise WorkflowError(f"config: {error}")
+    return {**choice, "python_path": CONFIG["python_path"], "source": digest}
+
+
+def problem_spec(run):
+    """Return what determines the loss of a run as a function of theta."""
+    settings = RUNS[run]
+    spec = {key: settings[key] for key in ("seed", "backend", "dtype")}
+    for key in ("model", "data", "loss"):
+        spec[key] = own_code(f"runs.{run}.{key}", settings[key])
+    if spec["data"].get("name", "fashion-mnist-mini") != "fashion-mnist-mini":
+        spec["data"] = {**spec["data"], "data_root": CONFIG["data_root"]}
+    return spec
+
+
+def as_json(spec):
+    return json.dumps(spec, sort_keys=True)
+
+
+def dataset_ready(wildcards):
+    """Return the marker of a downloaded dataset, nothing for embedded and own data."""
+    name = RUNS[wildcards.run]["data"].get("name")
+    return [] if name in (None, "fashion-mnist-mini") else [f"{CONFIG['data_root']}/.{name}.ready"]
+
+
+def fresh():
+    return "--fresh" if CONFIG["fresh"] else ""
+
+
+def training_spec(run):
+    return {**PROBLEMS[run], "train": RUNS[run]["train"]}
+
+
+def natural(name):
+    """Sort key by which epoch10 comes after epoch9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def checkpoint_files(wildcards):
+    """Return the files of a run's `checkpoints`; they must exist before anything starts."""
+    wanted = RUNS[wildcards.run]["checkpoints"]["files"]
+    found = sorted(glob(wanted, recursive=True), key=natural) if isinstance(wanted, str) else wanted
+    missing = [file for file in found if not Path(file).is_file()]
+    if missing or not found:
+        what = f"no file {missing[0]!r}" if missing else f"no file matches {wanted!r}"
+        raise WorkflowError(f"config: runs.{wildcards.run}.checkpoints.files: {what}")
+    return found
+
+
+def directions_spec(wildcards):
+    try:
+        return RUNS[wildcards.run]["directions"][wildcards.directions]
+    except KeyError:
+        raise WorkflowError(f"config: runs.{wildcards.run}.directions: no {wildcards.directions!r}")
+
+
+def other_runs(wildcards):
+    """Return the runs at the other ends of differences."""
+    ends = directions_spec(wildcards).get("to", [])
+    return sorted({end["run"] for end in ends if "run" in end})
+
+
+def plane_settings(wildcards):
+    try:
+        return RUNS[wildcards.run]["planes"][wildcards.plane]
+    except KeyError:
+        raise WorkflowError(f"config: runs.{wildcards.run}.planes: no {wildcards.plane!r}")
+
+
+def plane_spec(wildcards):
+    settings = plane_settings(wildcards)
+    return {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"], "plane": settings}
+
+
+def axis_store(wildcards, axis):
+    name, _ = config_module.split_axis(plane_settings(wildcards)[axis])
+    return f"{RESULTS}/{wildcards.run}/directions/{name}.zarr"
+
+
+def axis_argument(wildcards, axis):
+    _, index = config_module.split_axis(plane_settings(wildcards)[axis])
+    return f"{axis_store(wildcards, axis)}:{index + 1}"
+
+
+def title(wildcards):
+    return f"{wildcards.run}: plane {wildcards.plane}"
+
+
+def run_dir(wildcards):
+    return f"{RESULTS}/{wildcards.run}"
+
+
+# Every import path must lead somewhere before any job starts.
+PROBLEMS = {run: problem_spec(run) for run in RUNS}

@@ -1,0 +1,34 @@
+# Directions in parameter space, normalised as a recorded step.
+
+
+rule directions:
+    input:
+        trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
+        others=lambda wildcards: [f"{RESULTS}/{run}/trajectory.zarr" for run in other_runs(wildcards)],
+        file=lambda wildcards: directions_spec(wildcards).get("path", []),
+    output:
+        directory(f"{RESULTS}/{{run}}/directions/{{directions}}.zarr"),
+    log:
+        f"{RESULTS}/{{run}}/logs/directions/{{directions}}.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/directions/{{directions}}.benchmark.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        script=SCRIPTS / "directions.py",
+        run_dir=run_dir,
+        spec=lambda wildcards: as_json(directions_spec(wildcards)),
+        others=lambda wildcards: " ".join(
+            f"--other {run}={RESULTS}/{run}/trajectory.zarr" for run in other_runs(wildcards)
+        ),
+        fresh=fresh(),
+    message:
+        "Directions {wildcards.directions} of {wildcards.run}"
+    shell:
+        "python {params.script} --output {output} --run-dir {params.run_dir}"
+        " --label {wildcards.run}/directions/{wildcards.directions} --spec {params.spec:q}"
+        " --trajectory {input.trajectory} {params.others} {params.fresh}"
+        " 2>&1 | tee {log}"

@@ -1,0 +1,42 @@
+# The loss on planes, by MPI ranks that share one queue.
+
+
+rule landscape:
+    input:
+        dataset_ready,
+        trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
+        x=lambda wildcards: axis_store(wildcards, "x"),
+        y=lambda wildcards: axis_store(wildcards, "y"),
+    output:
+        directory(f"{RESULTS}/{{run}}/landscape/{{plane}}.zarr"),
+    log:
+        f"{RESULTS}/{{run}}/logs/landscape/{{plane}}.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/landscape/{{plane}}.benchmark.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: MPI["ranks"] * MPI["threads_per_rank"]
+    resources:
+        mpi="mpiexec",
+        tasks=MPI["ranks"],
+        cpus_per_task=MPI["threads_per_rank"],
+        mem_mb=8000,
+        runtime=240,
+    params:
+        script=SCRIPTS / "landscape.py",
+        run_dir=run_dir,
+        spec=lambda wildcards: as_json(plane_spec(wildcards)),
+        x=lambda wildcards: axis_argument(wildcards, "x"),
+        y=lambda wildcards: axis_argument(wildcards, "y"),
+        device=lambda wildcards: RUNS[wildcards.run]["device"],
+        timing=f"{RESULTS}/{{run}}/logs/landscape/{{plane}}.timing.json",
+        queue=MPI["queue"],
+        fresh=fresh(),
+    message:
+        "Loss on plane {wildcards.plane} of {wildcards.run} by {resources.tasks} MPI ranks"
+    shell:
+        "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
+        " --run-dir {params.run_dir} --label {wildcards.run}/landscape/{wildcards.plane} --spec {params.spec:q}"
+        " --trajectory {input.trajectory} --x {params.x} --y {params.y} --timing {params.timing}"
+        " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
+        " --queue {params.queue} {params.fresh} 2>&1 | tee {log}"
