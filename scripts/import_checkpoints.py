@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-from lossatlas import backends, cli, store, trajectory
+from lossatlas import backends, cli, store
 from lossatlas.progress import Progress
+from lossatlas.trajectory import RowWriter, check_disk
 
 
 def main(args, _world) -> None:
@@ -16,21 +16,12 @@ def main(args, _world) -> None:
     device = backend.set_up("cpu", spec["dtype"], threads=1)
     network = backend.FlatNetwork(backend.build_module(spec["model"], spec["seed"]), device)
     backend.read_checkpoint(args.files[0], network)
-    columns = network.layout.size + len(network.buffers())
-    print(trajectory.check_disk(args.run_dir, len(args.files), columns, spec["dtype"]), flush=True)
+    recording = network.recording(np.arange(len(args.files)))
+    print(check_disk(args.run_dir, recording), flush=True)
     inputs = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in args.files}
     fingerprint = store.Fingerprint("trajectory", spec, inputs)
     found = store.find(args.output, args.run_dir, fingerprint, args.fresh)
-    if found is None:
-        shapes = network.buffer_shapes, network.frozen(), network.frozen_shapes
-        found = store.create(
-            args.output,
-            args.run_dir,
-            fingerprint,
-            lambda group: trajectory.build(
-                group, network.layout, *shapes, np.arange(len(args.files)), None, spec["dtype"]
-            ),
-        )
+    found = found or store.create(args.output, args.run_dir, fingerprint, recording.build)
     if found.finished:
         print(f"{args.label}: found finished, nothing to compute", flush=True)
     else:
@@ -42,7 +33,7 @@ def main(args, _world) -> None:
 
 def copy_rows(files: list[Path], network, read_checkpoint, found: store.Store, label: str) -> None:
     """Write each checkpoint as one row."""
-    writer, progress = trajectory.RowWriter(found), Progress(label, len(files), unit="checkpoints")
+    writer, progress = RowWriter(found), Progress(label, len(files), unit="checkpoints")
     for number, file in enumerate(files):
         read_checkpoint(file, network)
         row = {"parameters": network.parameters(), "buffers": network.buffers()}

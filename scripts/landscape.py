@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from lossatlas import backends, cli, landscape, store
+from lossatlas import backends, cli, landscape, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.directions import read_axes
 from lossatlas.errors import LossAtlasError
@@ -28,7 +28,7 @@ def main(args, world) -> None:
     if not made.finished:
         with timing("read"):
             evaluator = landscape.Evaluator(made, axes, trajectory, problems)
-        landscape.evaluate(made, evaluator, world, timing, args.queue, args.label)
+        units.compute(made, evaluator, world, timing, args.queue, args.label)
     elif world.rank == 0:
         print(f"{args.label}: found finished, nothing to compute", flush=True)
     records = world.gather(timing.record(world.rank))
@@ -57,24 +57,26 @@ def prepare(args, trajectory: Trajectory, axes, problems: dict, subsets: dict) -
     inputs |= {f"subset/{name}": subset.digest for name, subset in subsets.items()}
     fingerprint = store.Fingerprint("landscape", args.spec, inputs)
     if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
-        plane = args.spec["plane"]
-        center = trajectory.parameters(trajectory.row_of(plane["center"], "plane.center"))
-        path = landscape.project_path(trajectory, center.astype("float64"), axes.vectors)
-        store.create(
-            args.output,
-            args.run_dir,
-            fingerprint,
-            lambda group: landscape.build(group, plane, axes, path, trajectory, problems, subsets),
-        )
+        plane = landscape.Plane(args.spec["plane"], axes, trajectory, problems, subsets)
+        store.create(args.output, args.run_dir, fingerprint, plane.build)
 
 
 def conclude(args, made: store.Store, records: list[dict], device: str, wall: float) -> None:
     """Finish and link the store; write the timing record."""
-    units = sum(record["units"] for record in records)
+    chunks = sum(record["units"] for record in records)
     if not made.finished:
-        attempt = {"ranks": len(records), "threads": args.threads, "device": device, "wall_seconds": wall, "chunks": units}
+        attempt = {
+            "ranks": len(records),
+            "threads": args.threads,
+            "device": device,
+            "wall_seconds": wall,
+            "chunks": chunks,
+        }
         counts = landscape.finish(made, attempt)
-        print(f"{args.label}: {counts['points']} points, {counts['nonfinite_points']} of them NaN or inf", flush=True)
+        print(
+            f"{args.label}: {counts['points']} points, {counts['nonfinite_points']} of them NaN or inf",
+            flush=True,
+        )
     for record in records:
         print(f"{args.label}: rank {record['rank']} did {record['units']} chunks; seconds: {record['seconds']}")
     cli.write_json(args.timing, {"label": args.label, "wall_seconds": wall, "device": device, "ranks": records})

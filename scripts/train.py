@@ -3,10 +3,10 @@
 import time
 
 import numpy as np
-
-from lossatlas import backends, cli, store, trajectory
+from lossatlas import backends, cli, store
 from lossatlas.data import load_dataset
 from lossatlas.training import record_training, recorded_iterations
+from lossatlas.trajectory import check_disk
 
 
 def main(args, _world) -> None:
@@ -15,28 +15,29 @@ def main(args, _world) -> None:
     device = backend.set_up(args.device, spec["dtype"], args.threads)
     network = backend.FlatNetwork(backend.build_module(spec["model"], spec["seed"]), device)
     dataset = load_dataset(spec["data"])
-    trainer = backend.TorchTrainer(network, backend.build_loss(spec["loss"]), dataset.train, spec["train"], spec["seed"])
+    trainer = backend.TorchTrainer(
+        network, backend.build_loss(spec["loss"]), dataset.train, spec["train"], spec["seed"]
+    )
     iterations = recorded_iterations(trainer.steps, spec["train"]["record_every"])
-    columns = network.layout.size + len(network.buffers())
-    print(trajectory.check_disk(args.run_dir, len(iterations), columns, spec["dtype"]), flush=True)
-
+    recording = network.recording(iterations, trainer.steps_per_epoch)
+    print(check_disk(args.run_dir, recording), flush=True)
     fingerprint = store.Fingerprint("trajectory", spec, {"data": dataset.train.digest})
     found = store.find(args.output, args.run_dir, fingerprint, args.fresh)
-    if found is None:
-        shapes = network.buffer_shapes, network.frozen(), network.frozen_shapes
-        layout, per_epoch = network.layout, trainer.steps_per_epoch
-        found = store.create(
-            args.output,
-            args.run_dir,
-            fingerprint,
-            lambda group: trajectory.build(group, layout, *shapes, iterations, per_epoch, spec["dtype"]),
-        )
+    found = found or store.create(args.output, args.run_dir, fingerprint, recording.build)
     if found.finished:
         print(f"{args.label}: found finished, nothing to compute", flush=True)
     else:
         steps = record_training(trainer, found, args.label)
         wall = time.monotonic() - started
-        found.finish({"ranks": 1, "threads": args.threads, "device": device.description, "wall_seconds": wall, "steps": steps})
+        found.finish(
+            {
+                "ranks": 1,
+                "threads": args.threads,
+                "device": device.description,
+                "wall_seconds": wall,
+                "steps": steps,
+            }
+        )
         losses = found["batch_loss"][:]
         print(f"{args.label}: mini-batch loss {losses[0]:.4f} -> {np.mean(losses[-11:-1]):.4f} (mean of the last ten)")
     store.publish(args.output, args.run_dir)

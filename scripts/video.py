@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-
 from lossatlas import cli
 from lossatlas.progress import Progress
 from lossatlas.render import video
@@ -26,8 +25,8 @@ def main(args, _world) -> None:
         return
     held = round(args.hold_seconds * args.fps)
     video.write_video(args.output, frames(renderer, args.label, held), args.fps)
-    seconds = time.monotonic() - started
-    print(f"{args.label}: {len(renderer) + held} frames in {seconds:.1f} s, {(len(renderer) + held) / seconds:.0f} frames/s")
+    seconds, count = time.monotonic() - started, len(renderer) + held
+    print(f"{args.label}: {count} frames in {seconds:.1f} s, {count / seconds:.0f} frames/s")
 
 
 def frames(renderer: FrameRenderer, label: str, held: int = 0) -> Iterator[np.ndarray]:

@@ -195,7 +195,11 @@ def _document(prefix: str, rules: dict) -> Iterator[tuple[str, str, str, str]]:
     for key, sub in rules.get("properties", {}).items():
         full = {**_deref(sub), **sub}
         path = f"{prefix}{key}"
-        default = yaml.safe_dump(full["default"], default_flow_style=True).split("\n...")[0].strip() if "default" in full else ""
+        default = (
+            yaml.safe_dump(full["default"], default_flow_style=True).split("\n...")[0].strip()
+            if "default" in full
+            else ""
+        )
         yield path, _type_name(full), default, full.get("description", "")
         yield from _document(f"{path}.", full)
         extra = full.get("additionalProperties")

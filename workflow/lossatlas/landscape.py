@@ -4,24 +4,20 @@ All evaluations lie on one axis ``point``: the grid row by row, then each checkp
 then each checkpoint itself. A unit of work is one chunk of that axis.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
 
+from lossatlas import units
 from lossatlas.data import Subset
 from lossatlas.directions.build import Axes
-from lossatlas.parallel import Timing, World, work_queue
 from lossatlas.problem import Problem
-from lossatlas.progress import Progress
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
 
 MAX_CHUNKS = 2000
-DONE = "evaluated"
-"""Last column of the work array; 1 in every chunk that a rank has written, which therefore never looks empty."""
 
 
 @dataclass
@@ -71,64 +67,83 @@ def points_per_chunk(spec: dict, points: int) -> int:
     return spec.get("points_per_chunk", max(4, -(-points // MAX_CHUNKS)))
 
 
-def build(
-    group: zarr.Group,
-    spec: dict,
-    axes: Axes,
-    path: Path,
-    trajectory: Trajectory,
-    problems: dict[str, Problem],
-    subsets: dict[str, Subset],
-) -> None:
-    """Create all arrays of a landscape store: coordinates and path at once, results to be filled in."""
-    x, y = grid(path, spec)
-    splits, n, iterations = list(problems), len(x) * len(y), len(trajectory)
-    names = metric_names(problems)
-    group.attrs.update(
-        {
+@dataclass
+class Plane:
+    """Everything that a landscape store is built from."""
+
+    spec: dict
+    axes: Axes
+    trajectory: Trajectory
+    problems: dict[str, Problem]
+    subsets: dict[str, Subset]
+
+    def build(self, group: zarr.Group) -> None:
+        """Create all arrays of the store: coordinates and path at once, results to be filled in."""
+        row = self.trajectory.row_of(self.spec["center"], "plane.center")
+        center = self.trajectory.parameters(row).astype(np.float64)
+        path = project_path(self.trajectory, center, self.axes.vectors)
+        x, y = grid(path, self.spec)
+        group.attrs.update(self._attributes())
+        self._add_coordinates(group, x, y)
+        self._add_path(group, path)
+        self._add_results(group, len(x), len(y))
+        rows = len(x) * len(y) + 2 * len(self.trajectory)
+        summary = "One row per evaluation, in the order grid (row by row), projected path, checkpoints."
+        columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
+        units.add_rows(group, summary, rows, columns, points_per_chunk(self.spec, rows))
+
+    def _attributes(self) -> dict:
+        subsets = self.subsets.items()
+        return {
             "title": "Loss surface on a plane",
-            "summary": "loss(y, x) = L(theta_c + x d_x + y d_y), mean over the evaluation subset, no weight decay",
-            "center": spec["center"],
-            "batchnorm": "frozen: running statistics of theta_c on the plane, of each checkpoint for the true loss",
-            "x_label": axes.labels[0],
-            "y_label": axes.labels[1],
-            "variance_share": axes.variance_share.tolist(),
-            "direction_norm": np.linalg.norm(axes.vectors, axis=1).tolist(),
-            "samples": {s: len(subsets[s]) for s in splits},
-            "subset_digest": {s: subsets[s].digest for s in splits},
-            "subset_stratified": {s: subsets[s].stratified for s in splits},
+            "summary": "loss(y, x) = L(theta_c + x d_x + y d_y): mean over the evaluation subset, no weight decay",
+            "center": self.spec["center"],
+            "batchnorm": "frozen: running statistics of theta_c on the plane, of each checkpoint for its true loss",
+            "x_label": self.axes.labels[0],
+            "y_label": self.axes.labels[1],
+            "variance_share": self.axes.variance_share.tolist(),
+            "direction_norm": np.linalg.norm(self.axes.vectors, axis=1).tolist(),
+            "samples": {name: len(subset) for name, subset in subsets},
+            "subset_digest": {name: subset.digest for name, subset in subsets},
+            "subset_stratified": {name: subset.stratified for name, subset in subsets},
         }
-    )
-    add_array(group, "x", ("x",), data=x, long_name=axes.labels[0], units="multiples of the direction")
-    add_array(group, "y", ("y",), data=y, long_name=axes.labels[1], units="multiples of the direction")
-    add_array(group, "split", ("split",), data=splits, long_name="evaluation subset")
-    add_array(group, "iteration", ("iteration",), data=trajectory.iterations, long_name="iteration")
-    for s in splits:
-        add_array(group, f"subset_{s}", (f"sample_{s}",), data=subsets[s].index, long_name=f"samples of the {s} set that were evaluated")
-    for name in names:
-        units = {"loss": "nat", "accuracy": "share of samples"}[name]
-        add_array(group, name, ("split", "y", "x"), shape=(len(splits), len(y), len(x)), long_name=name, units=units)
-        for kind, text in (("true", "of the checkpoint itself"), ("projected", "at the checkpoint's projection onto the plane")):
-            add_array(group, f"path_{kind}_{name}", ("split", "iteration"), shape=(len(splits), iterations), long_name=f"{kind} {name}", description=f"{name} {text}", units=units)
-    for k, (name, text) in enumerate((("path_x", "x"), ("path_y", "y"))):
-        add_array(group, name, ("iteration",), data=path.coefficients[:, k], long_name=f"projection of the path on {text}")
-    add_array(group, "path_residual", ("iteration",), data=path.residual, long_name="distance of the checkpoint from the plane", units="Euclidean norm")
-    work = group.create_group("work")
-    work.attrs["summary"] = "One row per evaluation, in the order grid, projected path, checkpoints; one chunk per unit of work."
-    total, columns = n + 2 * iterations, [*(f"{s}/{m}" for s in splits for m in names), DONE]
-    chunk = points_per_chunk(spec, total)
-    add_array(work, "metrics", ("point", "metric"), shape=(total, len(columns)), chunks=(chunk, len(columns)), columns=columns)
+
+    def _add_coordinates(self, group: zarr.Group, x: np.ndarray, y: np.ndarray) -> None:
+        for name, values, label in (("x", x, self.axes.labels[0]), ("y", y, self.axes.labels[1])):
+            add_array(group, name, (name,), data=values, long_name=label, units="multiples of the direction")
+        add_array(group, "split", ("split",), data=list(self.problems), long_name="evaluation subset")
+        add_array(group, "iteration", ("iteration",), data=self.trajectory.iterations, long_name="iteration")
+        for name, subset in self.subsets.items():
+            text = f"samples of the {name} set that were evaluated"
+            add_array(group, f"subset_{name}", (f"sample_{name}",), data=subset.index, long_name=text)
+
+    def _add_path(self, group: zarr.Group, path: Path) -> None:
+        for k, name in enumerate(("x", "y")):
+            text = f"projection of the path on {name}"
+            add_array(group, f"path_{name}", ("iteration",), data=path.coefficients[:, k], long_name=text)
+        text = "distance of the checkpoint from the plane"
+        add_array(group, "path_residual", ("iteration",), data=path.residual, long_name=text, units="Euclidean norm")
+
+    def _add_results(self, group: zarr.Group, nx: int, ny: int) -> None:
+        splits, iterations = len(self.problems), len(self.trajectory)
+        for name in metric_names(self.problems):
+            units_of = {"loss": "nat", "accuracy": "share of samples"}[name]
+            add_array(group, name, ("split", "y", "x"), shape=(splits, ny, nx), long_name=name, units=units_of)
+            for kind, text in (("true", "of the checkpoint itself"), ("projected", "at the checkpoint's projection")):
+                add_array(
+                    group,
+                    f"path_{kind}_{name}",
+                    ("split", "iteration"),
+                    shape=(splits, iterations),
+                    long_name=f"{kind} {name}",
+                    description=f"{name} {text}",
+                    units=units_of,
+                )
 
 
 def metric_names(problems: dict[str, Problem]) -> tuple[str, ...]:
     """Return the metrics that all splits offer."""
     return next(iter(problems.values())).metric_names
-
-
-def unfinished_units(store: Store) -> list[int]:
-    """Return the units whose chunk is not yet written."""
-    work = store["work/metrics"]
-    return np.flatnonzero(work[:: work.chunks[0], -1] == 0).tolist()
 
 
 class Evaluator:
@@ -145,54 +160,22 @@ class Evaluator:
         self.points = np.concatenate([grid_points, projected])
 
     def __call__(self, point: int) -> np.ndarray:
-        """Return the metrics of all splits at one point, followed by 1 for ``DONE``."""
+        """Return the metrics of all splits at one point."""
         if point < len(self.points):
             values = [plane.metrics(self.points[point]) for plane in self.planes]
         else:
             row = point - len(self.points)
             theta, buffers = self.trajectory.parameters(row), self.trajectory.buffers(row)
             values = [problem.metrics(theta, buffers) for problem in self.problems.values()]
-        return np.concatenate([*values, [1.0]])
-
-
-def evaluate(store: Store, evaluator: Callable[[int], np.ndarray], world: World, timing: Timing, queue: str, label: str) -> None:
-    """Compute all unfinished units of the store; every rank takes part and writes what it computed."""
-    work = store["work/metrics"]
-    total, per_unit = work.shape[0], work.chunks[0]
-    units = -(-total // per_unit)
-    pending = world.broadcast(unfinished_units(store) if world.rank == 0 else None)
-    if world.rank == 0:
-        print(f"{label}: {units - len(pending)} of {units} chunks found finished", flush=True)
-    found = units - len(pending)
-    progress = Progress(label, units, found, unit="chunks") if world.rank == 0 else None
-    line = work_queue(world, len(pending), queue)
-    while True:
-        with timing("communication"):
-            number = line.claim()
-        if number is None:
-            break
-        unit = pending[number]
-        rows = range(unit * per_unit, min((unit + 1) * per_unit, total))
-        with timing("compute"):
-            values = np.stack([evaluator(point) for point in rows])
-        with timing("write"):
-            work[rows.start : rows.stop] = values
-        timing.units += 1
-        if progress:
-            progress.update(found + line.claimed())
-    with timing("idle"):
-        world.barrier()
-    line.close()
-    if progress:
-        progress.close()
+        return np.concatenate(values)
 
 
 def finish(store: Store, attempt: dict[str, Any]) -> dict:
     """Sort the finished points into (split, y, x) and (split, iteration) arrays; return counts for the log."""
-    values = store["work/metrics"][:, :-1]
+    values = units.results(store)
     splits, ny, nx = store["split"].shape[0], store["y"].shape[0], store["x"].shape[0]
     iterations, n = store["iteration"].shape[0], nx * ny
-    names = [column.split("/")[1] for column in store["work/metrics"].attrs["columns"][:-1]]
+    names = [column.split("/")[1] for column in store[units.ARRAY].attrs["columns"][:-1]]
     names = names[: len(names) // splits]
     values = values.reshape(len(values), splits, len(names))
     for k, name in enumerate(names):

@@ -135,7 +135,11 @@ def hidden_path(link: Path, run_dir: Path) -> Path:
 
 
 def find(
-    link: Path, run_dir: Path, fingerprint: Fingerprint, fresh: bool = False, log: Callable[[str], None] = print
+    link: Path,
+    run_dir: Path,
+    fingerprint: Fingerprint,
+    fresh: bool = False,
+    log: Callable[[str], None] = print,
 ) -> Store | None:
     """Return the writable store for ``fingerprint``, finished or not; None when it has yet to be created.
 

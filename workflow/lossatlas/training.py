@@ -53,7 +53,10 @@ def record_training(
     if found := resume.read():
         start, writer.written, state = found
         trainer.load_state(state)
-        log(f"{label}: resuming at iteration {start} of {trainer.steps}; {writer.written} of {len(recorded)} rows found finished")
+        log(
+            f"{label}: resuming at iteration {start} of {trainer.steps}; "
+            f"{writer.written} of {len(recorded)} rows found finished"
+        )
     progress = Progress(label, trainer.steps, found=start, unit="iterations")
     saved_row, saved_at = writer.written, time.monotonic()
     for iteration in range(start, trainer.steps + 1):

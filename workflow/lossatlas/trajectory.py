@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,82 +18,91 @@ CHUNK_BYTES = 256 * 2**20
 CHUNK_ROWS = 25
 
 
-def rows_per_chunk(columns: int, itemsize: int) -> int:
-    """Return how many iterations are buffered and written at once."""
-    return max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(1, columns * itemsize)))
+@dataclass
+class Recording:
+    """What a trajectory will hold: of which network, at which iterations.
+
+    ``buffers`` and ``frozen_shapes`` list (name, shape) of floating-point buffers and of parameters that are
+    not trained; ``frozen`` holds the latter's values, flat.
+    """
+
+    layout: ParameterLayout
+    iterations: np.ndarray
+    dtype: str
+    steps_per_epoch: float | None = None
+    buffers: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    frozen: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    frozen_shapes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+
+    @property
+    def columns(self) -> int:
+        """Numbers per recorded iteration."""
+        return self.layout.size + sum(math.prod(shape) for _, shape in self.buffers)
+
+    def build(self, group: zarr.Group) -> None:
+        """Create the arrays of a trajectory in an empty group."""
+        group.attrs.update(
+            {
+                "title": "Training trajectory",
+                "summary": "Row i holds the flat parameter vector theta and the buffers of recorded iteration i.",
+                "layout": self.layout.to_json(),
+                "buffers": [[name, list(shape)] for name, shape in self.buffers],
+                "frozen_layout": [[name, list(shape)] for name, shape in self.frozen_shapes],
+            }
+        )
+        iterations = np.asarray(self.iterations, np.int64)
+        add_array(group, "iteration", ("iteration",), data=iterations, long_name="iteration")
+        self._add_rows(group, "parameters", "parameter", self.layout.size, "layout", "flat parameter vector theta")
+        self._add_rows(group, "buffers", "buffer", self.columns - self.layout.size, "buffers", "floating-point buffers")
+        add_array(
+            group,
+            "frozen",
+            ("frozen_parameter",),
+            data=np.asarray(self.frozen, self.dtype),
+            chunks=(max(1, min(self.frozen.size, CHUNK_COLUMNS)),),
+            long_name="parameters that are not trained",
+            description="order and shapes: attribute 'frozen_layout' of the store",
+        )
+        for name, text in (
+            (
+                "batch_loss",
+                "loss of the mini-batch of the step that starts here, without weight decay (NaN: no step)",
+            ),
+            ("learning_rate", "learning rate of the step that starts here (NaN: no step)"),
+        ):
+            shape, chunks = iterations.shape, (self._rows_per_chunk(),)
+            add_array(group, name, ("iteration",), shape=shape, chunks=chunks, long_name=text)
+        epochs = iterations / (self.steps_per_epoch or np.nan)
+        add_array(group, "epoch", ("iteration",), data=epochs, long_name="passes over the training set")
+
+    def _add_rows(self, group: zarr.Group, name: str, dim: str, columns: int, order: str, text: str) -> None:
+        """Create one array of rows; raw, for weights hardly compress."""
+        add_array(
+            group,
+            name,
+            ("iteration", dim),
+            shape=(len(self.iterations), columns),
+            chunks=(self._rows_per_chunk(), max(1, min(columns, CHUNK_COLUMNS))),
+            dtype=self.dtype,
+            compress=False,
+            long_name=text,
+            description=f"order and shapes: attribute '{order}' of the store",
+        )
+
+    def _rows_per_chunk(self) -> int:
+        """Return how many iterations are buffered and written at once."""
+        row = max(1, self.layout.size * np.dtype(self.dtype).itemsize)
+        return max(1, min(CHUNK_ROWS, CHUNK_BYTES // row))
 
 
-def build(
-    group: zarr.Group,
-    layout: ParameterLayout,
-    buffers: list[tuple[str, tuple[int, ...]]],
-    frozen: np.ndarray,
-    frozen_names: list[tuple[str, tuple[int, ...]]],
-    iterations: np.ndarray,
-    steps_per_epoch: float | None,
-    dtype: str,
-) -> None:
-    """Create the arrays of a trajectory in an empty group."""
-    rows, columns = len(iterations), layout.size
-    n_buffer = sum(math.prod(shape) for _, shape in buffers)
-    per_chunk = rows_per_chunk(columns, np.dtype(dtype).itemsize)
-    group.attrs.update(
-        {
-            "title": "Training trajectory",
-            "summary": "Row i holds the flat parameter vector theta and the buffers of recorded iteration i.",
-            "layout": layout.to_json(),
-            "buffers": [[name, list(shape)] for name, shape in buffers],
-            "frozen_layout": [[name, list(shape)] for name, shape in frozen_names],
-        }
-    )
-    add_array(group, "iteration", ("iteration",), data=np.asarray(iterations, np.int64), long_name="iteration")
-    common = {"dtype": dtype, "compress": False}
-    add_array(
-        group,
-        "parameters",
-        ("iteration", "parameter"),
-        shape=(rows, columns),
-        chunks=(per_chunk, min(columns, CHUNK_COLUMNS)),
-        long_name="flat parameter vector theta",
-        description="order and shapes: attribute 'layout' of the store",
-        **common,
-    )
-    add_array(
-        group,
-        "buffers",
-        ("iteration", "buffer"),
-        shape=(rows, n_buffer),
-        chunks=(per_chunk, max(1, n_buffer)),
-        long_name="floating-point buffers (running statistics)",
-        description="order and shapes: attribute 'buffers' of the store",
-        **common,
-    )
-    add_array(
-        group,
-        "frozen",
-        ("frozen_parameter",),
-        data=np.asarray(frozen, dtype),
-        chunks=(max(1, min(frozen.size, CHUNK_COLUMNS)),),
-        long_name="parameters that are not trained",
-        description="order and shapes: attribute 'frozen_layout' of the store",
-    )
-    scalars = {
-        "batch_loss": "loss of the mini-batch of the step that starts here, weight decay left out (NaN: no step)",
-        "learning_rate": "learning rate of the step that starts here (NaN: no step)",
-    }
-    for name, text in scalars.items():
-        add_array(group, name, ("iteration",), shape=(rows,), chunks=(per_chunk,), long_name=text)
-    epochs = np.asarray(iterations) / steps_per_epoch if steps_per_epoch else np.full(rows, np.nan)
-    add_array(group, "epoch", ("iteration",), data=epochs, long_name="passes over the training set")
-
-
-def check_disk(folder: Path, rows: int, columns: int, dtype: str) -> str:
+def check_disk(folder: Path, recording: Recording) -> str:
     """Return one line that says how much disk a trajectory needs.
 
     Raises:
         LossAtlasError: the file system has less room.
     """
-    need = rows * columns * np.dtype(dtype).itemsize
+    rows, columns = len(recording.iterations), recording.columns
+    need = rows * columns * np.dtype(recording.dtype).itemsize
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     text = f"trajectory: {rows} rows x {columns} numbers need {need / 1e6:.1f} MB; {free / 1e9:.1f} GB are free"
@@ -138,7 +148,9 @@ class Trajectory:
         self.store = open_finished(path)
         self.path = Path(path)
         if "layout" not in self.store.attrs:
-            raise LossAtlasError(f"{path}: a store of kind {self.store.attrs['provenance']['kind']!r}, not a trajectory")
+            raise LossAtlasError(
+                f"{path}: a store of kind {self.store.attrs['provenance']['kind']!r}, not a trajectory"
+            )
         self.layout = ParameterLayout.from_json(self.store.attrs["layout"])
         self.iterations = self.store["iteration"][:]
         self._parameters = self.store["parameters"]
@@ -157,7 +169,9 @@ class Trajectory:
         rows = np.flatnonzero(self.iterations == iteration)
         if rows.size == 0:
             nearest = self.iterations[np.abs(self.iterations - iteration).argmin()]
-            raise LossAtlasError(f"{where}: iteration {iteration} was not recorded in {self.path}; the nearest is {nearest}")
+            raise LossAtlasError(
+                f"{where}: iteration {iteration} was not recorded in {self.path}; the nearest is {nearest}"
+            )
         return int(rows[0])
 
     def parameters(self, row: int) -> np.ndarray:

@@ -50,10 +50,25 @@ class DirectionSet:
             ("raw", self.raw.vectors, "direction before normalisation"),
             ("used", self.used, "direction in use: ignored kinds zeroed, normalised"),
         ):
-            add_array(group, name, dims, data=vectors, chunks=(1, min(vectors.shape[1], 2**20)), compress=False, long_name=text)
+            add_array(
+                group,
+                name,
+                dims,
+                data=vectors,
+                chunks=(1, min(vectors.shape[1], 2**20)),
+                compress=False,
+                long_name=text,
+            )
             norms = np.linalg.norm(vectors, axis=1)
             add_array(group, f"{name}_norm", dims[:1], data=norms, long_name=f"Euclidean norm of '{name}'")
-            add_array(group, f"{name}_angle", ("direction", "other_direction"), data=angles(vectors), units="degree", long_name=f"angles between rows of '{name}'")
+            add_array(
+                group,
+                f"{name}_angle",
+                ("direction", "other_direction"),
+                data=angles(vectors),
+                units="degree",
+                long_name=f"angles between rows of '{name}'",
+            )
         bend = np.array([angles(np.stack(pair))[0, 1] for pair in zip(self.raw.vectors, self.used, strict=True)])
         add_array(group, "bend", dims[:1], data=bend, units="degree", long_name="angle between 'raw' and 'used'")
         add_array(
@@ -161,6 +176,5 @@ def check_independent(vectors: np.ndarray, labels: list[str]) -> None:
     angle = angles(vectors)[0, 1]
     if min(angle, 180 - angle) < np.degrees(_PARALLEL):
         raise LossAtlasError(
-            f"plane: the directions {labels[0]!r} and {labels[1]!r} are linearly dependent (angle {angle:.1e} degrees); "
-            "choose another pair"
+            f"plane: the directions {labels[0]!r} and {labels[1]!r} are linearly dependent (angle {angle:.1e} degrees)"
         )

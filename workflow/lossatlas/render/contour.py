@@ -15,7 +15,9 @@ def draw_contours(axes: Axes, landscape: xr.Dataset, scale: LossScale, choices: 
     mark_nonfinite(axes, heights)
     if np.isfinite(heights).any():
         levels = scale.levels(choices["levels"] + 1)
-        filled = axes.contourf(x, y, heights, levels=levels, cmap=COLORMAP, extend="max" if scale.clipped else "neither")
+        filled = axes.contourf(
+            x, y, heights, levels=levels, cmap=COLORMAP, extend="max" if scale.clipped else "neither"
+        )
         axes.contour(x, y, heights, levels=levels[1:-1], colors="white", linewidths=0.4, alpha=0.6)
         positions, texts = scale.ticks()
         bar = axes.figure.colorbar(filled, ax=axes, pad=0.02, fraction=0.05, ticks=positions)
@@ -33,13 +35,48 @@ def mark_nonfinite(axes: Axes, heights: np.ndarray) -> None:
     if count == 0:
         return
     axes.set_facecolor(NONFINITE_COLOR)
-    axes.axvspan(0, 1, transform=axes.transAxes, facecolor="none", edgecolor="#888888", hatch="xx", linewidth=0, zorder=0)
+    axes.axvspan(
+        0,
+        1,
+        transform=axes.transAxes,
+        facecolor="none",
+        edgecolor="#888888",
+        hatch="xx",
+        linewidth=0,
+        zorder=0,
+    )
     text = f"{count} of {heights.size} points are NaN or inf (hatched)"
-    axes.text(0.02, 0.98, text, transform=axes.transAxes, va="top", fontsize=8, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none"})
+    axes.text(
+        0.02,
+        0.98,
+        text,
+        transform=axes.transAxes,
+        va="top",
+        fontsize=8,
+        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none"},
+    )
 
 
 def path_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
     """Add an empty path and an empty marker of the current iteration."""
-    (path,) = axes.plot([], [], "-o", color=PATH_COLOR, markersize=2, linewidth=1.4, animated=animated, label="path, projected")
-    (now,) = axes.plot([], [], "o", color=NOW_COLOR, markerfacecolor="white", markersize=7, markeredgewidth=1.6, animated=animated)
+    (path,) = axes.plot(
+        [],
+        [],
+        "-o",
+        color=PATH_COLOR,
+        markersize=2,
+        linewidth=1.4,
+        animated=animated,
+        label="path, projected",
+    )
+    (now,) = axes.plot(
+        [],
+        [],
+        "o",
+        color=NOW_COLOR,
+        markerfacecolor="white",
+        markersize=7,
+        markeredgewidth=1.6,
+        animated=animated,
+    )
     return path, now

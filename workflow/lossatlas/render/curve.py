@@ -13,11 +13,26 @@ def draw_curve(axes: Axes, landscape: xr.Dataset, trajectory: xr.Dataset) -> Non
     iterations = landscape["iteration"].values
     curves = [
         (trajectory["batch_loss"].values, "mini-batch", {"color": "0.75", "linewidth": 0.8}),
-        (landscape["path_true_loss"].sel(split="train").values, "train subset", {"color": PATH_COLOR, "linewidth": 1.8}),
-        (landscape["path_projected_loss"].sel(split="train").values, "train subset, on the plane", {"color": PATH_COLOR, "linewidth": 1.2, "linestyle": "--"}),
+        (
+            landscape["path_true_loss"].sel(split="train").values,
+            "train subset",
+            {"color": PATH_COLOR, "linewidth": 1.8},
+        ),
+        (
+            landscape["path_projected_loss"].sel(split="train").values,
+            "train subset, on the plane",
+            {"color": PATH_COLOR, "linewidth": 1.2, "linestyle": "--"},
+        ),
     ]
     if "test" in landscape["split"].values:
-        curves.insert(2, (landscape["path_true_loss"].sel(split="test").values, "test subset", {"color": TEST_COLOR, "linewidth": 1.4}))
+        curves.insert(
+            2,
+            (
+                landscape["path_true_loss"].sel(split="test").values,
+                "test subset",
+                {"color": TEST_COLOR, "linewidth": 1.4},
+            ),
+        )
     for values, label, looks in curves:
         values = np.where(np.isfinite(values), values, np.nan)
         if np.isfinite(values).any():
@@ -36,5 +51,14 @@ def draw_curve(axes: Axes, landscape: xr.Dataset, trajectory: xr.Dataset) -> Non
 def now_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
     """Add a vertical line and a marker for the current iteration."""
     line = axes.axvline(0, color=NOW_COLOR, linewidth=0.8, animated=animated)
-    (now,) = axes.plot([], [], "o", color=NOW_COLOR, markerfacecolor="white", markersize=7, markeredgewidth=1.6, animated=animated)
+    (now,) = axes.plot(
+        [],
+        [],
+        "o",
+        color=NOW_COLOR,
+        markerfacecolor="white",
+        markersize=7,
+        markeredgewidth=1.6,
+        animated=animated,
+    )
     return line, now

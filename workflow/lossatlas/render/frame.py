@@ -36,7 +36,9 @@ class FrameRenderer:
         contour.draw_contours(self._contour, landscape, scale, choices)
         curve.draw_curve(self._curve, landscape, trajectory)
         self.figure.text(0.02, 0.955, title, fontsize=14, weight="bold", va="center")
-        self._caption = self.figure.text(0.02, 0.905, "", fontsize=11, va="center", family="DejaVu Sans Mono", animated=True)
+        self._caption = self.figure.text(
+            0.02, 0.905, "", fontsize=11, va="center", family="DejaVu Sans Mono", animated=True
+        )
         self._lines3d = surface.path_lines(self._surface, animated=True)
         self._lines2d = contour.path_lines(self._contour, animated=True)
         self._now = curve.now_lines(self._curve, animated=True)
@@ -46,7 +48,9 @@ class FrameRenderer:
         self._x, self._y = landscape["path_x"].values, landscape["path_y"].values
         self._z = self._scale(landscape["path_projected_loss"].sel(split="train").values)
         self._loss = landscape["path_true_loss"].sel(split="train").values
-        self._accuracy = landscape["path_true_accuracy"].sel(split="train").values if "path_true_accuracy" in landscape else None
+        self._accuracy = (
+            landscape["path_true_accuracy"].sel(split="train").values if "path_true_accuracy" in landscape else None
+        )
 
     def __len__(self) -> int:
         return len(self.iterations)

@@ -13,7 +13,20 @@ def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices:
     x, y = np.meshgrid(landscape["x"].values, landscape["y"].values)
     heights = scale(landscape["loss"].sel(split=split).values)
     low, high = scale.limits
-    axes.plot_surface(x, y, heights, cmap=COLORMAP, vmin=low, vmax=high, rstride=1, cstride=1, linewidth=0.15, edgecolor=(1, 1, 1, 0.35), antialiased=True, alpha=0.9)
+    axes.plot_surface(
+        x,
+        y,
+        heights,
+        cmap=COLORMAP,
+        vmin=low,
+        vmax=high,
+        rstride=1,
+        cstride=1,
+        linewidth=0.15,
+        edgecolor=(1, 1, 1, 0.35),
+        antialiased=True,
+        alpha=0.9,
+    )
     axes.view_init(elev=choices["elevation"], azim=choices["azimuth"])
     axes.set_xlim(x[0, 0], x[0, -1])
     axes.set_ylim(y[0, 0], y[-1, 0])
@@ -31,5 +44,16 @@ def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices:
 def path_lines(axes: Axes3D, animated: bool = False) -> tuple[Line3D, Line3D]:
     """Add an empty path and an empty marker of the current iteration."""
     (path,) = axes.plot([], [], [], "-", color=PATH_COLOR, linewidth=2, animated=animated, zorder=10)
-    (now,) = axes.plot([], [], [], "o", color=NOW_COLOR, markerfacecolor="white", markersize=8, markeredgewidth=1.6, animated=animated, zorder=11)
+    (now,) = axes.plot(
+        [],
+        [],
+        [],
+        "o",
+        color=NOW_COLOR,
+        markerfacecolor="white",
+        markersize=8,
+        markeredgewidth=1.6,
+        animated=animated,
+        zorder=11,
+    )
     return path, now

@@ -1,5 +1,7 @@
 """A multilayer perceptron."""
 
+from itertools import pairwise
+
 from torch import nn
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus, "gelu": nn.GELU}
@@ -11,6 +13,6 @@ def mlp(
     """Return dense layers inputs -> hidden[0] -> ... -> classes; inputs of any shape are flattened."""
     widths = [inputs, *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lossatlas.backends.torch.device import Device
 from lossatlas.errors import LossAtlasError
 from lossatlas.layout import ParameterLayout, ParameterSlot
+from lossatlas.trajectory import Recording
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -38,17 +39,19 @@ class FlatNetwork:
             parameter.data = self.theta[slot.slice].view(slot.shape)
         self._frozen = [(n, p) for n, p in self.module.named_parameters() if not p.requires_grad]
         persistent = self.module.state_dict().keys()
-        self._buffers = [
-            (n, b) for n, b in self.module.named_buffers() if b.is_floating_point() and n in persistent
-        ]
+        self._buffers = [(n, b) for n, b in self.module.named_buffers() if b.is_floating_point() and n in persistent]
 
-    @property
-    def buffer_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        return [(name, tuple(buffer.shape)) for name, buffer in self._buffers]
-
-    @property
-    def frozen_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        return [(name, tuple(parameter.shape)) for name, parameter in self._frozen]
+    def recording(self, iterations: np.ndarray, steps_per_epoch: float | None = None) -> Recording:
+        """Describe a trajectory of this network."""
+        return Recording(
+            self.layout,
+            iterations,
+            str(self.device.dtype).removeprefix("torch."),
+            steps_per_epoch,
+            [(name, tuple(buffer.shape)) for name, buffer in self._buffers],
+            _gather(self._frozen, self.theta.dtype),
+            [(name, tuple(parameter.shape)) for name, parameter in self._frozen],
+        )
 
     def parameters(self) -> np.ndarray:
         """Return a copy of theta."""
@@ -58,12 +61,13 @@ class FlatNetwork:
         """Return a copy of all floating-point buffers, flat."""
         return _gather(self._buffers, self.theta.dtype)
 
-    def frozen(self) -> np.ndarray:
-        """Return a copy of all parameters that are not trained, flat."""
-        return _gather(self._frozen, self.theta.dtype)
-
     @torch.no_grad()
-    def load(self, theta: np.ndarray | None = None, buffers: np.ndarray | None = None, frozen: np.ndarray | None = None) -> None:
+    def load(
+        self,
+        theta: np.ndarray | None = None,
+        buffers: np.ndarray | None = None,
+        frozen: np.ndarray | None = None,
+    ) -> None:
         """Write any of theta, buffers and frozen parameters into the network."""
         if theta is not None:
             self.theta.copy_(torch.as_tensor(np.asarray(theta)))

@@ -100,8 +100,6 @@ def probe(network: FlatNetwork, loss: Loss, inputs: Tensor, targets: Tensor) -> 
     return 1 if integer and isinstance(outputs, Tensor) and outputs.ndim == targets.ndim + 1 else None
 
 
-def problems(
-    network: FlatNetwork, loss: Loss, subsets: dict[str, Subset], batch_size: int
-) -> dict[str, TorchProblem]:
+def problems(network: FlatNetwork, loss: Loss, subsets: dict[str, Subset], batch_size: int) -> dict[str, TorchProblem]:
     """Return one problem per evaluation subset; they share the network."""
     return {name: TorchProblem(network, loss, subset.samples, batch_size) for name, subset in subsets.items()}

@@ -92,10 +92,19 @@ class TorchTrainer:
     def _optimizer(self) -> torch.optim.Optimizer:
         name = self.spec["optimizer"]
         maker = getattr(torch.optim, name, None)
-        if not (isinstance(maker, type) and issubclass(maker, torch.optim.Optimizer)) or name in ("Optimizer", "LBFGS"):
+        if not (isinstance(maker, type) and issubclass(maker, torch.optim.Optimizer)) or name in (
+            "Optimizer",
+            "LBFGS",
+        ):
             raise LossAtlasError(f"train.optimizer: {name!r} is not a first-order optimiser in torch.optim")
         trainable = [p for p in self.network.module.parameters() if p.requires_grad]
-        return _make(maker, "train.optimizer_kwargs", trainable, lr=self.spec["learning_rate"], **self.spec["optimizer_kwargs"])
+        return _make(
+            maker,
+            "train.optimizer_kwargs",
+            trainable,
+            lr=self.spec["learning_rate"],
+            **self.spec["optimizer_kwargs"],
+        )
 
     def _schedule(self) -> torch.optim.lr_scheduler.LRScheduler | None:
         if "schedule" not in self.spec:

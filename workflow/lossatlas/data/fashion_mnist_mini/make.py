@@ -24,6 +24,7 @@ def read_idx(file: Path) -> np.ndarray:
 
 
 def main(folder: Path) -> None:
+    """Choose the images of both splits and write images.npz beside this file."""
     arrays = {}
     for split, count in PER_CLASS.items():
         images = read_idx(folder / f"{split}-images-idx3-ubyte.gz")

@@ -1,0 +1,49 @@
+# Two commands suffice: `make demo` and `make test`. Both create .venv from pyproject.toml and constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help demo test check bench docs install clean prune
+
+help:
+	@echo "make demo    train LeNet and make videos of its loss surface (minutes)"
+	@echo "make test    linters and all tests"
+	@echo "make bench   speed against peers, into results/bench.json"
+	@echo "make docs    regenerate config/README.md from the schema"
+	@echo "make prune   remove stores of former settings that were set aside"
+	@echo "make clean   remove all results, hidden stores included"
+
+demo: $(STAMP)
+	snakemake --profile workflow/profiles/local
+
+test: $(STAMP) check
+	pytest
+
+check: $(STAMP)
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+bench: $(STAMP)
+	python tests/bench/bench.py
+
+docs: $(STAMP)
+	python scripts/config_docs.py > config/README.md
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "LossAtlas needs Python >= 3.11; name one with: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+prune:
+	find results -path '*/.stores/*' -name '*.aside-*' -prune -exec rm -rf {} +
+
+clean:
+	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf .snakemake

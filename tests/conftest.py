@@ -1,0 +1,74 @@
+"""Helpers shared by all tests: small trajectories, real MPI ranks, real snakemake runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lossatlas import store, trajectory
+from lossatlas.layout import ParameterLayout, ParameterSlot
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def environment(**extra: str) -> dict:
+    """Return the environment of a process that finds this project's programs."""
+    return {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **extra}
+
+
+def mpiexec(
+    ranks: int, *command: str, cwd: Path = ROOT, check: bool = True, **extra: str
+) -> subprocess.CompletedProcess:
+    """Run a command on real MPI ranks."""
+    return _run([str(BIN / "mpiexec"), "-n", str(ranks), *command], cwd, check, extra)
+
+
+def snakemake(*arguments: str, cwd: Path = ROOT, check: bool = True, **extra: str) -> subprocess.CompletedProcess:
+    """Run snakemake on this project's workflow with ``cwd`` as working directory."""
+    command = [str(BIN / "snakemake"), "--snakefile", str(ROOT / "Snakefile"), *arguments]
+    return _run(command, cwd, check, extra)
+
+
+def _run(command: list[str], cwd: Path, check: bool, extra: dict) -> subprocess.CompletedProcess:
+    done = subprocess.run(command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=600)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)[:300]}\nexit {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def flat_layout(size: int) -> ParameterLayout:
+    """Return a layout of one weight vector without filters."""
+    return ParameterLayout((ParameterSlot("w", (size,), 0, "weight", None),))
+
+
+def make_trajectory(
+    run_dir: Path, thetas: np.ndarray, layout: ParameterLayout | None = None, name: str = "trajectory"
+) -> trajectory.Trajectory:
+    """Write a planted trajectory (rows are checkpoints) and open it."""
+    link = run_dir / f"{name}.zarr"
+    layout = layout or flat_layout(thetas.shape[1])
+    recording = trajectory.Recording(layout, np.arange(len(thetas)), str(thetas.dtype), steps_per_epoch=10)
+    (run_dir / ".stores").mkdir(parents=True, exist_ok=True)
+    made = store.create(link, run_dir, store.Fingerprint("trajectory", {"planted": name}), recording.build)
+    writer = trajectory.RowWriter(made)
+    for theta in thetas:
+        writer.append(parameters=theta, buffers=np.zeros(0), batch_loss=1.0, learning_rate=0.1)
+    writer.flush()
+    made.finish({"ranks": 1})
+    store.publish(link, run_dir)
+    return trajectory.Trajectory(link)
+
+
+@pytest.fixture
+def random_path() -> np.ndarray:
+    """A random walk with drift: 30 checkpoints of 500 parameters, float64."""
+    rng = np.random.default_rng(3)
+    return np.cumsum(rng.standard_normal((30, 500)) + 0.3 * rng.standard_normal(500), axis=0)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return all chunk files of a store by name: what must be equal bit for bit."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in store.chunk_files(path)}

@@ -1,0 +1,97 @@
+"""Every mistake in a config is named in one line, and the documentation follows the schema."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from lossatlas import config
+from lossatlas.errors import LossAtlasError
+
+from tests.conftest import ROOT
+
+LENET = {"model": {"name": "lenet"}}
+
+
+def run(**keys):
+    return {"runs": {"a": {**LENET, **keys}}}
+
+
+BAD = [
+    ({"run": {}}, "unknown key 'run'; did you mean 'runs'?"),
+    ({}, "the key 'runs' is missing"),
+    ({"runs": {}}, "runs"),
+    ({"runs": 3}, "runs: 3 is not of type object"),
+    ({"runs": {"a b": LENET}}, "'a b'"),
+    ({"runs": {"a": None}}, "runs.a: the key 'model' is missing"),
+    (run(evaluaton={}), "runs.a: unknown key 'evaluaton'; did you mean 'evaluation'?"),
+    ({"runs": {"a": {"model": {"name": "lenett"}}}}, "'lenett' is not one of"),
+    ({"runs": {"a": {"model": {}}}}, "runs.a.model: give 'name'"),
+    ({"runs": {"a": {"model": {"name": "lenet", "import": "m:f"}}}}, "not both"),
+    ({"runs": {"a": {"model": {"import": "no colon"}}}}, "does not have the form"),
+    (run(train={"epochs": "many"}), "runs.a.train.epochs: 'many' is not of type number"),
+    (run(train={"batch_size": 0}), "runs.a.train.batch_size"),
+    (run(train={}, checkpoints={"files": "*.pt"}), "either 'train' or 'checkpoints'"),
+    (run(dtype="float16"), "'float16' is not one of float32, float64"),
+    (run(planes={"p": {"x": "pcb/1", "y": "pca/2"}}), "no directions 'pcb' in this run; did you mean 'pca'?"),
+    (run(planes={"p": {"x": "pca/1", "y": "pca/3"}}), "has only 2 direction(s)"),
+    (run(planes={"p": {"x": "pca/1", "y": "pca/1"}}), "a plane needs two directions"),
+    (run(planes={"p": {"x": "pca/0", "y": "pca/1"}}), "does not have the form"),
+    (run(planes={"p": {"x": "pca/1", "y": "pca/2", "range": {"x": [1, -1]}}}), "not [smaller, larger]"),
+    (run(directions={"d": {"kind": "difference"}}, planes={}), "needs the key 'to'"),
+    (run(directions={"d": {"kind": "difference", "to": [{"run": "b"}]}}, planes={}), "no run 'b'; runs: a"),
+    (
+        run(directions={"d": {"kind": "pca", "solver": "incremental", "center_rows": False}}, planes={}),
+        "centres",
+    ),
+    (run(directions={"d": {"kind": "pca", "center": "lst"}}, planes={}), "'lst' does not fit: first, last"),
+    ({"defaults": {"sead": 1}, **run()}, "unknown key 'sead'; did you mean 'seed'?"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), BAD, ids=[message[:40] for _, message in BAD])
+def test_mistake_is_named_in_one_line(given, message):
+    with pytest.raises(LossAtlasError) as error:
+        config.resolve(given)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_defaults_are_filled_and_shared_keys_merged():
+    given = {
+        "defaults": {"train": {"batch_size": 7, "learning_rate": 0.5}, "model": {"name": "mlp"}},
+        "runs": {
+            "a": {"train": {"batch_size": 9}},
+            "b": {"model": {"import": "m:f"}, "checkpoints": {"files": "x"}},
+        },
+    }
+    runs = config.resolve(given)["runs"]
+    assert runs["a"]["train"]["batch_size"] == 9
+    assert runs["a"]["train"]["learning_rate"] == 0.5
+    assert runs["a"]["train"]["optimizer"] == "SGD"
+    assert runs["b"]["model"] == {"import": "m:f", "kwargs": {}}
+    assert "train" not in runs["b"]
+    assert given["runs"]["a"] == {"train": {"batch_size": 9}}, "the given config must stay as it was"
+
+
+def test_resolving_twice_changes_nothing():
+    once = config.resolve(run())
+    assert config.resolve(once) == once
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("config/**/*.yaml")), ids=lambda f: f.name)
+def test_configs_of_the_project_are_valid(file):
+    config.resolve(yaml.safe_load(file.read_text()))
+
+
+def test_every_key_is_documented():
+    rows = list(config.document())
+    assert len(rows) > 60
+    for key, kind, _, text in rows:
+        assert kind, key
+        assert text or key.endswith((".kwargs", ".run")), key
+
+
+def test_config_readme_follows_the_schema():
+    page = subprocess.run([sys.executable, ROOT / "scripts/config_docs.py"], capture_output=True, text=True, check=True)
+    assert (ROOT / "config/README.md").read_text() == page.stdout, "run `make docs`"

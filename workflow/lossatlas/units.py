@@ -1,0 +1,73 @@
+"""Units of work: rows of one array, a chunk at a time, shared by ranks, each chunk written by who computed it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import zarr
+
+from lossatlas.parallel import Timing, World, work_queue
+from lossatlas.progress import Progress
+from lossatlas.store import Store, add_array
+
+ARRAY = "work/rows"
+DONE = "done"
+"""Last column of the array; 1 in every written chunk, which therefore never looks empty."""
+
+
+def add_rows(group: zarr.Group, summary: str, rows: int, columns: list[str], rows_per_unit: int) -> None:
+    """Create the array of results in an empty store; one unit is one chunk of ``rows_per_unit`` rows."""
+    work = group.create_group("work")
+    work.attrs["summary"] = summary
+    names = [*columns, DONE]
+    chunks = (rows_per_unit, len(names))
+    add_array(work, "rows", ("row", "column"), shape=(rows, len(names)), chunks=chunks, columns=names)
+
+
+def unfinished(store: Store) -> list[int]:
+    """Return the units whose chunk is not written yet."""
+    work = store[ARRAY]
+    return np.flatnonzero(work[:: work.chunks[0], -1] == 0).tolist()
+
+
+def results(store: Store) -> np.ndarray:
+    """Return all rows, shape (row, column), without the last column."""
+    return store[ARRAY][:, :-1]
+
+
+def compute(
+    store: Store, row: Callable[[int], np.ndarray], world: World, timing: Timing, queue: str, label: str
+) -> None:
+    """Compute all unfinished units; every rank takes part and writes what it computed.
+
+    Args:
+        row: returns the columns of one row; a pure function of the row's number.
+        queue: ``counter`` or ``static``.
+    """
+    work = store[ARRAY]
+    total, per_unit = work.shape[0], work.chunks[0]
+    units = -(-total // per_unit)
+    pending = world.broadcast(unfinished(store) if world.rank == 0 else None)
+    found = units - len(pending)
+    progress = None
+    if world.rank == 0:
+        print(f"{label}: {found} of {units} chunks found finished", flush=True)
+        progress = Progress(label, units, found, unit="chunks")
+    line = work_queue(world, len(pending), queue)
+    while True:
+        with timing("communication"):
+            number = line.claim()
+        if number is None:
+            break
+        start = pending[number] * per_unit
+        with timing("compute"):
+            values = np.stack([np.append(row(i), 1.0) for i in range(start, min(start + per_unit, total))])
+        with timing("write"):
+            work[start : start + len(values)] = values
+        timing.units += 1
+        if progress:
+            progress.update(found + line.claimed())
+    with timing("idle"):
+        world.barrier()
+    line.close()
+    if progress:
+        progress.close()
