@@ -8,7 +8,6 @@ import tarfile
 
 import numpy as np
 import pytest
-
 from lossatlas.backends.torch.vision import torchvision
 from lossatlas.data import Dataset, Split, evaluation_subsets, load_dataset
 from lossatlas.data import dataset as dataset_module
@@ -57,7 +56,10 @@ def test_fashion_mnist_is_read_from_the_original_gzipped_files(tmp_path, monkeyp
     assert np.allclose(grey * 255, images["train"][3], atol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "folder", "key"), [("cifar10", "cifar-10-batches-py", "labels"), ("cifar100", "cifar-100-python", "fine_labels")])
+@pytest.mark.parametrize(
+    ("name", "folder", "key"),
+    [("cifar10", "cifar-10-batches-py", "labels"), ("cifar100", "cifar-100-python", "fine_labels")],
+)
 def test_cifar_is_unpacked_checked_and_read(tmp_path, monkeypatch, name, folder, key):
     rng, kind = np.random.default_rng(1), getattr(torchvision().datasets, name.upper())
     batches = [file for file, _ in kind.train_list] + [kind.test_list[0][0]]

@@ -1,7 +1,6 @@
 """Import paths: digested without running the code, and failing in one line."""
 
 import pytest
-
 from lossatlas import sources
 from lossatlas.errors import LossAtlasError
 
@@ -11,7 +10,9 @@ def code(tmp_path):
     (tmp_path / "own_package").mkdir()
     (tmp_path / "own_package" / "__init__.py").write_text("")
     (tmp_path / "own_package" / "parts.py").write_text("WIDTH = 3\n")
-    (tmp_path / "own_package" / "models.py").write_text("from .parts import WIDTH\nimport own_helper\ndef build(): return WIDTH\n")
+    (tmp_path / "own_package" / "models.py").write_text(
+        "from .parts import WIDTH\nimport own_helper\ndef build(): return WIDTH\n"
+    )
     (tmp_path / "own_helper.py").write_text("raise RuntimeError('must not run while digesting')\n")
     return tmp_path
 
@@ -24,7 +25,7 @@ def test_a_change_in_any_local_module_changes_the_digest(code, file):
 
 
 def test_a_module_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(LossAtlasError, match="model.import: no module 'nowhere_at_all'"):
+    with pytest.raises(LossAtlasError, match=r"model.import: no module 'nowhere_at_all'"):
         sources.source_digest("nowhere_at_all:build", [tmp_path], "model.import")
 
 

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import xarray as xr
-
 from lossatlas import store
 from lossatlas.errors import LossAtlasError
+
 from tests.conftest import contents
 
 

@@ -83,15 +83,17 @@ def _incremental(trajectory: Trajectory, center: int, count: int, center_rows: b
 
     rows = [row for row in range(len(trajectory)) if row != center]
     origin = trajectory.parameters(center).astype(np.float64)
-    size = max(2 * count, trajectory.store["parameters"].chunks[0])
-    model = IncrementalPCA(n_components=count)
+    # Each block truncates to the components kept; keeping more than asked for makes the leading ones accurate.
+    kept = min(4 * count + 8, len(rows))
+    size = max(kept, trajectory.store["parameters"].chunks[0])
+    model = IncrementalPCA(n_components=kept)
     blocks = [rows[i : i + size] for i in range(0, len(rows), size)]
-    if len(blocks) > 1 and len(blocks[-1]) < count:
+    if len(blocks) > 1 and len(blocks[-1]) < kept:
         blocks[-2:] = [blocks[-2] + blocks[-1]]
     for block in blocks:
         model.partial_fit(np.stack([trajectory.parameters(row) for row in block]).astype(np.float64) - origin)
     total = model.var_.sum() * len(rows)
-    return model.components_.copy(), model.singular_values_**2, total
+    return model.components_[:count].copy(), model.singular_values_[:count] ** 2, total
 
 
 def _whole(trajectory: Trajectory, center: int, center_rows: bool) -> np.ndarray:

@@ -1,0 +1,285 @@
+"""Directions against hand computations and sklearn (oracle 16)."""
+
+import numpy as np
+import pytest
+import torch
+from lossatlas.backends.torch import Device, FlatNetwork
+from lossatlas.directions import check_independent, make_directions, read_axes
+from lossatlas.directions.build import angles
+from lossatlas.directions.pca import pca
+from lossatlas.directions.random import random
+from lossatlas.errors import LossAtlasError
+from lossatlas.layout import ParameterLayout, ParameterSlot
+from lossatlas.normalize import drop, normalize
+from safetensors.numpy import save_file
+from sklearn.decomposition import PCA
+from torch import nn
+
+from tests.conftest import make_trajectory
+
+FLOAT64 = Device(torch.device("cpu"), torch.float64)
+
+
+class Mixed(nn.Module):
+    """Every kind of parameter that normalisation treats in its own way."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 2)
+        self.norm = nn.BatchNorm2d(3)
+        self.up = nn.ConvTranspose2d(3, 2, 2)
+        self.dense = nn.Linear(4, 5)
+
+
+@pytest.fixture
+def mixed():
+    torch.manual_seed(0)
+    network = FlatNetwork(Mixed(), FLOAT64)
+    return network.layout, network.parameters(), np.random.default_rng(1).standard_normal(network.layout.size)
+
+
+def part(layout, vector, name):
+    slot = next(slot for slot in layout if slot.name == name)
+    return vector[slot.slice].reshape(slot.shape)
+
+
+def test_layout_knows_kinds_and_filters(mixed):
+    kinds = {slot.name: (slot.kind, slot.filter_axis) for slot in mixed[0]}
+    assert kinds == {
+        "conv.weight": ("weight", 0),
+        "conv.bias": ("bias", None),
+        "norm.weight": ("norm-scale", None),
+        "norm.bias": ("norm-shift", None),
+        "up.weight": ("weight", 1),
+        "up.bias": ("bias", None),
+        "dense.weight": ("weight", 0),
+        "dense.bias": ("bias", None),
+    }
+
+
+def test_filter_norm_equals_the_hand_computation(mixed):
+    layout, theta, raw = mixed
+    used = normalize(drop(raw, layout, ["bias", "norm"]), theta, layout, "filter")
+    for name, filters in (("conv.weight", range(3)), ("dense.weight", range(5))):
+        for i in filters:
+            d, t = part(layout, raw, name)[i], part(layout, theta, name)[i]
+            expected = d / np.sqrt((d**2).sum()) * np.sqrt((t**2).sum())
+            assert np.allclose(part(layout, used, name)[i], expected, rtol=1e-14, atol=0)
+    for i in range(2):
+        d, t = part(layout, raw, "up.weight")[:, i], part(layout, theta, "up.weight")[:, i]
+        assert np.allclose(part(layout, used, "up.weight")[:, i], d / np.linalg.norm(d) * np.linalg.norm(t), rtol=1e-14)
+    for name in ("conv.bias", "norm.weight", "norm.bias", "up.bias", "dense.bias"):
+        assert not part(layout, used, name).any()
+
+
+def test_zero_slices_stay_zero_and_never_make_nan(mixed):
+    layout, theta, raw = mixed
+    part(layout, raw, "conv.weight")[1] = 0
+    part(layout, theta, "dense.weight")[2] = 0
+    for how in ("filter", "layer", "model"):
+        used = normalize(raw, theta, layout, how)
+        assert np.isfinite(used).all()
+        assert not part(layout, used, "conv.weight")[1].any()
+    assert not part(layout, normalize(raw, theta, layout, "filter"), "dense.weight")[2].any()
+
+
+def test_layer_and_model_norms(mixed):
+    layout, theta, raw = mixed
+    layer = normalize(raw, theta, layout, "layer")
+    for slot in layout:
+        assert np.isclose(np.linalg.norm(layer[slot.slice]), np.linalg.norm(theta[slot.slice]), rtol=1e-14)
+    model = normalize(raw, theta, layout, "model")
+    assert np.isclose(np.linalg.norm(model), np.linalg.norm(theta), rtol=1e-14)
+    assert np.allclose(model / np.linalg.norm(model), raw / np.linalg.norm(raw), rtol=1e-13)
+    assert np.array_equal(normalize(raw, theta, layout, "none"), raw)
+
+
+def test_kept_biases_count_as_one_filter(mixed):
+    layout, theta, raw = mixed
+    used = normalize(drop(raw, layout, ["norm"]), theta, layout, "filter")
+    for name in ("conv.bias", "dense.bias"):
+        assert np.isclose(np.linalg.norm(part(layout, used, name)), np.linalg.norm(part(layout, theta, name)))
+    assert not part(layout, used, "norm.weight").any()
+
+
+@pytest.mark.parametrize("solver", ["gram", "randomized", "incremental"])
+def test_centred_pca_agrees_with_sklearn(tmp_path, random_path, solver):
+    trajectory = make_trajectory(tmp_path, random_path)
+    oracle = PCA(n_components=3, svd_solver="full").fit(random_path[:-1] - random_path[-1])
+    ours = pca(trajectory, 29, 3, True, solver, seed=0)
+    tolerance = 1e-8 if solver != "incremental" else 1e-3
+    if solver == "incremental":  # exact only when one batch holds all rows
+        assert np.abs(np.sum(ours.vectors * oracle.components_, axis=1)).min() > 1 - tolerance
+    else:
+        assert np.abs(ours.vectors - oracle.components_).max() < tolerance
+    assert np.allclose(ours.values["explained_variance_ratio"], oracle.explained_variance_ratio_, rtol=tolerance)
+
+
+def test_incremental_pca_in_one_batch_is_exact(tmp_path, random_path):
+    trajectory = make_trajectory(tmp_path, random_path[:20])
+    oracle = PCA(n_components=2, svd_solver="full").fit(random_path[:19] - random_path[19])
+    ours = pca(trajectory, 19, 2, True, "incremental", seed=0)
+    assert np.abs(ours.vectors - oracle.components_).max() < 1e-8
+    assert np.allclose(ours.values["explained_variance_ratio"], oracle.explained_variance_ratio_, rtol=1e-8)
+
+
+@pytest.mark.parametrize("center", [0, 12, 29])
+def test_uncentred_pca_equals_the_svd_of_m(tmp_path, random_path, center):
+    m = np.delete(random_path, center, axis=0) - random_path[center]
+    _, singular, oracle = np.linalg.svd(m, full_matrices=False)
+    ours = pca(make_trajectory(tmp_path, random_path), center, 2, False, "gram", seed=0)
+    assert np.abs(np.abs(np.sum(ours.vectors * oracle[:2], axis=1)) - 1).max() < 1e-10
+    assert np.allclose(ours.values["explained_variance_ratio"], singular[:2] ** 2 / (singular**2).sum(), rtol=1e-10)
+    assert ours.notes["share_of"] == "second moment about theta_c"
+
+
+def test_pca_of_float32_paths_far_from_the_origin(tmp_path, random_path):
+    """Differences are formed in float64 before anything is summed, so a large common offset does not matter."""
+    path = (1e3 + 1e-2 * random_path).astype(np.float32)
+    oracle = PCA(n_components=2, svd_solver="full").fit(path[:-1].astype(float) - path[-1].astype(float))
+    ours = pca(make_trajectory(tmp_path, path), 29, 2, True, "gram", seed=0)
+    assert np.abs(ours.vectors - oracle.components_).max() < 1e-8
+
+
+def test_pca_streams_column_blocks(tmp_path, random_path, monkeypatch):
+    """Many narrow blocks give what one block gives."""
+    trajectory = make_trajectory(tmp_path, random_path)
+    whole = pca(trajectory, 29, 2, True, "gram", seed=0)
+    original = type(trajectory).column_blocks
+    monkeypatch.setattr(type(trajectory), "column_blocks", lambda self: original(self, max_bytes=8 * 30 * 7))
+    assert sum(1 for _ in trajectory.column_blocks()) == 72
+    narrow = pca(trajectory, 29, 2, True, "gram", seed=0)
+    assert np.abs(whole.vectors - narrow.vectors).max() < 1e-12
+
+
+def test_pca_of_too_short_or_too_flat_paths_is_refused(tmp_path, random_path):
+    short = make_trajectory(tmp_path / "short", random_path[:3])
+    with pytest.raises(LossAtlasError, match=r"2 principal components need at least 4 recorded checkpoints, .* has 3"):
+        pca(short, 2, 2, True, "gram", seed=0)
+    line = make_trajectory(tmp_path / "line", np.outer(np.arange(10.0), random_path[0]))
+    for solver in ("gram", "randomized"):
+        with pytest.raises(LossAtlasError, match="spans fewer than 2 directions"):
+            pca(line, 9, 2, True, solver, seed=0)
+
+
+def test_random_directions_depend_on_seed_and_number_alone():
+    assert np.array_equal(random(50, 3, 7).vectors[:2], random(50, 2, 7).vectors)
+    assert not np.array_equal(random(50, 1, 7).vectors, random(50, 1, 8).vectors)
+    many = random(200_000, 2, 0).vectors
+    assert np.abs(many.mean(axis=1)).max() < 4 / np.sqrt(200_000)
+    assert np.abs(many.var(axis=1) - 1).max() < 4 * np.sqrt(2 / 200_000)
+    assert abs(np.corrcoef(many)[0, 1]) < 4 / np.sqrt(200_000)
+
+
+def spec(kind, **keys):
+    return {
+        "kind": kind,
+        "center": "last",
+        "normalize": "none",
+        "ignore": [],
+        "count": 2,
+        "seed": 0,
+        "center_rows": True,
+        "solver": "gram",
+        **keys,
+    }
+
+
+def test_differences_within_and_between_runs(tmp_path, random_path):
+    here, there = make_trajectory(tmp_path / "a", random_path), make_trajectory(tmp_path / "b", 2 * random_path)
+    ends = [{"iteration": 3}, {"iteration": "first", "run": "b"}]
+    made = make_directions(spec("difference", to=ends), here, {"b": there})
+    assert np.allclose(made.used[0], random_path[3] - random_path[29], atol=1e-14)
+    assert np.allclose(made.used[1], 2 * random_path[0] - random_path[29], atol=1e-14)
+    assert made.raw.labels == ["to 3", "to b:0"]
+    with pytest.raises(LossAtlasError, match="iteration 77 was not recorded"):
+        make_directions(spec("difference", to=[{"iteration": 77}]), here, {})
+    other = make_trajectory(tmp_path / "c", random_path[:, :100])
+    with pytest.raises(LossAtlasError, match="another network"):
+        make_directions(spec("difference", to=[{"iteration": 0, "run": "c"}]), here, {"c": other})
+    with pytest.raises(LossAtlasError, match="is zero"):
+        make_directions(spec("difference", to=[{"iteration": "last"}]), here, {})
+
+
+def test_variance_share_of_a_principal_component_is_its_explained_variance(tmp_path, random_path):
+    trajectory = make_trajectory(tmp_path, np.concatenate([random_path, random_path.mean(axis=0)[None]]))
+    made = make_directions(spec("pca"), trajectory, {})
+    centred = random_path - random_path.mean(axis=0)
+    oracle = np.linalg.svd(centred, compute_uv=False)[:2] ** 2 / (centred**2).sum()
+    assert np.allclose(made.variance_share, oracle, rtol=1e-8)
+
+
+def two_tensors():
+    slots = (ParameterSlot("a", (2, 3), 0, "weight", 0), ParameterSlot("b", (4,), 6, "bias", None))
+    return ParameterLayout(slots)
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "named npz", "safetensors", "pt"])
+def test_directions_from_files_of_every_form(tmp_path, form):
+    rng = np.random.default_rng(0)
+    vectors, file = rng.standard_normal((2, 10)), tmp_path / f"own.{form.split()[-1]}"
+    flat = {"one": vectors[0], "two": vectors[1]}
+    named = {
+        f"{k}/{n}": t for k, v in flat.items() for n, t in (("a", v[:6].reshape(2, 3).copy()), ("b", v[6:].copy()))
+    }
+    if form == "npy":
+        np.save(file, vectors)
+    elif form == "safetensors":
+        save_file(named, file)
+    elif form == "pt":
+        torch.save({name: torch.tensor(t) for name, t in named.items()}, file)
+    else:
+        np.savez(file, **(named if "named" in form else flat))
+    trajectory = make_trajectory(tmp_path, rng.standard_normal((3, 10)), two_tensors())
+    made = make_directions(spec("file", path=str(file)), trajectory, {})
+    assert np.array_equal(made.used, vectors)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        ({"one": np.zeros(9)}, "9 numbers, the network has 10"),
+        ({"one": np.full(10, np.nan)}, "NaN or inf"),
+        ({"one/a": np.zeros((2, 3))}, "'b' is missing"),
+        ({"one/a": np.zeros((2, 3)), "one/b": np.zeros(4), "one/c": np.zeros(1)}, "'c' is no trained parameter"),
+    ],
+)
+def test_bad_direction_files_are_named(tmp_path, content, message):
+    if content is not None:
+        np.savez(tmp_path / "own.npz", **content)
+    trajectory = make_trajectory(tmp_path, np.random.default_rng(0).standard_normal((3, 10)), two_tensors())
+    with pytest.raises(LossAtlasError, match=message):
+        make_directions(spec("file", path=str(tmp_path / "own.npz")), trajectory, {})
+
+
+def test_angles_are_accurate_at_both_ends():
+    e = np.eye(2)
+    assert angles(np.stack([e[0], e[1]]))[0, 1] == pytest.approx(90, abs=1e-12)
+    assert angles(np.stack([e[0], -3 * e[0]]))[0, 1] == pytest.approx(180, abs=1e-12)
+    tiny = angles(np.stack([e[0], e[0] + 1e-10 * e[1]]))[0, 1]
+    assert tiny == pytest.approx(np.degrees(1e-10), rel=1e-6)
+
+
+def test_dependent_directions_span_no_plane():
+    v = np.random.default_rng(0).standard_normal((2, 100))
+    check_independent(v, ["a", "b"])
+    for other in (v[0] * 5, -v[0], v[0] + 1e-9 * v[1]):
+        with pytest.raises(LossAtlasError, match="'a' and 'b' are linearly dependent"):
+            check_independent(np.stack([v[0], other]), ["a", "b"])
+
+
+def test_a_plane_refuses_a_direction_that_the_set_lacks(tmp_path, random_path):
+    from lossatlas import store
+
+    trajectory, link = make_trajectory(tmp_path, random_path), tmp_path / "directions" / "r.zarr"
+    made = make_directions(spec("random"), trajectory, {})
+    fingerprint = store.Fingerprint("directions", {})
+    store.find(link, tmp_path, fingerprint)
+    built = store.create(link, tmp_path, fingerprint, lambda g: made.build(g, trajectory.layout, spec("random")))
+    built.finish({})
+    store.publish(link, tmp_path)
+    axes = read_axes([(link, 0), (link, 1)])
+    assert np.array_equal(axes.vectors, made.used)
+    with pytest.raises(LossAtlasError, match=r"direction 3 of .*r.zarr, which holds 2"):
+        read_axes([(link, 0), (link, 2)])

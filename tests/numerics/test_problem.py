@@ -1,0 +1,187 @@
+"""The loss of a network over flat parameters: weighted, frozen, untouched (oracles 5, 17, 18)."""
+
+import numpy as np
+import pytest
+import torch
+from lossatlas import zoo
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss, build_module
+from lossatlas.data import Split
+from lossatlas.errors import LossAtlasError
+from torch import nn
+from torch.nn import functional
+
+FLOAT64 = Device(torch.device("cpu"), torch.float64)
+FLOAT32 = Device(torch.device("cpu"), torch.float32)
+CROSS_ENTROPY = build_loss({"name": "cross-entropy"})
+MSE = build_loss({"name": "mse"})
+
+
+def images(count=37, seed=0):
+    rng = np.random.default_rng(seed)
+    return Split(rng.standard_normal((count, 3, 32, 32)).astype(np.float32), rng.integers(0, 10, count))
+
+
+def trained_statistics(module):
+    """Give BatchNorm running statistics that differ from their initial values."""
+    module.train()
+    torch.manual_seed(5)
+    for _ in range(3):
+        module(torch.randn(16, 3, 32, 32) * 2 + 1)
+    return module.eval()
+
+
+@pytest.mark.parametrize("name", ["lenet", "mlp", "resnet20", "resnet20-noshort"])
+@pytest.mark.parametrize(("device", "tolerance"), [(FLOAT64, 1e-12), (FLOAT32, 1e-5)])
+def test_ragged_batches_give_what_one_batch_gives(name, device, tolerance):
+    torch.manual_seed(0)
+    network = FlatNetwork(trained_statistics(zoo.builder(name)()), device)
+    theta, buffers = network.parameters(), network.buffers()
+    whole = TorchProblem(network, CROSS_ENTROPY, images(), 37).metrics(theta, buffers)
+    for size in (36, 10, 1):
+        ragged = TorchProblem(network, CROSS_ENTROPY, images(), size).metrics(theta, buffers)
+        assert np.allclose(ragged, whole, rtol=tolerance, atol=0)
+
+
+def test_loss_and_accuracy_equal_plain_pytorch():
+    torch.manual_seed(1)
+    module, split = trained_statistics(zoo.builder("resnet20")()).double(), images()
+    network = FlatNetwork(module, FLOAT64)
+    loss, accuracy = TorchProblem(network, CROSS_ENTROPY, split, 8).metrics(network.parameters(), network.buffers())
+    with torch.no_grad():
+        outputs = module(torch.tensor(split.inputs).double())
+        expected = functional.cross_entropy(outputs, torch.tensor(split.targets))
+        hits = (outputs.argmax(1) == torch.tensor(split.targets)).double().mean()
+    assert loss == pytest.approx(float(expected), rel=1e-12)
+    assert accuracy == pytest.approx(float(hits), rel=1e-12)
+
+
+def test_parameter_counts_of_the_zoo():
+    counts = {
+        name: sum(p.numel() for p in zoo.builder(name)().parameters())
+        for name in ("lenet", "resnet20", "resnet20-noshort")
+    }
+    assert counts == {"lenet": 62_006, "resnet20": 269_722, "resnet20-noshort": 269_722}
+
+
+def test_plane_of_linear_regression_equals_its_closed_form():
+    rng = np.random.default_rng(0)
+    x, t, n, d = rng.standard_normal((50, 7)), rng.standard_normal(50), 50, 7
+    network = FlatNetwork(nn.Linear(d, 1, bias=False), FLOAT64)
+    problem = TorchProblem(network, MSE, Split(x, t), 16)
+    assert problem.metric_names == ("loss",)
+    center, directions = rng.standard_normal(d), rng.standard_normal((2, d))
+    plane = problem.restrict(center, directions, network.buffers())
+    h, g = 2 / n * x.T @ x, 2 / n * x.T @ (x @ center - t)
+    at_center = np.mean((x @ center - t) ** 2)
+    for a in np.linspace(-2, 2, 5):
+        for b in np.linspace(-1, 3, 5):
+            step = a * directions[0] + b * directions[1]
+            expected = at_center + g @ step + 0.5 * step @ h @ step
+            assert plane.metrics(np.array([a, b]))[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_plane_points_equal_direct_evaluation():
+    torch.manual_seed(0)
+    network = FlatNetwork(trained_statistics(zoo.builder("resnet20")()), FLOAT64)
+    problem = TorchProblem(network, CROSS_ENTROPY, images(), 10)
+    theta, buffers = network.parameters(), network.buffers()
+    directions = np.random.default_rng(1).standard_normal((2, theta.size)) * 0.01
+    plane = problem.restrict(theta, directions, buffers)
+    point = plane.metrics(np.array([0.7, -1.3]))
+    direct = problem.metrics(theta + 0.7 * directions[0] - 1.3 * directions[1], buffers)
+    assert np.allclose(point, direct, rtol=1e-12)
+    assert np.array_equal(plane.metrics(np.array([0.7, -1.3])), point), "no memory of former points"
+
+
+def test_true_loss_uses_the_checkpoints_own_statistics():
+    torch.manual_seed(0)
+    network = FlatNetwork(trained_statistics(zoo.builder("resnet20")()), FLOAT64)
+    problem = TorchProblem(network, CROSS_ENTROPY, images(), 10)
+    theta, buffers = network.parameters(), network.buffers()
+    assert problem.metrics(theta, buffers)[0] != problem.metrics(theta, np.ones_like(buffers))[0]
+
+
+def test_the_users_model_stays_untouched():
+    torch.manual_seed(0)
+    module = trained_statistics(zoo.builder("resnet20")()).train()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    pointers, state = [p.data_ptr() for p in module.parameters()], torch.random.get_rng_state()
+    network = FlatNetwork(module, FLOAT32)
+    problem = TorchProblem(network, CROSS_ENTROPY, images(), 10)
+    plane = problem.restrict(network.parameters(), np.ones((2, network.layout.size)), network.buffers())
+    plane.metrics(np.array([0.1, 0.2]))
+    problem.metrics(network.parameters() * 2, network.buffers())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert [p.data_ptr() for p in module.parameters()] == pointers
+    assert all(p.grad is None for p in module.parameters())
+    assert module.training
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_dropout_is_off_and_evaluation_repeats_bit_for_bit():
+    module = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3072, 10))
+    network = FlatNetwork(module, FLOAT32)
+    problem = TorchProblem(network, CROSS_ENTROPY, images(), 10)
+    values = [problem.metrics(network.parameters(), network.buffers()) for _ in range(3)]
+    assert np.array_equal(values[0], values[1])
+    assert np.array_equal(values[0], values[2])
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 6)
+        self.fixed = nn.Parameter(torch.randn(4, 6), requires_grad=False)
+        self.head = nn.Linear(6, 11, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens):
+        return self.head(self.embed(tokens) + self.fixed).transpose(1, 2)
+
+
+def test_tied_and_frozen_parameters_and_sequence_targets():
+    torch.manual_seed(0)
+    module = Tied()
+    network = FlatNetwork(module, FLOAT64)
+    assert network.layout.size == 66, "tied weights count once, frozen ones not at all"
+    rng = np.random.default_rng(0)
+    split = Split(rng.integers(0, 11, (9, 4)), rng.integers(0, 11, (9, 4)))
+    problem = TorchProblem(network, CROSS_ENTROPY, split, 4)
+    theta = rng.standard_normal(66)
+    loss, accuracy = problem.metrics(theta, network.buffers())
+    with torch.no_grad():
+        module.double().embed.weight.copy_(torch.tensor(theta).view(11, 6))
+        outputs = module(torch.tensor(split.inputs))
+    targets = torch.tensor(split.targets)
+    assert loss == pytest.approx(float(functional.cross_entropy(outputs, targets)), rel=1e-12)
+    assert accuracy == pytest.approx(float((outputs.argmax(1) == targets).double().mean()), rel=1e-12)
+
+
+def test_nan_is_a_value_of_the_surface():
+    network = FlatNetwork(nn.Linear(2, 1, bias=False), FLOAT32)
+    problem = TorchProblem(network, MSE, Split(np.ones((3, 2)), np.ones(3)), 2)
+    assert np.isnan(problem.metrics(np.array([np.nan, 0]), network.buffers())[0])
+    assert np.isposinf(problem.metrics(np.array([1e30, 0]), network.buffers())[0])
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    spec = {"name": "lenet", "kwargs": {}}
+    torch.manual_seed(1)
+    first = build_module(spec, 3)
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    second, other = build_module(spec, 3), build_module(spec, 4)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+
+
+def test_misfits_are_one_line():
+    network = FlatNetwork(zoo.builder("lenet")(), FLOAT32)
+    with pytest.raises(LossAtlasError, match=r"model and data do not fit: inputs \(2, 3, 28, 28\)") as error:
+        TorchProblem(network, CROSS_ENTROPY, Split(np.zeros((5, 3, 28, 28), np.float32), np.zeros(5, int)), 5)
+    assert "\n" not in str(error.value)
+    with pytest.raises(LossAtlasError, match="no parameter requires a gradient"):
+        FlatNetwork(nn.ReLU(), FLOAT32)
+    with pytest.raises(LossAtlasError, match=r"building 'lenet' with kwargs .*wings"):
+        build_module({"name": "lenet", "kwargs": {"wings": 2}}, 0)
