@@ -1,0 +1,139 @@
+"""Projection of paths, ranges and the landscape store (oracle 17); NaN and inf are kept and counted."""
+
+import numpy as np
+import pytest
+from lossatlas import landscape, store, units
+from lossatlas.data import Split, Subset
+from lossatlas.directions.build import Axes
+from lossatlas.parallel import Timing, World
+
+from tests.conftest import make_trajectory
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-6)])
+def test_a_planted_path_projects_back_exactly(tmp_path, dtype, tolerance):
+    rng = np.random.default_rng(0)
+    center, axes = rng.standard_normal(400), rng.standard_normal((2, 400))
+    axes[1] += 0.8 * axes[0]  # far from orthogonal
+    planted = rng.standard_normal((20, 2))
+    away = rng.standard_normal((20, 400))
+    away -= away @ np.linalg.pinv(axes) @ axes
+    distance = np.linspace(0, 3, 20)
+    away *= (distance / np.linalg.norm(away, axis=1))[:, None]
+    thetas = (center + planted @ axes + away).astype(dtype)
+    path = landscape.project_path(make_trajectory(tmp_path, thetas), center, axes)
+    assert np.abs(path.coefficients - planted).max() < tolerance
+    assert np.abs(path.residual - distance).max() < 100 * tolerance
+
+
+def path_of(*coefficients):
+    return landscape.Path(np.array(coefficients, float), np.zeros(len(coefficients)))
+
+
+def test_range_is_the_extent_plus_a_border_on_each_side():
+    x, y = landscape.grid(path_of((0, 1), (2, 5)), {"points": [5, 3], "border": 0.4})
+    assert np.allclose(x, np.linspace(-0.8, 2.8, 5))
+    assert np.allclose(y, [1 - 1.6, 3, 5 + 1.6])
+
+
+def test_fixed_ranges_and_degenerate_extents():
+    spec = {"points": [3, 3], "border": 0.5, "range": {"x": [-7, 7]}}
+    x, y = landscape.grid(path_of((0, 1), (2, 1)), spec)
+    assert x.tolist() == [-7, 0, 7]
+    assert np.allclose(y, [1 - 2, 1, 1 + 2]), "an extent of zero borrows the other axis's"
+    x, y = landscape.grid(path_of((0, 0)), {"points": [3, 2], "border": 0.4})
+    assert x.tolist() == [-1, 0, 1]
+    assert y.tolist() == [-1, 1]
+
+
+class Saddle:
+    """A problem in closed form: L = 1 + u^2 - v^2 of the first two parameters, NaN beyond u = 1, inf below -1."""
+
+    samples, metric_names = 4, ("loss",)
+
+    def metrics(self, theta, buffers):
+        u, v = theta[0], theta[1]
+        return np.array([np.nan if u > 1 else np.inf if u < -1 else 1 + u**2 - v**2])
+
+    def restrict(self, center, directions, buffers):
+        problem = self
+
+        class Plane:
+            def metrics(self, coefficients):
+                return problem.metrics(center + coefficients @ directions, buffers)
+
+        return Plane()
+
+
+@pytest.fixture
+def saddle(tmp_path):
+    thetas = np.zeros((5, 6))
+    thetas[:, 0] = [0.9, 0.5, 0.3, 0.1, 0.0]
+    thetas[:, 1] = [0.2, 0.1, 0.3, -0.4, 0.0]
+    thetas[:, 2] = [1.0, 0.5, 0.0, 0.0, 0.0]  # leaves the plane
+    trajectory = make_trajectory(tmp_path, thetas)
+    axes = Axes(np.eye(6)[:2], ["u", "v"], np.array([0.5, 0.3]), {})
+    subset = Subset(Split(np.zeros((4, 1)), np.zeros(4)), np.arange(4), "digest", False)
+    spec = {"center": "last", "points": [9, 5], "border": 0.4, "range": {"x": [-2, 2], "y": [-1, 1]}}
+    problems = {"train": Saddle()}
+    plane = landscape.Plane(spec, axes, trajectory, problems, {"train": subset})
+    link = tmp_path / "landscape" / "p.zarr"
+    fingerprint = store.Fingerprint("landscape", spec)
+    store.find(link, tmp_path, fingerprint)
+    made = store.create(link, tmp_path, fingerprint, plane.build)
+    return made, landscape.Evaluator(made, axes, trajectory, problems), thetas
+
+
+def test_planted_saddle_with_nan_and_inf(saddle):
+    made, evaluator, thetas = saddle
+    units.compute(made, evaluator, World(), Timing(), "counter", "test")
+    counts = landscape.finish(made, {})
+    x, y = np.linspace(-2, 2, 9), np.linspace(-1, 1, 5)
+    loss = made["loss"][0]
+    assert loss.shape == (5, 9)
+    for j in range(5):
+        for i in range(9):
+            if abs(x[i]) <= 1:
+                assert loss[j, i] == pytest.approx(1 + x[i] ** 2 - y[j] ** 2, abs=1e-14)
+    assert np.isnan(loss[:, x > 1]).all()
+    assert np.isposinf(loss[:, x < -1]).all()
+    assert counts == {"points": 45, "nonfinite_points": 20}
+    assert made.attrs["nonfinite_points"] == 20
+    expected = 1 + thetas[:, 0] ** 2 - thetas[:, 1] ** 2
+    assert np.allclose(made["path_true_loss"][0], expected, atol=1e-14)
+    assert np.allclose(made["path_projected_loss"][0], expected, atol=1e-14)
+    assert np.allclose(made["path_residual"][:], thetas[:, 2], atol=1e-14)
+    assert np.allclose(made["path_x"][:], thetas[:, 0], atol=1e-14)
+
+
+def test_interrupted_units_are_found_and_only_the_rest_is_computed(saddle):
+    made, evaluator, _ = saddle
+    calls = []
+
+    def dies(row):
+        calls.append(row)
+        if len(calls) == 19:
+            raise KeyboardInterrupt
+        return evaluator(row)
+
+    with pytest.raises(KeyboardInterrupt):
+        units.compute(made, dies, World(), Timing(), "counter", "test")
+    assert units.unfinished(made) == list(range(4, 14)), "4 chunks of 4 points each are written"
+    timing = Timing()
+    again = []
+    units.compute(made, lambda row: again.append(row) or evaluator(row), World(), timing, "counter", "test")
+    assert again == list(range(16, 55))
+    assert timing.units == 10
+    assert units.unfinished(made) == []
+
+
+def test_a_chunk_of_nan_or_of_zeros_counts_as_written(saddle):
+    made, _, _ = saddle
+    units.compute(made, lambda row: np.array([np.nan if row % 8 < 4 else 0.0]), World(), Timing(), "counter", "test")
+    assert units.unfinished(made) == []
+
+
+def test_stores_stay_below_a_few_thousand_files():
+    assert landscape.points_per_chunk({}, 100) == 4
+    assert -(-201 * 201 // landscape.points_per_chunk({}, 201 * 201)) <= landscape.MAX_CHUNKS
+    assert landscape.points_per_chunk({"points_per_chunk": 3}, 10**6) == 3

@@ -1,0 +1,80 @@
+"""Real MPI ranks: every unit once, nobody waits for a busy rank, failures end all."""
+
+import json
+import sys
+import time
+
+import pytest
+from lossatlas.parallel import StaticQueue, Timing, World
+
+from tests.conftest import ROOT, mpiexec
+
+CLAIM = str(ROOT / "tests/helpers/claim.py")
+
+
+def claims(ranks, kind, units, busy=0.0):
+    done = mpiexec(ranks, sys.executable, CLAIM, kind, str(units), str(busy), str(ranks))
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("kind", ["counter", "static"])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("units", [0, 1, 3, 50])
+def test_every_unit_is_claimed_once(kind, ranks, units):
+    everyone = claims(ranks, kind, units)
+    assert sorted(u for rank in everyone for u in rank["claimed"]) == list(range(units))
+
+
+@pytest.mark.mpi
+def test_others_go_on_claiming_while_rank_0_computes():
+    everyone = claims(2, "counter", 100, busy=3.0)
+    assert len(everyone[0]["claimed"]) == 1
+    assert len(everyone[1]["claimed"]) == 99
+    assert everyone[1]["times"][-1] < 2.5, "rank 1 finished while rank 0 was still computing its first unit"
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(("started", "asked"), [(1, 3), (2, 1), (3, 2)])
+def test_a_world_of_another_size_is_refused(started, asked):
+    done = mpiexec(started, sys.executable, CLAIM, "counter", "5", "0", str(asked), check=False)
+    assert done.returncode != 0
+    assert f"mpi.ranks asks for {asked} rank(s), but this MPI world has {started}" in done.stderr
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "how", ["raise ValueError('broken')", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+)
+def test_a_rank_that_dies_ends_all(tmp_path, how):
+    script = tmp_path / "dies.py"
+    script.write_text(
+        "from lossatlas import cli\n"
+        "def main(world):\n"
+        f"    if world.rank == 1:\n        {how}\n"
+        "    world.barrier()\n"
+        "cli.run(main, ranks=3)\n"
+    )
+    start = time.monotonic()
+    done = mpiexec(3, sys.executable, str(script), check=False)
+    assert done.returncode != 0
+    assert time.monotonic() - start < 60
+    if "ValueError" in how:
+        assert "rank 1 of 3 failed" in done.stderr
+        assert "ValueError: broken" in done.stderr
+
+
+def test_static_shares_are_block_cyclic():
+    queue = StaticQueue(World(rank=1, size=3), 8)
+    assert [queue.claim() for _ in range(4)] == [1, 4, 7, None]
+
+
+def test_timing_accounts_for_every_second():
+    timing = Timing()
+    with timing("compute"):
+        time.sleep(0.05)
+    record = timing.record(rank=2)
+    assert record["rank"] == 2
+    assert 0.05 <= record["seconds"]["compute"] < 0.5
+    assert record["seconds"]["start-up"] >= 0
+    assert record["seconds"]["other"] >= 0

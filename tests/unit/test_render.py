@@ -1,0 +1,147 @@
+"""Pictures and videos, decoded again and compared with what they were made from."""
+
+import imageio_ffmpeg
+import matplotlib.image
+import numpy as np
+import pytest
+import xarray as xr
+from lossatlas.render import figures, video
+from lossatlas.render.frame import FrameRenderer
+from lossatlas.render.style import HEIGHT, WIDTH, loss_scale, percent
+
+CHOICES = {"scale": "auto", "levels": 12, "elevation": 35, "azimuth": -60}
+
+
+def datasets(surface=None, iterations=12):
+    x, y = np.linspace(-2, 2, 15), np.linspace(-1, 1, 11)
+    loss = (0.5 + x[None, :] ** 2 + y[:, None] ** 2) if surface is None else surface(x[None, :], y[:, None])
+    t = np.linspace(1, 0, iterations)
+    path_x, path_y = 1.6 * t, 0.7 * t * np.cos(4 * t)
+    on_path = 0.5 + path_x**2 + path_y**2
+    landscape = xr.Dataset(
+        {
+            "loss": (("split", "y", "x"), np.stack([loss, loss + 0.1])),
+            "path_x": ("iteration", path_x),
+            "path_y": ("iteration", path_y),
+            "path_projected_loss": (("split", "iteration"), np.stack([on_path, on_path])),
+            "path_true_loss": (("split", "iteration"), np.stack([on_path + 0.05, on_path + 0.1])),
+            "path_true_accuracy": (("split", "iteration"), np.stack([1 - t / 2, 1 - t])),
+        },
+        coords={"x": x, "y": y, "split": ["train", "test"], "iteration": np.arange(iterations)},
+        attrs={"x_label": "PCA 1", "y_label": "PCA 2", "variance_share": [0.9, 0.05]},
+    )
+    trajectory = xr.Dataset({"batch_loss": ("iteration", on_path + 0.2 * np.sin(9 * t))})
+    return landscape, trajectory
+
+
+def read(path):
+    reader = imageio_ffmpeg.read_frames(str(path))
+    meta = next(reader)
+    width, height = meta["size"]
+    return meta, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+
+
+def test_the_video_holds_every_frame_and_only_moving_parts_change(tmp_path):
+    renderer = FrameRenderer(*datasets(), CHOICES, "test: plane pca")
+    frames = [renderer.render(row).copy() for row in range(len(renderer))]
+    video.write_video(tmp_path / "v.mp4", frames, fps=7)
+    meta, decoded = read(tmp_path / "v.mp4")
+    assert meta["size"] == (1280, 720) == (WIDTH, HEIGHT)
+    assert meta["fps"] == 7
+    assert meta["codec"].startswith("h264")
+    assert len(decoded) == len(frames) == 12
+    for ours, theirs in zip(frames, decoded, strict=True):
+        assert np.abs(ours.astype(int) - theirs).mean() < 3, "the decoded frame is the frame that was drawn"
+    changed = (np.abs(frames[0].astype(int) - frames[-1]) > 30).any(axis=2)
+    assert 200 < changed.sum() < 0.05 * changed.size
+    assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
+
+
+def test_a_blitted_frame_equals_the_figure_drawn_anew():
+    """Drawing everything in one go, without kept pixels, gives the same picture."""
+    renderer = FrameRenderer(*datasets(), CHOICES, "test")
+    blitted = renderer.render(7).copy()
+    for artist in [*renderer._lines3d, *renderer._lines2d, *renderer._now, renderer._caption]:
+        artist.set_animated(False)
+    with figures.style():
+        renderer.canvas.draw()
+    anew = np.asarray(renderer.canvas.buffer_rgba())[:, :, :3]
+    different = (np.abs(blitted.astype(int) - anew) > 60).any(axis=2)
+    assert different.mean() < 2e-3
+
+
+def red(pixels):
+    r, g, b = (pixels[:, :, k].astype(int) for k in range(3))
+    return (r > 180) & (g < 90) & (b < 90)
+
+
+def test_the_path_grows_on_both_panels():
+    renderer = FrameRenderer(*datasets(), CHOICES, "test")
+    first, last = red(renderer.render(0).copy()), red(renderer.render(11).copy())
+    for half in (np.s_[:, : WIDTH // 2], np.s_[: HEIGHT // 2, WIDTH // 2 :]):
+        assert last[half].sum() > first[half].sum() + 100
+
+
+def test_the_surface_path_starts_where_the_contour_path_starts():
+    """In 3-D the path's first point is drawn at its coordinates and at the loss of its projection."""
+    landscape, trajectory = datasets()
+    renderer = FrameRenderer(landscape, trajectory, CHOICES, "test")
+    renderer.render(5)
+    x, y, z = renderer._lines3d[0].get_data_3d()
+    assert np.allclose(x, landscape["path_x"][:6])
+    assert np.allclose(y, landscape["path_y"][:6])
+    assert np.allclose(z, landscape["path_projected_loss"].sel(split="train")[:6])
+
+
+def broken(x, y):
+    loss = 0.5 + x**2 + y**2
+    return np.where(x > 1.2, np.nan, np.where(x < -1.2, np.inf, loss))
+
+
+def test_nan_and_inf_are_hatched_counted_and_never_filled(tmp_path):
+    landscape, _ = datasets(broken)
+    with figures.style():
+        figure = figures.contour_figure(landscape, CHOICES, "broken")
+        axes = figure.axes[0]
+        bad = int((~np.isfinite(landscape["loss"].sel(split="train"))).sum())
+        assert any(f"{bad} of 165 points are NaN or inf" in text.get_text() for text in axes.texts)
+        assert any(patch.get_hatch() for patch in axes.patches)
+        figures.save(figure, [tmp_path / "contour.png"])
+        figures.save(figures.surface_figure(landscape, CHOICES, "broken"), [tmp_path / "surface.png"])
+    assert matplotlib.image.imread(tmp_path / "contour.png").std() > 0.05
+
+
+def test_a_surface_of_nothing_but_nan_is_drawn():
+    landscape, trajectory = datasets(lambda x, y: np.full((11, 15), np.nan))
+    assert FrameRenderer(landscape, trajectory, CHOICES, "nan").render(3).std() > 5
+
+
+def test_scale_is_logarithmic_only_for_steep_surfaces():
+    flat, steep = datasets()[0], datasets(lambda x, y: np.exp(4 * (x + y)))[0]
+    assert not loss_scale(flat, CHOICES).log
+    assert loss_scale(steep, CHOICES).log
+    assert not loss_scale(steep, {**CHOICES, "scale": "linear"}).log
+    positions, texts = loss_scale(steep, CHOICES).ticks()
+    assert np.allclose(positions, np.log10([float(t) for t in texts]))
+    clipped = loss_scale(steep, {**CHOICES, "maximum": 5.0})
+    assert clipped.high == 5.0
+    assert clipped.clipped
+    assert np.nanmax(clipped(steep["loss"].values)) == pytest.approx(np.log10(5.0))
+
+
+def test_figures_are_written_as_pdf_and_png_and_repeat_bit_for_bit(tmp_path):
+    landscape, trajectory = datasets()
+    for folder in ("a", "b"):
+        with figures.style():
+            figure = figures.curve_figure(landscape, trajectory, "test")
+            figures.save(figure, [tmp_path / folder / "loss.pdf", tmp_path / folder / "loss.png"])
+    assert (tmp_path / "a/loss.pdf").read_bytes()[:5] == b"%PDF-"
+    assert matplotlib.image.imread(tmp_path / "a/loss.png").shape[2] == 4
+    for name in ("loss.pdf", "loss.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_axis_labels_carry_the_share_of_variance():
+    figure = figures.contour_figure(datasets()[0], CHOICES, "t")
+    assert figure.axes[0].get_xlabel() == "PCA 1 (90.0 % of path variance)"
+    assert [percent(s) for s in (0.9, 0.004, 1e-6, 0.0)] == ["90.0 %", "0.40 %", "<0.01 %", "0.00 %"]
