@@ -111,15 +111,20 @@ def natural(name):
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def checkpoint_files(wildcards):
-    """Return the files of a run's `checkpoints`; they must exist before anything starts."""
-    wanted = RUNS[wildcards.run]["checkpoints"]["files"]
+def checkpoint_files(run):
+    """Return the files of a run's `checkpoints`, a glob in natural order."""
+    wanted = RUNS[run]["checkpoints"]["files"]
     found = sorted(glob(wanted, recursive=True), key=natural) if isinstance(wanted, str) else wanted
-    missing = [file for file in found if not Path(file).is_file()]
-    if missing or not found:
-        what = f"no file {missing[0]!r}" if missing else f"no file matches {wanted!r}"
-        raise WorkflowError(f"config: runs.{wildcards.run}.checkpoints.files: {what}")
+    if not found:
+        raise WorkflowError(f"config: runs.{run}.checkpoints.files: no file matches {wanted!r}")
+    for file in found:
+        require_file(f"runs.{run}.checkpoints.files", file)
     return found
+
+
+def require_file(where, file):
+    if not Path(file).is_file():
+        raise WorkflowError(f"config: {where}: no file {file!r}")
 
 
 def directions_spec(wildcards):
@@ -165,5 +170,10 @@ def run_dir(wildcards):
     return f"{RESULTS}/{wildcards.run}"
 
 
-# Every import path must lead somewhere before any job starts.
+# What the config refers to must be there before any job starts.
 PROBLEMS = {run: problem_spec(run) for run in RUNS}
+CHECKPOINTS = {run: checkpoint_files(run) for run in IMPORTED}
+for run, settings in RUNS.items():
+    for name, directions in settings["directions"].items():
+        if "path" in directions:
+            require_file(f"runs.{run}.directions.{name}.path", directions["path"])

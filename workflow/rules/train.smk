@@ -53,7 +53,7 @@ rule train:
 
 rule checkpoints:
     input:
-        files=checkpoint_files,
+        files=lambda wildcards: CHECKPOINTS[wildcards.run],
     output:
         directory(f"{RESULTS}/{{run}}/trajectory.zarr"),
     log:

@@ -1,0 +1,128 @@
+"""`kill -9` at random instants: the same command goes on, nothing computed is lost, stores end up equal."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from tests.conftest import BIN, ROOT, environment, snakemake
+from tests.workflow.conftest import all_contents, run_config, test_config, write_config
+
+pytestmark = [pytest.mark.workflow, pytest.mark.mpi]
+TARGETS = ["rank", "job", "controller"]
+
+
+def long_config() -> dict:
+    """The test run with finer grids, so that there is something to interrupt."""
+    config = test_config()
+    tiny = config["runs"]["tiny"]
+    tiny["train"] |= {"epochs": 8, "record_every": 4}
+    tiny["planes"]["pca"]["points"] = [31, 21]
+    tiny["planes"]["random"]["points"] = [25, 25]
+    return config
+
+
+def start(folder, **extra):
+    """Start snakemake in the background, as a process group of its own."""
+    command = [str(BIN / "snakemake"), "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml"]
+    command += ["--cores", "2", "--rerun-incomplete"]
+    log = (folder / "output.log").open("a")
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(**extra), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def victims(controller: psutil.Process, target: str) -> list[psutil.Process]:
+    """Return the processes of a kind that run below the controller."""
+    if target == "controller":
+        return [controller]
+    found = []
+    for process in controller.children(recursive=True):
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        is_rank = "scripts/landscape.py" in line and "python" in line.split()[0]
+        is_job = line.split()[:1] and os.path.basename(line.split()[0]) in ("mpiexec", "mpiexec.hydra")
+        if is_rank if target == "rank" else is_job:
+            found.append(process)
+    return found
+
+
+def kill_once(folder, target: str, rng: random.Random) -> bool:
+    """Start the workflow, kill one process of a kind at a random instant; return whether one was there."""
+    process = start(folder)
+    controller = psutil.Process(process.pid)
+    deadline = time.monotonic() + rng.uniform(0.5, 3.0) + (4.0 if target == "controller" else 0.0)
+    while time.monotonic() < deadline or target != "controller":
+        if process.poll() is not None:
+            return False
+        if target != "controller" and victims(controller, target):
+            time.sleep(rng.uniform(0.0, 5.0))
+            break
+        time.sleep(0.05)
+    found = victims(controller, target) if process.poll() is None else []
+    if not found:
+        process.wait(timeout=300)
+        return False
+    os.kill(rng.choice(found).pid, signal.SIGKILL)
+    process.wait(timeout=120)
+    assert process.returncode != 0
+    return True
+
+
+def unlock(folder) -> None:
+    snakemake("--unlock", "--configfile", "config.yaml", cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("expected")
+    run_config(folder, long_config(), "--until", "landscape")
+    return all_contents(folder)
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("LOSSATLAS_KILL_ROUNDS", "1"))))
+def test_ten_random_kills_change_nothing(tmp_path, expected, seed):
+    write_config(tmp_path, long_config())
+    rng, killed = random.Random(seed), []
+    while len(killed) < 10:
+        target = TARGETS[len(killed) % 3]
+        if kill_once(tmp_path, target, rng):
+            killed.append(target)
+            if target == "controller":
+                unlock(tmp_path)
+        else:  # it was quicker: begin anew, so that there is something to kill
+            subprocess.run(["rm", "-rf", str(tmp_path / "results")], check=True)
+    done = run_config(tmp_path, long_config(), "--rerun-incomplete", "--until", "landscape")
+    assert all_contents(tmp_path) == expected
+    said = (tmp_path / "output.log").read_text() + done.stdout + done.stderr
+    found = [int(n) for n in re.findall(r"(\d+) of \d+ chunks found finished", said)]
+    assert max(found) > 0, "at least one attempt found finished chunks"
+
+
+def test_kills_between_finishing_and_linking(tmp_path, expected):
+    """Every store is killed once between its last write and its link; each attempt then goes one store further."""
+    write_config(tmp_path, long_config())
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    extra = {
+        "PYTHONPATH": str(ROOT / "tests/helpers/kill_before_link"),
+        "KILL_BEFORE_LINK_MARKS": str(marks),
+    }
+    attempts = 0
+    while attempts < 12:
+        attempts += 1
+        arguments = ("--rerun-incomplete", "--until", "landscape")
+        done = run_config(tmp_path, long_config(), *arguments, check=False, **extra)
+        if done.returncode == 0:
+            break
+    assert len(list(marks.iterdir())) == 5, "trajectory, two sets of directions, two planes"
+    assert 4 <= attempts <= 7
+    assert "found finished, nothing to compute" in done.stdout + done.stderr
+    assert all_contents(tmp_path) == expected

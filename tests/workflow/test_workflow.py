@@ -1,0 +1,271 @@
+"""The whole DAG: what it makes, what it reuses, what it refuses."""
+
+import json
+import re
+import shutil
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from lossatlas import zoo
+
+from tests.conftest import ROOT, contents, snakemake
+from tests.workflow.conftest import all_contents, run_config, test_config, write_config
+
+pytestmark = pytest.mark.workflow
+
+
+@pytest.fixture
+def poisoned_torch(tmp_path):
+    """A folder for PYTHONPATH in which importing torch fails."""
+    (tmp_path / "poison" / "torch").mkdir(parents=True)
+    (tmp_path / "poison" / "torch" / "__init__.py").write_text("raise ImportError('a dry run must not import torch')")
+    return str(tmp_path / "poison")
+
+
+def jobs(done) -> dict[str, int]:
+    """Return the job counts of a dry run."""
+    table = (done.stdout + done.stderr).split("Job stats:")[-1]
+    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
+
+
+def test_dry_run_plans_the_demo_without_torch(poisoned_torch):
+    planned = jobs(snakemake("-n", "--forceall", PYTHONPATH=poisoned_torch))
+    assert planned == {"train": 1, "directions": 2, "landscape": 2, "figures": 2, "video": 2, "all": 1, "total": 10}
+
+
+def test_slurm_profile_plans_mpi_jobs():
+    done = snakemake("--profile", str(ROOT / "slurm"), "-n", "-p", "--forceall")
+    text = done.stdout + done.stderr
+    assert text.count("srun -n 2 python") == 2
+
+
+@pytest.mark.parametrize("option", ["--dag", "--rulegraph"])
+def test_graphs_are_drawn(option):
+    assert "digraph" in snakemake(option, "--forceall").stdout
+
+
+def test_every_target_is_made_and_opens(undisturbed, recwarn):
+    run = undisturbed / "results" / "tiny"
+    expected = ["trajectory", "directions/pca", "directions/random", "landscape/pca", "landscape/random"]
+    for name in expected:
+        dataset = xr.open_zarr(run / f"{name}.zarr", chunks=None)
+        assert {"title", "summary", "fingerprint", "provenance", "attempts"} <= dataset.attrs.keys()
+        for variable in dataset.variables.values():
+            assert variable.attrs["long_name"]
+    assert not [w for w in recwarn if "onsolidated" in str(w.message)]
+    for plane in ("pca", "random"):
+        reader = imageio_ffmpeg.read_frames(str(run / "video" / f"{plane}.mp4"))
+        assert next(reader)["size"] == (1280, 720)
+        assert sum(1 for _ in reader) == 11 + 5
+        for kind in ("contour", "surface", "loss"):
+            assert (run / "figures" / f"{plane}_{kind}.pdf").stat().st_size > 5000
+            assert (run / "figures" / f"{plane}_{kind}.png").stat().st_size > 5000
+
+
+def test_the_surface_and_the_path_agree_where_they_meet(undisturbed):
+    run = undisturbed / "results" / "tiny"
+    plane = xr.open_zarr(run / "landscape" / "pca.zarr", chunks=None)
+    assert plane["path_x"].values[-1] == pytest.approx(0, abs=1e-9)
+    assert plane["path_residual"].values[-1] == pytest.approx(0, abs=1e-9)
+    true, projected = plane["path_true_loss"].values, plane["path_projected_loss"].values
+    assert np.array_equal(true[:, -1], projected[:, -1]), "the centre lies on the plane"
+    inside = plane["loss"].interp(x=plane["path_x"], y=plane["path_y"], method="cubic")
+    assert np.abs(inside - plane["path_projected_loss"]).max() < 2e-3
+
+
+def test_nothing_is_done_twice(undisturbed):
+    done = run_config(undisturbed, test_config())
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"video": {"fps": 5, "hold_seconds": 0.5}}, {"video"}),
+        ({"figures": {"levels": 7}}, {"video", "figures"}),
+        (
+            {"evaluation": {"train_samples": 90, "test_samples": 50, "batch_size": 40}},
+            {"landscape", "video", "figures"},
+        ),
+        ({"seed": 1}, {"train", "directions", "landscape", "video", "figures"}),
+    ],
+    ids=["video", "figures", "evaluation", "seed"],
+)
+def test_a_change_reruns_what_depends_on_it_and_nothing_else(undisturbed, tmp_path, changes, expected):
+    file = write_config(tmp_path, test_config(**changes))
+    planned = jobs(snakemake("-n", "--configfile", str(file), cwd=undisturbed))
+    assert planned.keys() - {"all", "total"} == expected
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(("ranks", "queue"), [(1, "counter"), (3, "counter"), (3, "static")])
+def test_stores_are_equal_bit_for_bit_on_any_number_of_ranks(undisturbed, tmp_path, ranks, queue):
+    run_config(tmp_path, test_config(mpi={"ranks": ranks, "queue": queue}))
+    for folder, size in ((tmp_path, ranks), (undisturbed, 2)):
+        for plane in ("pca", "random"):
+            timing = json.loads((folder / f"results/tiny/logs/landscape/{plane}.timing.json").read_text())
+            assert len(timing["ranks"]) == size
+            assert all(rank["units"] >= 2 for rank in timing["ranks"]), timing
+    assert all_contents(tmp_path) == all_contents(undisturbed)
+
+
+def test_settings_that_return_bring_their_store_back(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
+    before = all_contents(tmp_path / "copy")
+    other = test_config(evaluation={"train_samples": 60, "test_samples": 0})
+    done = run_config(tmp_path / "copy", other, "results/tiny/landscape/pca.zarr")
+    assert "set aside" in done.stdout + done.stderr
+    done = run_config(tmp_path / "copy", test_config(), "results/tiny/landscape/pca.zarr")
+    assert "brought back" in done.stdout + done.stderr
+    assert all_contents(tmp_path / "copy") == before
+
+
+def test_fresh_recomputes_and_gets_the_same(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
+    before = all_contents(tmp_path / "copy")
+    done = run_config(tmp_path / "copy", test_config(fresh=True), "results/tiny/landscape/pca.zarr")
+    assert "asked to compute afresh" in done.stdout + done.stderr
+    assert "0 of 22 chunks found finished" in done.stdout + done.stderr
+    assert all_contents(tmp_path / "copy") == before
+
+
+OWN = "tests.workflow.own_code.tiny_transformer"
+
+
+def own_config() -> dict:
+    return {
+        "python_path": ["."],
+        "mpi": {"ranks": 2},
+        "runs": {
+            "own": {
+                "model": {"import": "own_code.tiny_transformer:build", "kwargs": {"width": 16}},
+                "data": {"import": "own_code.tiny_transformer:load", "kwargs": {"samples": 160}},
+                "loss": {"import": "own_code.tiny_transformer:loss"},
+                "train": {"optimizer": "AdamW", "learning_rate": 0.003, "batch_size": 30, "epochs": 3, "threads": 1},
+                "evaluation": {"train_samples": 50, "test_samples": 30},
+                "directions": {
+                    "pca": {"kind": "pca"},
+                    "back": {
+                        "kind": "difference",
+                        "to": [{"iteration": "first"}, {"iteration": 6}],
+                        "normalize": "none",
+                    },
+                },
+                "planes": {"mixed": {"x": "back/1", "y": "pca/2", "points": [4, 3]}},
+                "video": {"frames": True, "hold_seconds": 0},
+            }
+        },
+    }
+
+
+def test_a_users_own_model_data_and_loss(tmp_path):
+    shutil.copytree(ROOT / "tests/workflow/own_code", tmp_path / "own_code")
+    run_config(tmp_path, own_config())
+    run = tmp_path / "results" / "own"
+    trajectory = xr.open_zarr(run / "trajectory.zarr", chunks=None)
+    layout = json.loads(trajectory.attrs["layout"])
+    names = [slot["name"] for slot in layout]
+    assert "mix.weight" in names
+    assert "unmix.weight" not in names, "tied weights count once"
+    assert "embed.weight" not in names, "frozen weights are not part of theta"
+    assert trajectory.attrs["frozen_layout"] == [["embed.weight", [10, 16]]]
+    assert trajectory.sizes == {
+        "iteration": 13,
+        "parameter": sum(np.prod(s["shape"]) for s in layout),
+        "frozen_parameter": 160,
+        "buffer": 0,
+    }
+    plane = xr.open_zarr(run / "landscape" / "mixed.zarr", chunks=None)
+    true = plane["path_true_loss"].sel(split="train").values
+    assert true[0] == pytest.approx(np.log(10), abs=0.3)
+    assert true[-1] < true[0]
+    assert plane.attrs["subset_stratified"] == {"train": False, "test": False}
+    assert plane["path_true_accuracy"].values.max() <= 1
+    assert len(list((run / "video" / "mixed_frames").glob("*.png"))) == 13
+    (tmp_path / "own_code" / "vocabulary.py").write_text("SIZE = 10\nLENGTH = 7\n")
+    file = write_config(tmp_path, own_config())
+    assert jobs(snakemake("-n", "--configfile", str(file), cwd=tmp_path))["train"] == 1, "changed code retrains"
+
+
+def test_existing_checkpoints_become_a_trajectory(tmp_path):
+    torch.manual_seed(0)
+    module, rows = zoo.builder("mlp")(hidden=[8]), []
+    for epoch in (0, 1, 2, 9, 10, 11):
+        for parameter in module.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        torch.save(module.state_dict(), tmp_path / f"epoch{epoch}.pt")
+        rows.append(torch.cat([p.detach().flatten() for p in module.parameters()]).numpy())
+    config = test_config(model={"name": "mlp", "kwargs": {"hidden": [8]}}, checkpoints={"files": "epoch*.pt"})
+    del config["runs"]["tiny"]["train"]
+    run_config(tmp_path, config, "results/tiny/video/pca.mp4")
+    trajectory = xr.open_zarr(tmp_path / "results/tiny/trajectory.zarr", chunks=None)
+    assert np.array_equal(trajectory["parameters"].values, np.stack(rows)), "natural order: epoch9 before epoch10"
+    assert np.isnan(trajectory["batch_loss"]).all()
+    assert trajectory.attrs["files"][3] == "epoch9.pt"
+
+
+def refused(tmp_path, config, *arguments) -> str:
+    """Run a config that must fail before any job starts; return what was said."""
+    done = run_config(tmp_path, config, *arguments, check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"modle": {}}, "config: runs.tiny: unknown key 'modle'; did you mean 'model'?"),
+        ({"model": {"name": "lenet5"}}, "config: runs.tiny.model.name: 'lenet5' is not one of"),
+        ({"model": {"import": "no_such_module:build"}}, "runs.tiny.model.import: no module 'no_such_module'"),
+        ({"planes": {"p": {"x": "pca/1", "y": "missing/1"}}}, "runs.tiny.planes.p.y: no directions 'missing'"),
+        ({"mpi": {"ranks": "two"}}, "config: mpi.ranks: 'two' is not of type integer"),
+    ],
+)
+def test_mistakes_in_the_config_end_before_any_job(tmp_path, changes, message):
+    text = refused(tmp_path, test_config(**changes))
+    assert message in text
+    assert not (tmp_path / "results").exists()
+
+
+def test_checkpoints_that_do_not_exist_end_before_any_job(tmp_path):
+    config = test_config(checkpoints={"files": "nowhere/*.pt"})
+    del config["runs"]["tiny"]["train"]
+    assert "no file matches 'nowhere/*.pt'" in refused(tmp_path, config)
+
+
+def test_a_directions_file_that_does_not_exist_ends_before_any_job(tmp_path):
+    config = test_config(directions={"own": {"kind": "file", "path": "nowhere.npy"}})
+    config["runs"]["tiny"]["planes"] = {"p": {"x": "own/1", "y": "own/2"}}
+    assert "runs.tiny.directions.own.path: no file 'nowhere.npy'" in refused(tmp_path, config)
+
+
+def test_failing_jobs_say_one_line_and_keep_what_was_computed(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
+    before = contents(tmp_path / "copy/results/tiny/trajectory.zarr")
+    flat = {"kind": "difference", "to": [{"iteration": 0}, {"iteration": 0}], "normalize": "none"}
+    config = test_config(directions={"flat": flat, "many": {"kind": "pca", "count": 11}})
+    config["runs"]["tiny"]["planes"] = {"p": {"x": "flat/1", "y": "flat/2"}, "q": {"x": "many/1", "y": "many/2"}}
+    text = refused(tmp_path / "copy", config, "--keep-going")
+    assert "error: plane: the directions 'to 0' and 'to 0' are linearly dependent" in text
+    assert "error: directions: 11 principal components need at least 13 recorded checkpoints" in text
+    assert contents(tmp_path / "copy/results/tiny/trajectory.zarr") == before
+
+
+def test_a_torn_store_is_named_and_mended_by_deleting_it(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
+    before = all_contents(tmp_path / "copy")
+    store = tmp_path / "copy/results/tiny/.stores/directions/pca.zarr"
+    (store / "used" / "c" / "1" / "0").unlink()
+    (tmp_path / "copy/results/tiny/landscape/pca.zarr").unlink()
+    shutil.rmtree(tmp_path / "copy/results/tiny/.stores/landscape/pca.zarr")
+    text = refused(tmp_path / "copy", test_config(), "results/tiny/landscape/pca.zarr")
+    assert "directions/pca.zarr: torn, 13 of 14 chunk files are there; delete" in text
+    shutil.rmtree(store)
+    (tmp_path / "copy/results/tiny/directions/pca.zarr").unlink()
+    run_config(tmp_path / "copy", test_config(), "results/tiny/landscape/pca.zarr")
+    assert all_contents(tmp_path / "copy") == before
