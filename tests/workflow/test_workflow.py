@@ -264,8 +264,7 @@ def test_a_torn_store_is_named_and_mended_by_deleting_it(undisturbed, tmp_path):
     (tmp_path / "copy/results/tiny/landscape/pca.zarr").unlink()
     shutil.rmtree(tmp_path / "copy/results/tiny/.stores/landscape/pca.zarr")
     text = refused(tmp_path / "copy", test_config(), "results/tiny/landscape/pca.zarr")
-    assert "directions/pca.zarr: torn, 13 of 14 chunk files are there; delete" in text
+    assert "directions/pca.zarr: torn, 11 of 12 chunk files are there; delete" in text
     shutil.rmtree(store)
-    (tmp_path / "copy/results/tiny/directions/pca.zarr").unlink()
     run_config(tmp_path / "copy", test_config(), "results/tiny/landscape/pca.zarr")
     assert all_contents(tmp_path / "copy") == before

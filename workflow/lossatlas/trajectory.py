@@ -115,27 +115,28 @@ class RowWriter:
     """Writes rows of a trajectory, as a rule a whole chunk at a time. ``written`` counts the rows on disk."""
 
     def __init__(self, store: Store):
-        self._store = store
-        self._rows: dict[str, list] = {name: [] for name in _ROW_ARRAYS}
-        self._per_chunk = store["parameters"].chunks[0]
+        self._arrays = {name: store[name] for name in _ROW_ARRAYS}  # opening one takes milliseconds
+        self._per_chunk = self._arrays["parameters"].chunks[0]
+        self._rows = {n: np.empty((self._per_chunk, *a.shape[1:]), a.dtype) for n, a in self._arrays.items()}
+        self._pending = 0
         self.written = 0
 
     def append(self, **row: np.ndarray | float) -> None:
         """Take one row (parameters, buffers, batch_loss, learning_rate); write at the end of a chunk."""
         for name in _ROW_ARRAYS:
-            self._rows[name].append(row[name])
-        if (self.written + len(self._rows["parameters"])) % self._per_chunk == 0:
+            self._rows[name][self._pending] = row[name]
+        self._pending += 1
+        if (self.written + self._pending) % self._per_chunk == 0:
             self.flush()
 
     def flush(self) -> None:
         """Write the buffered rows."""
-        count = len(self._rows["parameters"])
-        rows = slice(self.written, self.written + count)
-        for name, values in self._rows.items():
-            if count and self._store[name].size:
-                self._store[name][rows] = np.stack(values)
-            values.clear()
-        self.written += count
+        rows = slice(self.written, self.written + self._pending)
+        for name, array in self._arrays.items():
+            if self._pending and array.size:
+                array[rows] = self._rows[name][: self._pending]
+        self.written += self._pending
+        self._pending = 0
 
 
 _ROW_ARRAYS = ("parameters", "buffers", "batch_loss", "learning_rate")

@@ -166,6 +166,18 @@ def title(wildcards):
     return f"{wildcards.run}: plane {wildcards.plane}"
 
 
+def summary():
+    """Return what was made and how long each stage took the last time that it ran."""
+    lines = ["", "stage                                             seconds"]
+    for run in RUNS:
+        for file in sorted(Path(RESULTS, run, "logs").rglob("*.benchmark.tsv"), key=lambda f: f.stat().st_mtime):
+            stage = f"{run}/{file.relative_to(Path(RESULTS, run, 'logs'))}".removesuffix(".benchmark.tsv")
+            seconds = float(file.read_text().splitlines()[1].split()[0])
+            lines.append(f"{stage:<48}{seconds:>9.1f}")
+    lines += ["", *(f"video: {target}" for target in everything() if target.endswith(".mp4"))]
+    return "\n".join(lines)
+
+
 def run_dir(wildcards):
     return f"{RESULTS}/{wildcards.run}"
 

@@ -45,7 +45,7 @@ def draw_curve(axes: Axes, landscape: xr.Dataset, trajectory: xr.Dataset) -> Non
     axes.set_xlabel("iteration")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
-    axes.legend(loc="best", framealpha=0.9)
+    axes.legend(loc="best", framealpha=0.8, fontsize=8)
 
 
 def now_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
@@ -60,5 +60,6 @@ def now_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
         markersize=7,
         markeredgewidth=1.6,
         animated=animated,
+        clip_on=False,
     )
     return line, now

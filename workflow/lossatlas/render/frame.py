@@ -10,7 +10,7 @@ from lossatlas.render.style import DPI, HEIGHT, WIDTH, loss_scale, style
 
 
 class FrameRenderer:
-    """Renders frame ``row`` of a plane's video as RGB pixels, shape (720, 1280, 3), uint8.
+    """Renders frame ``row`` of a plane's video as RGBA pixels, shape (720, 1280, 4), uint8.
 
     Surface, contours and curves are drawn once and kept as pixels; each frame restores them and draws the
     moving artists on top (blitting), which is many times faster than drawing the figure anew.
@@ -29,8 +29,8 @@ class FrameRenderer:
         scale = loss_scale(landscape, choices)
         self._scale = scale
         self._surface = self.figure.add_axes((0.0, 0.04, 0.53, 0.86), projection="3d")
-        self._contour = self.figure.add_axes((0.60, 0.55, 0.385, 0.395))
-        self._curve = self.figure.add_axes((0.60, 0.085, 0.335, 0.345))
+        self._contour = self.figure.add_axes((0.60, 0.55, 0.355, 0.395))
+        self._curve = self.figure.add_axes((0.60, 0.085, 0.33, 0.345))
         surface.draw_surface(self._surface, landscape, scale, choices)
         self._surface.set_box_aspect((1, 1, 0.75), zoom=0.9)
         contour.draw_contours(self._contour, landscape, scale, choices)
@@ -56,7 +56,7 @@ class FrameRenderer:
         return len(self.iterations)
 
     def render(self, row: int) -> np.ndarray:
-        """Return the pixels of one frame."""
+        """Return the pixels of one frame; the next call overwrites them."""
         self._place(row)
         self.canvas.restore_region(self._background)
         for axes, artists in (
@@ -67,7 +67,7 @@ class FrameRenderer:
             for artist in artists:
                 axes.draw_artist(artist)
         self.figure.draw_artist(self._caption)
-        return np.asarray(self.canvas.buffer_rgba())[:, :, :3]
+        return np.asarray(self.canvas.buffer_rgba())
 
     def _place(self, row: int) -> None:
         """Move every animated artist to one iteration."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import xarray as xr
+from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Line3D
 
@@ -33,8 +34,9 @@ def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices:
     axes.set_zlim(low, high)
     positions, texts = scale.ticks()
     axes.set_zticks(positions, texts)
-    axes.locator_params(axis="x", nbins=6)
-    axes.locator_params(axis="y", nbins=6)
+    for axis in (axes.xaxis, axes.yaxis):
+        # Ticks at the ends of both axes would meet in the corner.
+        axis.set_major_locator(MaxNLocator(6, prune="both"))
     x_label, y_label = axis_labels(landscape, suffix="")
     axes.set_xlabel(x_label, labelpad=10)
     axes.set_ylabel(y_label, labelpad=12)

@@ -12,13 +12,14 @@ from lossatlas.render.style import HEIGHT, WIDTH
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
-    """Encode frames (720, 1280, 3) uint8 as H.264 in MP4; the file appears only when it is complete."""
+    """Encode opaque RGBA frames (720, 1280, 4) uint8 as H.264 in MP4; the file appears only when it is complete."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     encoder = imageio_ffmpeg.write_frames(
         str(temporary),
         (WIDTH, HEIGHT),
         fps=fps,
         codec="libx264",
+        pix_fmt_in="rgba",
         pix_fmt_out="yuv420p",
         macro_block_size=16,
         output_params=["-preset", "veryfast", "-crf", "20", "-movflags", "+faststart"],
