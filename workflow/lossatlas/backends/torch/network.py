@@ -76,6 +76,11 @@ class FlatNetwork:
         if frozen is not None:
             _scatter(self._frozen, frozen)
 
+    def unflatten_buffers(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return the buffers by name as views into a flat tensor."""
+        parts = flat.split([buffer.numel() for _, buffer in self._buffers]) if self._buffers else ()
+        return {n: part.view(b.shape) for (n, b), part in zip(self._buffers, parts, strict=True)}
+
     def vector(self, values: np.ndarray) -> Tensor:
         """Return values as a tensor of the network's precision on its device."""
         return torch.as_tensor(np.asarray(values)).to(self.device.device, self.device.dtype)

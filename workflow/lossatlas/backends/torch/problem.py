@@ -3,8 +3,10 @@
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.backends.torch.build import Loss
+from lossatlas.backends.torch.hessian import TorchHessian, functional_loss, trace_graphs
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
@@ -25,6 +27,9 @@ class TorchProblem:
         self.chunks = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
         self.class_axis = probe(network, loss, *self.chunks[0])
         self.metric_names = ("loss", "accuracy") if self.class_axis is not None else ("loss",)
+        self.functional_loss = functional_loss(network, loss)
+        self._graphs: dict[tuple, tuple] = {}
+        self._strategy: dict[str, str] = {}
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return (loss,) or (loss, accuracy) at theta."""
@@ -34,6 +39,51 @@ class TorchProblem:
     def restrict(self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray) -> "TorchRestriction":
         """Return the loss on center + span(directions), with everything on the device."""
         return TorchRestriction(self, center, directions, buffers)
+
+    def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the gradient of the mean loss at theta, shape (N,), float64."""
+        total = torch.zeros(self.layout.size, dtype=torch.float64, device=self.network.theta.device)
+        theta, buffers = self.network.vector(theta), self.network.vector(buffers)
+        for chunk in self.chunks:
+            total.add_(self.chunk_gradient(theta, buffers, chunk)[1], alpha=len(chunk[0]) / self.samples)
+        return total.cpu().numpy()
+
+    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: object) -> TorchHessian:
+        """Return the Hessian at theta; ``choices`` are those of ``TorchHessian``."""
+        return TorchHessian(self, theta, buffers, **choices)
+
+    def chunk_gradient(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return loss and gradient of one chunk's mean."""
+        theta = theta.detach().requires_grad_(True)
+        with sdpa_kernel(SDPBackend.MATH):
+            value = self.functional_loss(theta, buffers, *chunk)
+            (gradient,) = torch.autograd.grad(value, theta)
+        return value.detach(), gradient
+
+    def hessian_graphs(self, chunk: tuple[Tensor, Tensor], count: int) -> tuple:
+        """Return (primal, tangent) graphs for chunks of this shape and blocks of ``count`` vectors, traced once."""
+        key = (tuple(chunk[0].shape), tuple(chunk[1].shape), count)
+        if key not in self._graphs:
+            theta = self.network.theta.clone()
+            self._graphs[key] = trace_graphs(
+                self.functional_loss, theta, self.network.vector(self.network.buffers()), chunk, count
+            )
+        return self._graphs[key]
+
+    def hessian_strategy(self, asked: str) -> str:
+        """Return ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once."""
+        if asked not in self._strategy:
+            self._strategy[asked] = asked
+            if asked == "split":
+                try:
+                    self.hessian_graphs(self.chunks[0], 1)
+                except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+                    first = str(error).strip().split("\n")[0]
+                    print(
+                        f"Hessian products: second backward passes, for the network cannot be traced forward ({first})"
+                    )
+                    self._strategy[asked] = "rebuild"
+        return self._strategy[asked]
 
     @torch.inference_mode()
     def _evaluate(self) -> np.ndarray:

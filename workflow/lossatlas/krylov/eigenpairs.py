@@ -1,0 +1,118 @@
+"""Extremal eigenpairs at both ends by thick-restart Lanczos (Wu and Simon 2000)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lossatlas import rng
+from lossatlas.errors import LossAtlasError
+from lossatlas.krylov.lanczos import check_steps, measured_noise, orthogonalize
+from lossatlas.krylov.operator import SymmetricOperator
+
+
+@dataclass
+class Eigenpairs:
+    """Eigenvalues in descending order, unit vectors (pair, N), true residuals ||Hy - lambda y||, and a flag.
+
+    ``converged[i]`` says whether the residual is below tolerance times ||H||.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+    residuals: np.ndarray
+    converged: np.ndarray
+    products: int
+
+
+def eigenpairs(
+    operator: SymmetricOperator,
+    largest: int,
+    smallest: int = 0,
+    tolerance: float = 1e-4,
+    max_products: int = 1000,
+    seed: int = 0,
+    start: np.ndarray | None = None,
+) -> Eigenpairs:
+    """Return the ``largest`` and ``smallest`` algebraic eigenpairs.
+
+    The basis holds at most 2 (largest + smallest) + 20 vectors; when it is full it is compressed to the wanted
+    Ritz vectors and a few neighbours. Signs make the entry of largest magnitude positive.
+
+    Raises:
+        LossAtlasError: more pairs than parameters, no pair at all, or a product that is NaN or infinite.
+    """
+    wanted = largest + smallest
+    check_steps(operator.size, wanted, wanted)
+    first = rng.generator(seed, "eigenpairs start").standard_normal(operator.size) if start is None else start
+    space = _Space(operator, first, min(operator.size, 2 * wanted + 20))
+    while True:
+        space.fill(max_products)
+        values, vectors, bounds = space.ritz()
+        chosen = _ends(len(values), largest, smallest)
+        scale = np.abs(values).max()
+        if space.exhausted or space.products >= max_products or (bounds[chosen] <= 0.5 * tolerance * scale).all():
+            break
+        space.restart(values, vectors, bounds, _ends(len(values), largest, smallest, extra=wanted // 2 + 4))
+    y = vectors[:, chosen].T @ space.basis[: space.filled]
+    y /= np.linalg.norm(y, axis=1, keepdims=True)
+    return _verified(operator, y, values[chosen], tolerance * scale, space.products)
+
+
+def _ends(count: int, largest: int, smallest: int, extra: int = 0) -> np.ndarray:
+    """Return indices of both ends of ``count`` ascending values, in descending order."""
+    high = min(count, largest + extra if largest else 0)
+    low = min(count - high, smallest + extra if smallest else 0)
+    return np.concatenate([np.arange(count - 1, count - 1 - high, -1), np.arange(low - 1, -1, -1)])
+
+
+def _verified(operator: SymmetricOperator, y: np.ndarray, values: np.ndarray, limit: float, used: int) -> Eigenpairs:
+    """Measure the residuals with one more product each."""
+    products = operator.matmat(y)
+    values = np.sum(y * products, axis=1)
+    residuals = np.linalg.norm(products - values[:, None] * y, axis=1)
+    signs = np.sign(y[np.arange(len(y)), np.abs(y).argmax(axis=1)])
+    return Eigenpairs(values, y * signs[:, None], residuals, residuals <= limit, used + len(y))
+
+
+class _Space:
+    """An orthonormal basis Q (rows), the projection Q H Q^T, and the vector that comes next."""
+
+    def __init__(self, operator: SymmetricOperator, first: np.ndarray, capacity: int):
+        self.operator = operator
+        self.basis = np.empty((capacity, operator.size))
+        self.projection = np.zeros((capacity, capacity))
+        self.next = first / np.linalg.norm(first)
+        self.filled = self.products = 0
+        self.rest_norm, self.exhausted = 0.0, False
+        self.noise = measured_noise(operator, self.next)
+
+    def fill(self, max_products: int) -> None:
+        """Extend the basis to its capacity, or until nothing is left."""
+        while self.filled < len(self.basis) and not self.exhausted and self.products < max_products:
+            j = self.filled
+            self.basis[j] = self.next
+            product = self.operator.matmat(self.next[None])[0]
+            if not np.isfinite(product).all():
+                raise LossAtlasError(f"eigenpairs: product {self.products + 1} holds NaN or inf")
+            self.products += 1
+            self.filled += 1
+            coefficients = self.basis[: j + 1] @ product
+            self.projection[j, : j + 1] = self.projection[: j + 1, j] = coefficients
+            rest = orthogonalize(product, self.basis[: j + 1])
+            self.rest_norm = float(np.linalg.norm(rest))
+            if self.rest_norm <= 10 * self.noise * np.linalg.norm(product) or self.filled == self.operator.size:
+                self.exhausted, self.rest_norm = True, 0.0
+            else:
+                self.next = rest / self.rest_norm
+
+    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return ascending Ritz values, their coordinates (filled, filled) and residual bounds."""
+        values, vectors = np.linalg.eigh(self.projection[: self.filled, : self.filled])
+        return values, vectors, self.rest_norm * np.abs(vectors[-1])
+
+    def restart(self, values: np.ndarray, vectors: np.ndarray, bounds: np.ndarray, keep: np.ndarray) -> None:
+        """Compress the basis to the Ritz vectors ``keep``."""
+        self.basis[: len(keep)] = vectors[:, keep].T @ self.basis[: self.filled]
+        self.projection[:] = 0.0
+        self.projection[np.arange(len(keep)), np.arange(len(keep))] = values[keep]
+        self.filled = len(keep)

@@ -1,0 +1,120 @@
+"""Lanczos tridiagonalisation with full reorthogonalisation, for a block of independent probes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh_tridiagonal
+
+from lossatlas.errors import LossAtlasError
+from lossatlas.krylov.operator import SymmetricOperator
+
+NOISE_MARGIN = 10.0
+"""Breakdown: the next vector is shorter than this multiple of the product's noise."""
+
+
+@dataclass
+class Tridiagonal:
+    """T = Q H Q^T of one probe: ``alpha`` (steps,), ``beta`` (steps,), and the basis Q (steps, N) if it was kept.
+
+    ``beta[j]`` couples vectors j and j + 1; the last one is the norm of what is left over, zero after breakdown.
+    """
+
+    alpha: np.ndarray
+    beta: np.ndarray
+    basis: np.ndarray | None = None
+
+    @property
+    def steps(self) -> int:
+        """Number of Lanczos steps, fewer than asked for after breakdown."""
+        return len(self.alpha)
+
+    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return Gauss nodes, weights (squared first components) and residual bounds beta_m |s_mi|, each (steps,)."""
+        nodes, vectors = eigh_tridiagonal(self.alpha, self.beta[:-1])
+        return nodes, vectors[0] ** 2, self.beta[-1] * np.abs(vectors[-1])
+
+
+def lanczos(operator: SymmetricOperator, probes: np.ndarray, steps: int, keep_basis: bool = False) -> list[Tridiagonal]:
+    """Run ``steps`` Lanczos steps from every row of ``probes`` (k, N), unit vectors, in lockstep.
+
+    The recurrence is float64 whatever the products' precision; the basis is kept in the products' precision.
+    A probe stops early when its Krylov space is exhausted: the remainder is then at most a small multiple of
+    the product's measured noise.
+
+    Raises:
+        LossAtlasError: ``steps`` does not lie in 1..N, there is no probe, or a product is NaN or infinite.
+    """
+    check_steps(operator.size, steps, len(probes))
+    noise = measured_noise(operator, probes[0])
+    runs = [_Run(probe, steps, operator.dtype) for probe in probes]
+    for step in range(steps):
+        active = [run for run in runs if not run.exhausted]
+        if not active:
+            break
+        products = operator.matmat(np.stack([run.current for run in active]))
+        if not np.isfinite(products).all():
+            raise LossAtlasError(f"Lanczos step {step + 1}: the product Hv holds NaN or inf")
+        for run, product in zip(active, products, strict=True):
+            run.advance(product, noise)
+    return [run.result(keep_basis) for run in runs]
+
+
+def check_steps(size: int, steps: int, probes: int) -> None:
+    """Refuse impossible numbers of steps and probes."""
+    if probes < 1:
+        raise LossAtlasError(f"probes: {probes}; at least one is needed")
+    if not 1 <= steps <= size:
+        raise LossAtlasError(f"steps: {steps}; must lie between 1 and the number of parameters, {size}")
+
+
+def measured_noise(operator: SymmetricOperator, probe: np.ndarray) -> float:
+    """Return the relative noise of a product: how far H(v + w) is from Hv + Hw, for unit v and w.
+
+    Unlike n * eps it reflects what the products really do; repeating a product would often give zero.
+    """
+    other = np.roll(probe, 1)
+    one, two, both = operator.matmat(np.stack([probe, other, probe + other]))
+    size = max(np.linalg.norm(one), np.linalg.norm(two))
+    measured = np.linalg.norm(both - one - two) / size if size > 0 else 0.0
+    return max(measured, 4 * float(np.finfo(operator.dtype).eps))
+
+
+class _Run:
+    """The recurrence of one probe."""
+
+    def __init__(self, probe: np.ndarray, steps: int, dtype: np.dtype):
+        self.basis = np.empty((steps, probe.size), dtype)
+        self.alpha, self.beta = np.zeros(steps), np.zeros(steps)
+        self.basis[0] = probe
+        self.done, self.exhausted, self._norm = 0, False, 0.0
+
+    @property
+    def current(self) -> np.ndarray:
+        return self.basis[self.done].astype(np.float64)
+
+    def advance(self, product: np.ndarray, noise: float) -> None:
+        """Take the product with the current vector; find the next one by classical Gram-Schmidt, twice."""
+        j = self.done
+        basis = self.basis[: j + 1]
+        self.alpha[j] = self.current @ product
+        self._norm = max(self._norm, float(np.linalg.norm(product)))
+        rest = orthogonalize(product, basis)
+        self.beta[j] = np.linalg.norm(rest)
+        self.done += 1
+        if self.beta[j] <= NOISE_MARGIN * noise * self._norm:
+            self.beta[j], self.exhausted = 0.0, True
+        elif self.done < len(self.alpha):
+            self.basis[self.done] = rest / self.beta[j]
+
+    def result(self, keep_basis: bool) -> Tridiagonal:
+        n = self.done
+        return Tridiagonal(self.alpha[:n].copy(), self.beta[:n].copy(), self.basis[:n] if keep_basis else None)
+
+
+def orthogonalize(vector: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Return float64 ``vector`` minus its part in the span of the orthonormal rows of ``basis``; two passes (CGS2)."""
+    rest = vector.astype(np.float64)
+    for _ in range(2):
+        coefficients = basis @ rest.astype(basis.dtype)
+        rest -= coefficients @ basis
+    return rest
