@@ -110,26 +110,27 @@ def test_interrupted_units_are_found_and_only_the_rest_is_computed(saddle):
     made, evaluator, _ = saddle
     calls = []
 
-    def dies(row):
-        calls.append(row)
-        if len(calls) == 19:
+    def dies(unit):
+        calls.append(unit)
+        if len(calls) == 5:
             raise KeyboardInterrupt
-        return evaluator(row)
+        return evaluator(unit)
 
     with pytest.raises(KeyboardInterrupt):
         units.compute(made, dies, World(), Timing(), "counter", "test")
     assert units.unfinished(made) == list(range(4, 14)), "4 chunks of 4 points each are written"
     timing = Timing()
     again = []
-    units.compute(made, lambda row: again.append(row) or evaluator(row), World(), timing, "counter", "test")
-    assert again == list(range(16, 55))
+    units.compute(made, lambda unit: again.append(unit.start) or evaluator(unit), World(), timing, "counter", "test")
+    assert again == list(range(16, 55, 4))
     assert timing.units == 10
     assert units.unfinished(made) == []
 
 
 def test_a_chunk_of_nan_or_of_zeros_counts_as_written(saddle):
     made, _, _ = saddle
-    units.compute(made, lambda row: np.array([np.nan if row % 8 < 4 else 0.0]), World(), Timing(), "counter", "test")
+    flat = lambda unit: np.full((len(unit), 1), np.nan if unit.start % 8 < 4 else 0.0)  # noqa: E731
+    units.compute(made, flat, World(), Timing(), "counter", "test")
     assert units.unfinished(made) == []
 
 

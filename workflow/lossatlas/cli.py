@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lossatlas import store
 from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import World
 
@@ -23,6 +24,47 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--label", required=True, help="name of the job in messages")
     parser.add_argument("--fresh", action="store_true", help="set an existing store aside and compute anew")
     return parser
+
+
+def mpi_arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all MPI scripts have."""
+    parser = arguments(description)
+    parser.add_argument("--timing", type=Path, required=True, help="timing record to write, JSON")
+    parser.add_argument("--ranks", type=int, required=True, help="ranks that MPI's world must have")
+    parser.add_argument("--threads", type=int, required=True, help="threads of each rank")
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--queue", choices=["counter", "static"], required=True)
+    return parser
+
+
+def conclude(
+    args: argparse.Namespace,
+    made: store.Store,
+    finish: Callable[[store.Store, dict], dict],
+    records: list[dict],
+    device: str,
+    wall: float,
+) -> None:
+    """On rank 0, after all units: finish and link the store, write the timing record.
+
+    Args:
+        finish: the driver's function that sorts the results and marks the store finished.
+        records: one ``Timing.record`` per rank.
+    """
+    if made.finished:
+        print(f"{args.label}: found finished, nothing to compute", flush=True)
+    else:
+        chunks = sum(record["units"] for record in records)
+        ranks = len(records)
+        counts = finish(
+            made,
+            {"ranks": ranks, "threads": args.threads, "device": device, "wall_seconds": wall, "chunks": chunks},
+        )
+        print(f"{args.label}: " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items()), flush=True)
+    for record in records:
+        print(f"{args.label}: rank {record['rank']} did {record['units']} chunks; seconds: {record['seconds']}")
+    write_json(args.timing, {"label": args.label, "wall_seconds": wall, "device": device, "ranks": records})
+    store.publish(args.output, args.run_dir)
 
 
 def run(main: Callable[[World], Any], ranks: int | None = None) -> None:

@@ -159,7 +159,11 @@ class Evaluator:
         projected = np.stack([store["path_x"][:], store["path_y"][:]], axis=1)
         self.points = np.concatenate([grid_points, projected])
 
-    def __call__(self, point: int) -> np.ndarray:
+    def __call__(self, unit: range) -> np.ndarray:
+        """Return the metrics of all splits at the points of a unit, one row each."""
+        return np.stack([self.point(point) for point in unit])
+
+    def point(self, point: int) -> np.ndarray:
         """Return the metrics of all splits at one point."""
         if point < len(self.points):
             values = [plane.metrics(self.points[point]) for plane in self.planes]

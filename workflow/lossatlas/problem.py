@@ -1,10 +1,23 @@
 """The central idea: a Problem is a loss over one flat parameter vector. Everything above sees only this."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from lossatlas.layout import ParameterLayout
+
+
+class Hessian(Protocol):
+    """The Hessian at one point: products with vectors, float64."""
+
+    size: int
+    dtype: np.dtype
+
+    def matvec(self, vector: np.ndarray) -> np.ndarray:
+        """Return H v for one vector (N,)."""
+
+    def matmat(self, vectors: np.ndarray) -> np.ndarray:
+        """Return H v for every row of ``vectors`` (k, N)."""
 
 
 class Restriction(Protocol):
@@ -28,6 +41,12 @@ class Problem(Protocol):
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the metrics at theta, with the flat buffers (running statistics) that belong to it."""
+
+    def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the gradient of the loss at theta, float64 (N,)."""
+
+    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Any) -> Hessian:
+        """Return the Hessian at theta; what is reusable between products is kept in it."""
 
     def restrict(self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray) -> Restriction:
         """Return the loss on the subspace through ``center`` spanned by the rows of ``directions``."""

@@ -37,7 +37,7 @@ from lossatlas.errors import LossAtlasError
 FORMAT = 1
 """Version of the stores' structure; part of every fingerprint."""
 
-ALGORITHMS = {"trajectory": 1, "directions": 1, "landscape": 1}
+ALGORITHMS = {"trajectory": 1, "directions": 1, "landscape": 1, "spectra": 1}
 """Version of each kind's numbers; raise it when an algorithm changes, and its stores are computed anew."""
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "zarr", "mpi4py")
@@ -301,6 +301,7 @@ def add_array(
     dtype: Any = "float64",
     chunks: tuple[int, ...] | None = None,
     compress: bool = True,
+    fill_value: Any = 0,
     **attrs: Any,
 ) -> zarr.Array:
     """Create one labelled array, empty or holding ``data``; every chunk is written, fill values too.
@@ -319,6 +320,7 @@ def add_array(
         compressors="auto" if compress else None,
         dimension_names=dims,
         attributes=attrs,
+        fill_value="" if dtype is str else fill_value,
         config={"write_empty_chunks": True},
     )
     if data is not None and data.size:

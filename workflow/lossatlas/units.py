@@ -35,12 +35,12 @@ def results(store: Store) -> np.ndarray:
 
 
 def compute(
-    store: Store, row: Callable[[int], np.ndarray], world: World, timing: Timing, queue: str, label: str
+    store: Store, evaluate: Callable[[range], np.ndarray], world: World, timing: Timing, queue: str, label: str
 ) -> None:
     """Compute all unfinished units; every rank takes part and writes what it computed.
 
     Args:
-        row: returns the columns of one row; a pure function of the row's number.
+        evaluate: returns the columns of the rows of one unit; a pure function of the rows' numbers.
         queue: ``counter`` or ``static``.
     """
     work = store[ARRAY]
@@ -60,7 +60,8 @@ def compute(
             break
         start = pending[number] * per_unit
         with timing("compute"):
-            values = np.stack([np.append(row(i), 1.0) for i in range(start, min(start + per_unit, total))])
+            values = evaluate(range(start, min(start + per_unit, total)))
+            values = np.column_stack([values, np.ones(len(values))])
         with timing("write"):
             work[start : start + len(values)] = values
         timing.units += 1

@@ -53,6 +53,8 @@ def everything():
     """Return the targets of `all`: a video and figures for every plane of every run."""
     targets = []
     for run, settings in RUNS.items():
+        if "spectra" in settings:
+            targets.append(f"{RESULTS}/{run}/spectra.zarr")
         for plane in settings["planes"]:
             targets.append(f"{RESULTS}/{run}/video/{plane}.mp4")
             targets += figure_files(run, plane)
@@ -150,6 +152,10 @@ def plane_settings(wildcards):
 def plane_spec(wildcards):
     settings = plane_settings(wildcards)
     return {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"], "plane": settings}
+
+
+def spectra_spec(run):
+    return {**PROBLEMS[run], "evaluation": RUNS[run]["evaluation"], "spectra": RUNS[run]["spectra"]}
 
 
 def axis_store(wildcards, axis):

@@ -1,6 +1,12 @@
 """One folder per deep-learning framework; nothing else in the package knows one."""
 
 from types import ModuleType
+from typing import Any
+
+from lossatlas.data import Subset
+from lossatlas.errors import LossAtlasError
+from lossatlas.problem import Problem
+from lossatlas.trajectory import Trajectory
 
 
 def backend(name: str) -> ModuleType:
@@ -9,3 +15,18 @@ def backend(name: str) -> ModuleType:
     from lossatlas.backends import torch
 
     return torch
+
+
+def problems_of_run(
+    module: ModuleType, device: Any, spec: dict, trajectory: Trajectory, subsets: dict[str, Subset], batch_size: int
+) -> dict[str, Problem]:
+    """Rebuild a run's network, with its parameters that are not trained, as one problem per evaluation subset.
+
+    Raises:
+        LossAtlasError: the trajectory was recorded from another network.
+    """
+    network = module.FlatNetwork(module.build_module(spec["model"], spec["seed"]), device)
+    if network.layout != trajectory.layout:
+        raise LossAtlasError(f"{trajectory.path}: was recorded from another network than the config's model")
+    network.load(frozen=trajectory.frozen)
+    return module.problems(network, module.build_loss(spec["loss"]), subsets, batch_size)

@@ -1,0 +1,38 @@
+# Hessian spectra along training, by MPI ranks that share one queue.
+
+
+rule spectra:
+    input:
+        dataset_ready,
+        trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
+    output:
+        directory(f"{RESULTS}/{{run}}/spectra.zarr"),
+    log:
+        f"{RESULTS}/{{run}}/logs/spectra.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/spectra.benchmark.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: MPI["ranks"] * MPI["threads_per_rank"]
+    resources:
+        mpi="mpiexec",
+        tasks=MPI["ranks"],
+        cpus_per_task=MPI["threads_per_rank"],
+        mem_mb=8000,
+        runtime=480,
+    params:
+        script=SCRIPTS / "spectra.py",
+        run_dir=run_dir,
+        spec=lambda wildcards: as_json(spectra_spec(wildcards.run)),
+        device=lambda wildcards: RUNS[wildcards.run]["device"],
+        timing=f"{RESULTS}/{{run}}/logs/spectra.timing.json",
+        queue=MPI["queue"],
+        fresh=fresh(),
+    message:
+        "Hessian spectra of {wildcards.run} by {resources.tasks} MPI ranks"
+    shell:
+        "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
+        " --run-dir {params.run_dir} --label {wildcards.run}/spectra --spec {params.spec:q}"
+        " --trajectory {input.trajectory} --timing {params.timing}"
+        " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
+        " --queue {params.queue} {params.fresh} 2>&1 | tee {log}"
