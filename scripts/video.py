@@ -17,7 +17,8 @@ from lossatlas.store import open_dataset
 def main(args, _world) -> None:
     started = time.monotonic()
     landscape, trajectory = open_dataset(args.landscape), open_dataset(args.trajectory)
-    renderer = FrameRenderer(landscape, trajectory, args.choices, args.title)
+    spectra = open_dataset(args.spectra) if args.spectra else None
+    renderer = FrameRenderer(landscape, trajectory, args.choices, args.title, spectra)
     if args.frames:
         args.frames.mkdir(parents=True, exist_ok=True)
         for number, frame in enumerate(frames(renderer, args.label)):
@@ -45,6 +46,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--landscape", type=Path, required=True)
     parser.add_argument("--trajectory", type=Path, required=True)
+    parser.add_argument("--spectra", type=Path, help="spectra store; with it the frame has a density panel")
     parser.add_argument("--choices", type=json.loads, required=True, help="the config's `figures`, as JSON")
     parser.add_argument("--title", required=True)
     parser.add_argument("--label", required=True)

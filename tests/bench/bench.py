@@ -49,7 +49,7 @@ def frames_per_second() -> Row:
         renderer = FrameRenderer(landscape, trajectory, CHOICES, "bench")
         video.write_video(Path(folder) / "v.mp4", (renderer.render(i) for i in range(120)), fps=15)
         seconds = (time.perf_counter() - start) / 120
-    for artist in [*renderer._lines3d, *renderer._lines2d, *renderer._now, renderer._caption]:
+    for _, artist in renderer._moving:
         artist.set_animated(False)
     renderer._place(60)
     with figures.style():

@@ -61,7 +61,7 @@ def test_a_blitted_frame_equals_the_figure_drawn_anew():
     """Drawing everything in one go, without kept pixels, gives the same picture."""
     renderer = FrameRenderer(*datasets(), CHOICES, "test")
     blitted = renderer.render(7)[:, :, :3].copy()
-    for artist in [*renderer._lines3d, *renderer._lines2d, *renderer._now, renderer._caption]:
+    for _, artist in renderer._moving:
         artist.set_animated(False)
     with figures.style():
         renderer.canvas.draw()

@@ -37,6 +37,7 @@ def resolve(config: dict) -> dict:
     _fill(config, schema())
     for name, run in config["runs"].items():
         _check_run(f"runs.{name}", run, config)
+    _check_names(config["runs"])
     config.pop("defaults")
     return config
 
@@ -119,6 +120,19 @@ def _deref(rules: dict) -> dict:
     return rules
 
 
+def _check_names(runs: dict) -> None:
+    """Refuse a name that means eigenvectors in one run and something else in another: two rules would make it."""
+    kinds: dict[str, str] = {}
+    for run, settings in runs.items():
+        for name, directions in settings["directions"].items():
+            before = kinds.setdefault(name, directions["kind"])
+            if (before == "eigen") != (directions["kind"] == "eigen"):
+                raise LossAtlasError(
+                    f"config: runs.{run}.directions.{name}: kind {directions['kind']!r} here and {before!r} in "
+                    "another run; give one of them another name"
+                )
+
+
 def _check_run(where: str, run: dict, config: dict) -> None:
     """Check what a schema cannot say: choices, cross-references, contradictions."""
     for key, default in (("model", None), ("data", "fashion-mnist-mini"), ("loss", "cross-entropy")):
@@ -141,6 +155,8 @@ def _check_run(where: str, run: dict, config: dict) -> None:
 
 def _check_directions(where: str, directions: dict, config: dict) -> None:
     kind = directions["kind"]
+    directions.setdefault("normalize", "none" if kind == "eigen" else "filter")
+    directions.setdefault("ignore", [] if kind == "eigen" else ["bias", "norm"])
     needed = {"difference": "to", "file": "path"}.get(kind)
     if needed and needed not in directions:
         raise LossAtlasError(f"config: {where}: kind {kind!r} needs the key {needed!r}")
@@ -148,6 +164,8 @@ def _check_directions(where: str, directions: dict, config: dict) -> None:
         raise LossAtlasError(
             f"config: {where}.solver: 'incremental' always centres; set center_rows: true or solver: gram"
         )
+    if kind == "eigen" and directions["largest"] + directions["smallest"] == 0:
+        raise LossAtlasError(f"config: {where}: largest and smallest are both 0; ask for at least one eigenvector")
     for i, end in enumerate(directions.get("to", [])):
         if "run" in end and end["run"] not in config["runs"]:
             known = ", ".join(config["runs"])
@@ -177,6 +195,8 @@ def count(directions: dict) -> int | None:
     """Return how many directions a set will hold, None where only its file knows."""
     if directions["kind"] == "file":
         return None
+    if directions["kind"] == "eigen":
+        return directions["largest"] + directions["smallest"]
     return len(directions["to"]) if directions["kind"] == "difference" else directions["count"]
 
 

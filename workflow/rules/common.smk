@@ -158,6 +158,22 @@ def spectra_spec(run):
     return {**PROBLEMS[run], "evaluation": RUNS[run]["evaluation"], "spectra": RUNS[run]["spectra"]}
 
 
+def spectra_store(wildcards):
+    return f"{RESULTS}/{wildcards.run}/spectra.zarr" if "spectra" in RUNS[wildcards.run] else []
+
+
+def eigen_spec(wildcards):
+    spec = {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"]}
+    return {**spec, "directions": directions_spec(wildcards)}
+
+
+def sets_of_kind(eigen):
+    """Return a pattern of the names of direction sets that are (or are not) Hessian eigenvectors."""
+    kinds = [(n, d["kind"]) for settings in RUNS.values() for n, d in settings["directions"].items()]
+    names = sorted({name for name, kind in kinds if (kind == "eigen") == eigen})
+    return "|".join(names) or "(?!)"
+
+
 def axis_store(wildcards, axis):
     name, _ = config_module.split_axis(plane_settings(wildcards)[axis])
     return f"{RESULTS}/{wildcards.run}/directions/{name}.zarr"

@@ -12,6 +12,8 @@ rule directions:
         f"{RESULTS}/{{run}}/logs/directions/{{directions}}.log",
     benchmark:
         f"{RESULTS}/{{run}}/logs/directions/{{directions}}.benchmark.tsv"
+    wildcard_constraints:
+        directions=sets_of_kind(eigen=False),
     conda:
         "../../envs/torch.yaml"
     resources:
@@ -31,4 +33,38 @@ rule directions:
         "python {params.script} --output {output} --run-dir {params.run_dir}"
         " --label {wildcards.run}/directions/{wildcards.directions} --spec {params.spec:q}"
         " --trajectory {input.trajectory} {params.others} {params.fresh}"
+        " 2>&1 | tee {log}"
+
+
+rule eigen:
+    input:
+        dataset_ready,
+        trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
+    output:
+        directory(f"{RESULTS}/{{run}}/directions/{{directions}}.zarr"),
+    log:
+        f"{RESULTS}/{{run}}/logs/directions/{{directions}}.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/directions/{{directions}}.benchmark.tsv"
+    wildcard_constraints:
+        directions=sets_of_kind(eigen=True),
+    conda:
+        "../../envs/torch.yaml"
+    threads: MPI["ranks"] * MPI["threads_per_rank"]
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        script=SCRIPTS / "eigen.py",
+        run_dir=run_dir,
+        spec=lambda wildcards: as_json(eigen_spec(wildcards)),
+        device=lambda wildcards: RUNS[wildcards.run]["device"],
+        threads=MPI["ranks"] * MPI["threads_per_rank"],
+        fresh=fresh(),
+    message:
+        "Hessian eigenvectors {wildcards.directions} of {wildcards.run}"
+    shell:
+        "python {params.script} --output {output} --run-dir {params.run_dir}"
+        " --label {wildcards.run}/directions/{wildcards.directions} --spec {params.spec:q}"
+        " --trajectory {input.trajectory} --device {params.device} --threads {params.threads} {params.fresh}"
         " 2>&1 | tee {log}"

@@ -32,6 +32,7 @@ rule video:
     input:
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
         landscape=f"{RESULTS}/{{run}}/landscape/{{plane}}.zarr",
+        spectra=spectra_store,
     output:
         f"{RESULTS}/{{run}}/video/{{plane}}.mp4",
     log:
@@ -49,10 +50,12 @@ rule video:
         fps=lambda wildcards: RUNS[wildcards.run]["video"]["fps"],
         hold=lambda wildcards: RUNS[wildcards.run]["video"]["hold_seconds"],
         title=title,
+        spectra=lambda wildcards, input: f"--spectra {input.spectra}" if input.spectra else "",
     message:
         "Video of plane {wildcards.plane} of {wildcards.run}"
     shell:
         "python {params.script} --landscape {input.landscape} --trajectory {input.trajectory}"
+        " {params.spectra}"
         " --choices {params.choices:q} --title {params.title:q} --label {wildcards.run}/video/{wildcards.plane}"
         " --fps {params.fps} --hold-seconds {params.hold} --output {output} 2>&1 | tee {log}"
 
@@ -61,6 +64,7 @@ rule frames:
     input:
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
         landscape=f"{RESULTS}/{{run}}/landscape/{{plane}}.zarr",
+        spectra=spectra_store,
     output:
         directory(f"{RESULTS}/{{run}}/video/{{plane}}_frames"),
     log:
@@ -76,9 +80,11 @@ rule frames:
         script=SCRIPTS / "video.py",
         choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
         title=title,
+        spectra=lambda wildcards, input: f"--spectra {input.spectra}" if input.spectra else "",
     message:
         "Frames of plane {wildcards.plane} of {wildcards.run} as PNG"
     shell:
         "python {params.script} --landscape {input.landscape} --trajectory {input.trajectory}"
+        " {params.spectra}"
         " --choices {params.choices:q} --title {params.title:q} --label {wildcards.run}/frames/{wildcards.plane}"
         " --frames {output} 2>&1 | tee {log}"

@@ -98,7 +98,12 @@ def make_directions(spec: dict, trajectory: Trajectory, others: dict[str, Trajec
         raw = difference(trajectory, center, spec["to"], others)
     else:
         raw = from_file(Path(spec["path"]), trajectory.layout)
-    theta = trajectory.parameters(center)
+    return complete(raw, spec, trajectory)
+
+
+def complete(raw: RawDirections, spec: dict, trajectory: Trajectory) -> DirectionSet:
+    """Drop the ignored kinds, normalise, and measure the path's variance along each direction."""
+    theta = trajectory.parameters(trajectory.row_of(spec["center"], "directions.center"))
     used = np.stack(
         [
             normalize(drop(v, trajectory.layout, spec["ignore"]), theta, trajectory.layout, spec["normalize"])

@@ -5,8 +5,21 @@ import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lossatlas.render import contour, curve, surface
+from lossatlas.render import contour, curve, spectrum, surface
 from lossatlas.render.style import DPI, HEIGHT, WIDTH, loss_scale, style
+
+THREE_PANELS = {
+    "surface": (0.0, 0.04, 0.53, 0.86),
+    "contour": (0.60, 0.55, 0.355, 0.395),
+    "curve": (0.60, 0.085, 0.33, 0.345),
+}
+FOUR_PANELS = {
+    "surface": (0.0, 0.36, 0.53, 0.56),
+    "contour": (0.60, 0.545, 0.355, 0.41),
+    "curve": (0.07, 0.085, 0.43, 0.255),
+    "spectrum": (0.60, 0.085, 0.33, 0.335),
+}
+"""Left, bottom, width and height of each panel as shares of the frame."""
 
 
 class FrameRenderer:
@@ -16,7 +29,15 @@ class FrameRenderer:
     moving artists on top (blitting), which is many times faster than drawing the figure anew.
     """
 
-    def __init__(self, landscape: xr.Dataset, trajectory: xr.Dataset, choices: dict, title: str):
+    def __init__(
+        self,
+        landscape: xr.Dataset,
+        trajectory: xr.Dataset,
+        choices: dict,
+        title: str,
+        spectra: xr.Dataset | None = None,
+    ):
+        self._densities = spectrum.Densities(spectra, choices.get("kernel_width")) if spectra is not None else None
         with style():
             self.figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI)
             self.canvas = FigureCanvasAgg(self.figure)
@@ -28,11 +49,12 @@ class FrameRenderer:
     def _draw_background(self, landscape: xr.Dataset, trajectory: xr.Dataset, choices: dict, title: str) -> None:
         scale = loss_scale(landscape, choices)
         self._scale = scale
-        self._surface = self.figure.add_axes((0.0, 0.04, 0.53, 0.86), projection="3d")
-        self._contour = self.figure.add_axes((0.60, 0.55, 0.355, 0.395))
-        self._curve = self.figure.add_axes((0.60, 0.085, 0.33, 0.345))
+        boxes = THREE_PANELS if self._densities is None else FOUR_PANELS
+        self._surface = self.figure.add_axes(boxes["surface"], projection="3d")
+        self._contour = self.figure.add_axes(boxes["contour"])
+        self._curve = self.figure.add_axes(boxes["curve"])
         surface.draw_surface(self._surface, landscape, scale, choices)
-        self._surface.set_box_aspect((1, 1, 0.75), zoom=0.9)
+        self._surface.set_box_aspect((1, 1, 0.75) if self._densities is None else (1.3, 1.3, 0.75), zoom=0.9)
         contour.draw_contours(self._contour, landscape, scale, choices)
         curve.draw_curve(self._curve, landscape, trajectory)
         self.figure.text(0.02, 0.955, title, fontsize=14, weight="bold", va="center")
@@ -42,6 +64,18 @@ class FrameRenderer:
         self._lines3d = surface.path_lines(self._surface, animated=True)
         self._lines2d = contour.path_lines(self._contour, animated=True)
         self._now = curve.now_lines(self._curve, animated=True)
+        self._moving = [
+            *((self._surface, artist) for artist in self._lines3d),
+            *((self._contour, artist) for artist in self._lines2d),
+            *((self._curve, artist) for artist in self._now),
+            (self.figure, self._caption),
+        ]
+        if self._densities is not None:
+            axes = self.figure.add_axes(boxes["spectrum"])
+            spectrum.draw_frame(axes, self._densities)
+            self._spectrum = spectrum.moving_lines(axes, animated=True)
+            self._says = axes.text(0.98, 0.94, "", transform=axes.transAxes, ha="right", va="top", animated=True)
+            self._moving += [(axes, artist) for artist in (*self._spectrum, self._says)]
 
     def _read_path(self, landscape: xr.Dataset) -> None:
         self.iterations = landscape["iteration"].values
@@ -59,14 +93,8 @@ class FrameRenderer:
         """Return the pixels of one frame; the next call overwrites them."""
         self._place(row)
         self.canvas.restore_region(self._background)
-        for axes, artists in (
-            (self._surface, self._lines3d),
-            (self._contour, self._lines2d),
-            (self._curve, self._now),
-        ):
-            for artist in artists:
-                axes.draw_artist(artist)
-        self.figure.draw_artist(self._caption)
+        for owner, artist in self._moving:
+            owner.draw_artist(artist)
         return np.asarray(self.canvas.buffer_rgba())
 
     def _place(self, row: int) -> None:
@@ -84,3 +112,5 @@ class FrameRenderer:
         if self._accuracy is not None:
             caption += f"   accuracy {100 * self._accuracy[row]:.1f} %"
         self._caption.set_text(caption)
+        if self._densities is not None:
+            self._says.set_text(spectrum.place(self._spectrum, self._densities, iteration))

@@ -1,0 +1,63 @@
+"""The density of Hessian eigenvalues, on axes common to all frames."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from lossatlas.krylov import Spectrum
+from lossatlas.render.style import NOW_COLOR, PATH_COLOR, TEST_COLOR
+
+POINTS = 500
+FLOOR = 1e-5
+"""Lowest density drawn, as a share of the highest."""
+
+
+class Densities:
+    """Densities of all spectra of a run on one grid, with one kernel width."""
+
+    def __init__(self, spectra: xr.Dataset, sigma: float | None = None):
+        self.iterations = spectra["iteration"].values
+        size = spectra.attrs["parameters"]
+        pairs = zip(spectra["nodes"].values, spectra["weights"].values, strict=True)
+        quadratures = [Spectrum(nodes, np.nan_to_num(weights), size) for nodes, weights in pairs]
+        self.smallest, self.largest = spectra["smallest"].values, spectra["largest"].values
+        low, high = float(np.nanmin(self.smallest)), float(np.nanmax(self.largest))
+        self.sigma = sigma or max(0.01 * (high - low), 1e-12)
+        margin = 0.05 * (high - low) + 4 * self.sigma
+        self.grid = np.linspace(low - margin, high + margin, POINTS)
+        self.values = np.stack([q.density(self.grid, self.sigma).value for q in quadratures])
+
+    def at(self, iteration: int) -> int:
+        """Return which spectrum belongs to an iteration: the last one computed up to it."""
+        return max(0, int(np.searchsorted(self.iterations, iteration, side="right")) - 1)
+
+
+def draw_frame(axes: Axes, densities: Densities) -> None:
+    """Draw axes, labels and the legend; the curve itself moves."""
+    top = densities.values.max()
+    axes.set_yscale("log")
+    axes.set_ylim(FLOOR * top, 2 * top)
+    axes.set_xlim(densities.grid[0], densities.grid[-1])
+    axes.set_xlabel(f"Hessian eigenvalue λ  (kernel width σ = {densities.sigma:.2g})")
+    axes.set_ylabel("density")
+    axes.grid(alpha=0.3)
+
+
+def moving_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D, Line2D]:
+    """Add the density curve and the markers of the smallest and largest Ritz value."""
+    (curve,) = axes.plot([], [], color=PATH_COLOR, linewidth=1.6, animated=animated)
+    smallest = axes.axvline(0, color=TEST_COLOR, linewidth=1, linestyle=":", animated=animated)
+    largest = axes.axvline(0, color=NOW_COLOR, linewidth=1, linestyle=":", animated=animated)
+    return curve, smallest, largest
+
+
+def place(lines: tuple[Line2D, Line2D, Line2D], densities: Densities, iteration: int) -> str:
+    """Move curve and markers to an iteration; return what to say above."""
+    index = densities.at(iteration)
+    curve, smallest, largest = lines
+    curve.set_data(densities.grid, densities.values[index])
+    low, high = densities.smallest[index], densities.largest[index]
+    smallest.set_xdata([low, low])
+    largest.set_xdata([high, high])
+    return f"iteration {densities.iterations[index]}: λ from {low:.3g} to {high:.3g}"
