@@ -95,3 +95,27 @@ def test_every_key_is_documented():
 def test_config_readme_follows_the_schema():
     page = subprocess.run([sys.executable, ROOT / "scripts/config_docs.py"], capture_output=True, text=True, check=True)
     assert (ROOT / "config/README.md").read_text() == page.stdout, "run `make docs`"
+
+
+def test_eigenvectors_are_not_bent_unless_asked():
+    directions = {
+        "e": {"kind": "eigen"},
+        "f": {"kind": "eigen", "normalize": "filter", "ignore": ["bias"]},
+        "r": {"kind": "random"},
+    }
+    found = config.resolve(run(directions=directions, planes={}))["runs"]["a"]["directions"]
+    assert {n: (d["normalize"], d["ignore"]) for n, d in found.items()} == {
+        "e": ("none", []),
+        "f": ("filter", ["bias"]),
+        "r": ("filter", ["bias", "norm"]),
+    }
+
+
+def test_one_name_means_one_sort_of_directions():
+    given = {
+        "runs": {
+            n: {**LENET, "directions": {"d": {"kind": k}}, "planes": {}} for n, k in (("a", "eigen"), ("b", "pca"))
+        }
+    }
+    with pytest.raises(LossAtlasError, match=r"runs.b.directions.d: kind 'pca' here and 'eigen' in another run"):
+        config.resolve(given)

@@ -33,13 +33,23 @@ def jobs(done) -> dict[str, int]:
 
 def test_dry_run_plans_the_demo_without_torch(poisoned_torch):
     planned = jobs(snakemake("-n", "--forceall", PYTHONPATH=poisoned_torch))
-    assert planned == {"train": 1, "directions": 2, "landscape": 2, "figures": 2, "video": 2, "all": 1, "total": 10}
+    assert planned == {
+        "train": 1,
+        "directions": 2,
+        "eigen": 1,
+        "landscape": 3,
+        "spectra": 1,
+        "figures": 3,
+        "video": 3,
+        "all": 1,
+        "total": 15,
+    }
 
 
 def test_slurm_profile_plans_mpi_jobs():
     done = snakemake("--profile", str(ROOT / "slurm"), "-n", "-p", "--forceall")
     text = done.stdout + done.stderr
-    assert text.count("srun -n 2 python") == 2
+    assert text.count("srun -n 2 python") == 4
 
 
 @pytest.mark.parametrize("option", ["--dag", "--rulegraph"])
@@ -49,14 +59,22 @@ def test_graphs_are_drawn(option):
 
 def test_every_target_is_made_and_opens(undisturbed, recwarn):
     run = undisturbed / "results" / "tiny"
-    expected = ["trajectory", "directions/pca", "directions/random", "landscape/pca", "landscape/random"]
+    expected = [
+        "trajectory",
+        "directions/pca",
+        "directions/random",
+        "directions/eigen",
+        "spectra",
+        "landscape/pca",
+        "landscape/random",
+    ]
     for name in expected:
         dataset = xr.open_zarr(run / f"{name}.zarr", chunks=None)
         assert {"title", "summary", "fingerprint", "provenance", "attempts"} <= dataset.attrs.keys()
         for variable in dataset.variables.values():
             assert variable.attrs["long_name"]
     assert not [w for w in recwarn if "onsolidated" in str(w.message)]
-    for plane in ("pca", "random"):
+    for plane in ("pca", "random", "eigen"):
         reader = imageio_ffmpeg.read_frames(str(run / "video" / f"{plane}.mp4"))
         assert next(reader)["size"] == (1280, 720)
         assert sum(1 for _ in reader) == 11 + 5
@@ -88,9 +106,9 @@ def test_nothing_is_done_twice(undisturbed):
         ({"figures": {"levels": 7}}, {"video", "figures"}),
         (
             {"evaluation": {"train_samples": 90, "test_samples": 50, "batch_size": 40}},
-            {"landscape", "video", "figures"},
+            {"eigen", "spectra", "landscape", "video", "figures"},
         ),
-        ({"seed": 1}, {"train", "directions", "landscape", "video", "figures"}),
+        ({"seed": 1}, {"train", "directions", "eigen", "spectra", "landscape", "video", "figures"}),
     ],
     ids=["video", "figures", "evaluation", "seed"],
 )
@@ -105,8 +123,8 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else(undisturbed, tmp_pa
 def test_stores_are_equal_bit_for_bit_on_any_number_of_ranks(undisturbed, tmp_path, ranks, queue):
     run_config(tmp_path, test_config(mpi={"ranks": ranks, "queue": queue}))
     for folder, size in ((tmp_path, ranks), (undisturbed, 2)):
-        for plane in ("pca", "random"):
-            timing = json.loads((folder / f"results/tiny/logs/landscape/{plane}.timing.json").read_text())
+        for job in ("landscape/pca", "landscape/random", "spectra"):
+            timing = json.loads((folder / f"results/tiny/logs/{job}.timing.json").read_text())
             assert len(timing["ranks"]) == size
             assert all(rank["units"] >= 2 for rank in timing["ranks"]), timing
     assert all_contents(tmp_path) == all_contents(undisturbed)

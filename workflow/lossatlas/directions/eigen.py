@@ -21,7 +21,7 @@ def eigen(problem: Problem, trajectory: Trajectory, center: int, spec: dict) -> 
         operator, spec["largest"], spec["smallest"], spec["tolerance"], spec["max_products"], spec["seed"]
     )
     iteration = trajectory.iterations[center]
-    labels = [f"Hessian eigenvector, λ = {value:.3g}" for value in pairs.values]
+    labels = [f"eigenvector λ = {value:.3g}" for value in pairs.values]
     values = {"eigenvalue": pairs.values, "residual": pairs.residuals, "converged": pairs.converged.astype(np.int8)}
     notes = {"iteration": int(iteration), "products": pairs.products, "samples": problem.samples}
     return RawDirections(pairs.vectors, labels, values, notes)

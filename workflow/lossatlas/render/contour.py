@@ -25,8 +25,9 @@ def draw_contours(axes: Axes, landscape: xr.Dataset, scale: LossScale, choices: 
         bar.set_label(scale.label)
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
-    axes.set_xlabel(axis_labels(landscape)[0])
-    axes.set_ylabel(axis_labels(landscape)[1])
+    x_label, y_label = axis_labels(landscape)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label.replace(" (", "\n("))  # the height is short
 
 
 def mark_nonfinite(axes: Axes, heights: np.ndarray) -> None:

@@ -10,14 +10,14 @@ from lossatlas.render.style import DPI, HEIGHT, WIDTH, loss_scale, style
 
 THREE_PANELS = {
     "surface": (0.0, 0.04, 0.53, 0.86),
-    "contour": (0.60, 0.55, 0.355, 0.395),
-    "curve": (0.60, 0.085, 0.33, 0.345),
+    "contour": (0.62, 0.55, 0.34, 0.395),
+    "curve": (0.62, 0.085, 0.315, 0.345),
 }
 FOUR_PANELS = {
-    "surface": (0.0, 0.36, 0.53, 0.56),
-    "contour": (0.60, 0.545, 0.355, 0.41),
+    "surface": (-0.02, 0.33, 0.58, 0.62),
+    "contour": (0.62, 0.545, 0.34, 0.41),
     "curve": (0.07, 0.085, 0.43, 0.255),
-    "spectrum": (0.60, 0.085, 0.33, 0.335),
+    "spectrum": (0.62, 0.085, 0.315, 0.335),
 }
 """Left, bottom, width and height of each panel as shares of the frame."""
 
@@ -54,7 +54,7 @@ class FrameRenderer:
         self._contour = self.figure.add_axes(boxes["contour"])
         self._curve = self.figure.add_axes(boxes["curve"])
         surface.draw_surface(self._surface, landscape, scale, choices)
-        self._surface.set_box_aspect((1, 1, 0.75) if self._densities is None else (1.3, 1.3, 0.75), zoom=0.9)
+        self._surface.set_box_aspect((1, 1, 0.75) if self._densities is None else (1.3, 1.3, 0.75), zoom=0.95)
         contour.draw_contours(self._contour, landscape, scale, choices)
         curve.draw_curve(self._curve, landscape, trajectory)
         self.figure.text(0.02, 0.955, title, fontsize=14, weight="bold", va="center")

@@ -9,8 +9,8 @@ from lossatlas.krylov import Spectrum
 from lossatlas.render.style import NOW_COLOR, PATH_COLOR, TEST_COLOR
 
 POINTS = 500
-FLOOR = 1e-5
-"""Lowest density drawn, as a share of the highest."""
+FLOOR = 0.1
+"""Lowest density drawn, as a share of the peak of one single eigenvalue, 1 / (N sigma sqrt(2 pi))."""
 
 
 class Densities:
@@ -26,6 +26,7 @@ class Densities:
         self.sigma = sigma or max(0.01 * (high - low), 1e-12)
         margin = 0.05 * (high - low) + 4 * self.sigma
         self.grid = np.linspace(low - margin, high + margin, POINTS)
+        self.single = 1 / (size * self.sigma * np.sqrt(2 * np.pi))
         self.values = np.stack([q.density(self.grid, self.sigma).value for q in quadratures])
 
     def at(self, iteration: int) -> int:
@@ -35,9 +36,8 @@ class Densities:
 
 def draw_frame(axes: Axes, densities: Densities) -> None:
     """Draw axes, labels and the legend; the curve itself moves."""
-    top = densities.values.max()
     axes.set_yscale("log")
-    axes.set_ylim(FLOOR * top, 2 * top)
+    axes.set_ylim(FLOOR * densities.single, 2 * densities.values.max())
     axes.set_xlim(densities.grid[0], densities.grid[-1])
     axes.set_xlabel(f"Hessian eigenvalue λ  (kernel width σ = {densities.sigma:.2g})")
     axes.set_ylabel("density")

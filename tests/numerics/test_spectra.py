@@ -1,0 +1,142 @@
+"""The spectra driver against full eigendecompositions, interrupted and resumed (oracles 14, 19); eigenvector planes."""
+
+import numpy as np
+import pytest
+import torch
+from lossatlas import spectra, store, units
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
+from lossatlas.data import Split, Subset
+from lossatlas.directions import complete
+from lossatlas.directions.eigen import eigen
+from lossatlas.errors import LossAtlasError
+from lossatlas.krylov import probe_vectors
+from lossatlas.parallel import Timing, World
+from torch import nn
+from torch.nn import functional
+
+from tests.conftest import contents, make_trajectory
+
+FLOAT64 = Device(torch.device("cpu"), torch.float64)
+SPEC = {"stride": 3, "probes": 4, "steps": 12, "seed": 0, "distribution": "gaussian", "memory_gb": 1.0}
+
+
+def make(run_dir, module=None, spec=SPEC, thetas=None):
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    network = FlatNetwork(module or nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), FLOAT64)
+    split = Split(rng.standard_normal((17, 6)), rng.integers(0, 3, 17))
+    problem = TorchProblem(network, build_loss({"name": "cross-entropy"}), split, 5)
+    if thetas is None:
+        thetas = rng.standard_normal((8, network.layout.size))
+    trajectory = make_trajectory(run_dir, thetas, network.layout)
+    plan = spectra.Plan(spec, trajectory, problem, Subset(split, np.arange(17), "digest", True))
+    link, fingerprint = run_dir / "spectra.zarr", store.Fingerprint("spectra", spec)
+    made = store.find(link, run_dir, fingerprint) or store.create(link, run_dir, fingerprint, plan.build)
+    return made, spectra.Evaluator(spec, trajectory, problem), trajectory, problem
+
+
+def run(made, evaluator):
+    units.compute(made, evaluator, World(), Timing(), "counter", "test")
+    return spectra.finish(made, {})
+
+
+def test_spectra_along_training_equal_dense_ones(tmp_path):
+    made, evaluator, trajectory, problem = make(tmp_path)
+    assert run(made, evaluator) == {"spectra": 4, "short_runs": 0}
+    assert made["iteration"][:].tolist() == [0, 3, 6, 7]
+    size = problem.layout.size
+    probes = probe_vectors(size, range(4), 0)
+    for i, row in enumerate((0, 3, 6, 7)):
+        h = problem.linearize(trajectory.parameters(row), np.zeros(0), strategy="rebuild").matmat(np.eye(size))
+        nodes, weights = made["nodes"][i], made["weights"][i]
+        for power in (1, 2, 5):
+            exact = np.einsum("pi,ij,pj->p", probes, np.linalg.matrix_power(h, power), probes)
+            scale = np.linalg.norm(h, 2) ** power
+            assert np.abs((weights * nodes**power).sum(axis=1) - exact).max() < 1e-12 * scale
+        assert made["trace"][i] == pytest.approx(size * np.mean(np.einsum("pi,ij,pj->p", probes, h, probes)), rel=1e-10)
+        exact = np.linalg.eigvalsh(h)
+        assert abs(np.trace(h) - made["trace"][i]) < 5 * made["trace_error"][i]
+        assert exact[0] - 1e-10 <= made["smallest"][i]
+        assert made["largest"][i] <= exact[-1] + 1e-10
+        bounds = made["residual_bounds"][i]
+        distances = np.abs(nodes[:, :, None] - exact).min(axis=2)
+        assert (distances <= bounds + 1e-10).all()
+
+
+def test_interrupted_spectra_resume_to_the_same_bits(tmp_path):
+    made, evaluator, _, _ = make(tmp_path / "whole")
+    run(made, evaluator)
+    made, evaluator, _, _ = make(tmp_path / "parts")
+    calls = []
+
+    def dies(unit):
+        calls.append(unit)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return evaluator(unit)
+
+    with pytest.raises(KeyboardInterrupt):
+        units.compute(made, dies, World(), Timing(), "counter", "test")
+    assert len(units.unfinished(made)) == 2
+    made, evaluator, _, _ = make(tmp_path / "parts")
+    run(made, evaluator)
+    assert contents(tmp_path / "parts/.stores/spectra.zarr") == contents(tmp_path / "whole/.stores/spectra.zarr")
+
+
+def test_units_never_span_two_iterations():
+    assert [spectra.block_size(k) for k in (1, 2, 7, 10, 12, 13, 20, 23)] == [1, 2, 7, 10, 6, 1, 10, 1]
+
+
+def test_nan_names_iteration_and_chunk(tmp_path):
+    thetas = np.random.default_rng(0).standard_normal((8, 53))
+    thetas[6, 0] = np.nan
+    made, evaluator, _, _ = make(tmp_path, thetas=thetas)
+    with pytest.raises(LossAtlasError, match=r"spectra: iteration 6: Hessian: loss nan .* in chunk 0 of 4"):
+        units.compute(made, evaluator, World(), Timing(), "counter", "test")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"), [({"steps": 54}, "steps: 54; must lie between 1 and"), ({"probes": 0}, "probes: 0")]
+)
+def test_impossible_sizes_are_refused(tmp_path, keys, message):
+    with pytest.raises(LossAtlasError, match=message):
+        make(tmp_path, spec={**SPEC, **keys})
+
+
+class Noisy(nn.Module):
+    """Dropout that evaluation mode does not switch off."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 20), nn.Linear(20, 3)
+
+    def forward(self, x):
+        return self.b(functional.dropout(torch.tanh(self.a(x)), 0.5, training=True))
+
+
+def test_dropout_left_on_is_refused(tmp_path):
+    _, _, trajectory, problem = make(tmp_path, module=Noisy())
+    with pytest.raises(LossAtlasError, match="evaluated twice gave two results"):
+        spectra.check_deterministic(problem, trajectory)
+
+
+def test_eigenvector_plane_is_unbent_and_curves_as_its_eigenvalue(tmp_path):
+    _, _, trajectory, problem = make(tmp_path)
+    choices = {"largest": 2, "smallest": 1, "tolerance": 1e-9, "max_products": 500, "seed": 0, "memory_gb": 1.0}
+    choices |= {"kind": "eigen", "center": "last", "normalize": "none", "ignore": []}
+    raw = eigen(problem, trajectory, 7, choices)
+    theta = trajectory.parameters(7)
+    exact = np.linalg.eigvalsh(problem.linearize(theta, np.zeros(0), strategy="rebuild").matmat(np.eye(theta.size)))
+    assert np.allclose(raw.values["eigenvalue"], [exact[-1], exact[-2], exact[0]], atol=1e-9)
+    assert raw.values["converged"].all()
+    made = complete(raw, choices, trajectory)
+    assert np.array_equal(made.used, raw.vectors)
+    plane, gradient = problem.restrict(theta, made.used, np.zeros(0)), problem.gradient(theta, np.zeros(0))
+    middle = plane.metrics(np.zeros(3))[0]
+    for k in range(3):
+        step = np.zeros(3)
+        step[k] = 1e-3
+        curvature = (plane.metrics(step)[0] + plane.metrics(-step)[0] - 2 * middle) / 1e-6
+        assert curvature == pytest.approx(raw.values["eigenvalue"][k], abs=1e-4 * exact[-1])
+        slope = (plane.metrics(step)[0] - plane.metrics(-step)[0]) / 2e-3
+        assert slope == pytest.approx(gradient @ made.used[k], abs=1e-5)
