@@ -14,9 +14,9 @@ THREE_PANELS = {
     "curve": (0.62, 0.085, 0.315, 0.345),
 }
 FOUR_PANELS = {
-    "surface": (-0.02, 0.33, 0.58, 0.62),
+    "surface": (-0.02, 0.355, 0.58, 0.59),
     "contour": (0.62, 0.545, 0.34, 0.41),
-    "curve": (0.07, 0.085, 0.43, 0.255),
+    "curve": (0.07, 0.085, 0.43, 0.235),
     "spectrum": (0.62, 0.085, 0.315, 0.335),
 }
 """Left, bottom, width and height of each panel as shares of the frame."""

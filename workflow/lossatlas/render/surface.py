@@ -37,9 +37,9 @@ def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices:
     for axis in (axes.xaxis, axes.yaxis):
         # Ticks at the ends of both axes would meet in the corner.
         axis.set_major_locator(MaxNLocator(6, prune="both"))
-    x_label, y_label = axis_labels(landscape, suffix="")
-    axes.set_xlabel(x_label, labelpad=10)
-    axes.set_ylabel(y_label, labelpad=12)
+    x_label, y_label = (label.replace(" (", "\n(") for label in axis_labels(landscape, suffix=""))
+    axes.set_xlabel(x_label, labelpad=14)
+    axes.set_ylabel(y_label, labelpad=16)
     axes.set_zlabel(scale.label, labelpad=8)
 
 
