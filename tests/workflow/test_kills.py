@@ -15,6 +15,7 @@ from tests.workflow.conftest import all_contents, run_config, test_config, write
 
 pytestmark = [pytest.mark.workflow, pytest.mark.mpi]
 TARGETS = ["rank", "job", "controller"]
+STORES = ("--until", "landscape", "spectra")
 
 
 def long_config() -> dict:
@@ -47,7 +48,7 @@ def victims(controller: psutil.Process, target: str) -> list[psutil.Process]:
             line = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        is_rank = "scripts/landscape.py" in line and "python" in line.split()[0]
+        is_rank = ("scripts/landscape.py" in line or "scripts/spectra.py" in line) and "python" in line.split()[0]
         is_job = line.split()[:1] and os.path.basename(line.split()[0]) in ("mpiexec", "mpiexec.hydra")
         if is_rank if target == "rank" else is_job:
             found.append(process)
@@ -83,7 +84,7 @@ def unlock(folder) -> None:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     folder = tmp_path_factory.mktemp("expected")
-    run_config(folder, long_config(), "--until", "landscape")
+    run_config(folder, long_config(), *STORES)
     return all_contents(folder)
 
 
@@ -99,7 +100,7 @@ def test_ten_random_kills_change_nothing(tmp_path, expected, seed):
                 unlock(tmp_path)
         else:  # it was quicker: begin anew, so that there is something to kill
             subprocess.run(["rm", "-rf", str(tmp_path / "results")], check=True)
-    done = run_config(tmp_path, long_config(), "--rerun-incomplete", "--until", "landscape")
+    done = run_config(tmp_path, long_config(), "--rerun-incomplete", *STORES)
     assert all_contents(tmp_path) == expected
     said = (tmp_path / "output.log").read_text() + done.stdout + done.stderr
     found = [int(n) for n in re.findall(r"(\d+) of \d+ chunks found finished", said)]
@@ -118,11 +119,11 @@ def test_kills_between_finishing_and_linking(tmp_path, expected):
     attempts = 0
     while attempts < 12:
         attempts += 1
-        arguments = ("--rerun-incomplete", "--until", "landscape")
+        arguments = ("--rerun-incomplete", *STORES)
         done = run_config(tmp_path, long_config(), *arguments, check=False, **extra)
         if done.returncode == 0:
             break
-    assert len(list(marks.iterdir())) == 5, "trajectory, two sets of directions, two planes"
-    assert 4 <= attempts <= 7
+    assert len(list(marks.iterdir())) == 8, "trajectory, three sets of directions, three planes, spectra"
+    assert 4 <= attempts <= 10
     assert "found finished, nothing to compute" in done.stdout + done.stderr
     assert all_contents(tmp_path) == expected

@@ -50,7 +50,7 @@ rule eigen:
         directions=sets_of_kind(eigen=True),
     conda:
         "../../envs/torch.yaml"
-    threads: MPI["ranks"] * MPI["threads_per_rank"]
+    threads: lambda wildcards: directions_spec(wildcards)["threads"]
     resources:
         mem_mb=8000,
         runtime=240,
@@ -59,7 +59,7 @@ rule eigen:
         run_dir=run_dir,
         spec=lambda wildcards: as_json(eigen_spec(wildcards)),
         device=lambda wildcards: RUNS[wildcards.run]["device"],
-        threads=MPI["ranks"] * MPI["threads_per_rank"],
+        threads=lambda wildcards: directions_spec(wildcards)["threads"],
         fresh=fresh(),
     message:
         "Hessian eigenvectors {wildcards.directions} of {wildcards.run}"
