@@ -6,11 +6,13 @@ from pathlib import Path
 
 from lossatlas import cli, store
 from lossatlas.directions import make_directions
+from lossatlas.parallel import limit_threads
 from lossatlas.trajectory import Trajectory
 
 
 def main(args, _world) -> None:
     started, spec = time.monotonic(), args.spec
+    limit_threads(spec["threads"])
     path = Trajectory(args.trajectory)
     others = {name: Trajectory(Path(file)) for name, file in (pair.split("=", 1) for pair in args.other)}
     inputs = {"trajectory": path.store.identity, **{name: t.store.identity for name, t in others.items()}}
@@ -36,4 +38,4 @@ if __name__ == "__main__":
     parser.add_argument("--trajectory", type=Path, required=True)
     parser.add_argument("--other", action="append", default=[], metavar="RUN=PATH", help="trajectory of another run")
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world))
+    cli.run(lambda world: main(parsed, world), label=parsed.label)

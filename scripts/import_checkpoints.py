@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from lossatlas import backends, cli, store
+from lossatlas.errors import LossAtlasError
 from lossatlas.progress import Progress
 from lossatlas.trajectory import RowWriter, check_disk
 
@@ -36,6 +37,8 @@ def copy_rows(files: list[Path], network, read_checkpoint, found: store.Store, l
     writer, progress = RowWriter(found), Progress(label, len(files), unit="checkpoints")
     for number, file in enumerate(files):
         read_checkpoint(file, network)
+        if not np.isfinite(network.parameters()).all():
+            raise LossAtlasError(f"checkpoints: {file} holds NaN or inf among the trained parameters")
         row = {"parameters": network.parameters(), "buffers": network.buffers()}
         writer.append(**row, batch_loss=np.nan, learning_rate=np.nan)
         progress.update(number + 1)
@@ -47,4 +50,4 @@ if __name__ == "__main__":
     parser = cli.arguments(__doc__)
     parser.add_argument("--files", type=Path, nargs="+", required=True, help="checkpoints in order")
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world))
+    cli.run(lambda world: main(parsed, world), label=parsed.label)

@@ -56,4 +56,4 @@ if __name__ == "__main__":
     parser.add_argument("--x", required=True, metavar="STORE:NUMBER", help="direction of the x axis, counted from 1")
     parser.add_argument("--y", required=True, metavar="STORE:NUMBER", help="direction of the y axis")
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world), ranks=parsed.ranks)
+    cli.run(lambda world: main(parsed, world), ranks=parsed.ranks, label=parsed.label)

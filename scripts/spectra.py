@@ -40,4 +40,4 @@ if __name__ == "__main__":
     parser = cli.mpi_arguments(__doc__)
     parser.add_argument("--trajectory", type=Path, required=True)
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world), ranks=parsed.ranks)
+    cli.run(lambda world: main(parsed, world), ranks=parsed.ranks, label=parsed.label)

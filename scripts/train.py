@@ -48,4 +48,4 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--device", required=True)
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world))
+    cli.run(lambda world: main(parsed, world), label=parsed.label)

@@ -56,4 +56,4 @@ if __name__ == "__main__":
     parser.add_argument("--fps", type=int, default=15)
     parser.add_argument("--hold-seconds", type=float, default=0.0)
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world))
+    cli.run(lambda world: main(parsed, world), label=parsed.label)

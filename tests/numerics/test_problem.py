@@ -185,3 +185,22 @@ def test_misfits_are_one_line():
         FlatNetwork(nn.ReLU(), FLOAT32)
     with pytest.raises(LossAtlasError, match=r"building 'lenet' with kwargs .*wings"):
         build_module({"name": "lenet", "kwargs": {"wings": 2}}, 0)
+
+
+def test_losses_that_are_no_mean_and_targets_that_are_no_classes_are_refused():
+    network, rng = FlatNetwork(nn.Linear(4, 3), FLOAT32), np.random.default_rng(0)
+    x, classes, real = rng.standard_normal((9, 4)), rng.integers(0, 3, 9), rng.standard_normal((9, 3))
+    with pytest.raises(LossAtlasError, match=r"cross-entropy needs integer classes, .* use loss: \{name: mse\}"):
+        TorchProblem(network, CROSS_ENTROPY, Split(x, real), 4)
+    with pytest.raises(LossAtlasError, match="it must be the mean over the batch"):
+        TorchProblem(network, lambda o, t: functional.cross_entropy(o, t, reduction="sum"), Split(x, classes), 4)
+    shares = np.abs(real) / np.abs(real).sum(axis=1, keepdims=True)
+    assert TorchProblem(network, CROSS_ENTROPY, Split(x, shares), 4).metric_names == ("loss",)
+    assert TorchProblem(network, CROSS_ENTROPY, Split(x, classes.astype(np.int32)), 4).class_axis == 1
+
+
+def test_a_single_logit_has_no_accuracy():
+    network, rng = FlatNetwork(nn.Linear(4, 1), FLOAT32), np.random.default_rng(0)
+    split = Split(rng.standard_normal((9, 4)), rng.integers(0, 2, 9))
+    loss = lambda o, t: functional.binary_cross_entropy_with_logits(o[:, 0], t.to(o.dtype))  # noqa: E731
+    assert TorchProblem(network, loss, split, 4).metric_names == ("loss",)

@@ -162,6 +162,7 @@ def test_learning_rate_and_seed_matter(tmp_path):
     [
         ({"optimizer": "Sgd"}, "train.optimizer: 'Sgd' is not"),
         ({"optimizer": "LBFGS"}, "train.optimizer: 'LBFGS' is not a first-order optimiser"),
+        ({"optimizer_kwargs": {"lr": 1}}, "give the learning rate as train.learning_rate"),
         ({"optimizer_kwargs": {"momentun": 1}}, "train.optimizer_kwargs: SGD refuses its arguments"),
         ({"schedule": {"name": "Cosine", "kwargs": {}}}, "train.schedule.name: 'Cosine' is not"),
         ({"schedule": {"name": "StepLR", "kwargs": {}}}, "train.schedule.kwargs: StepLR refuses"),
@@ -224,3 +225,18 @@ def test_checkpoints_of_another_network_or_with_code_are_refused(tmp_path):
     torch.save(zoo.builder("lenet")(), tmp_path / "pickled.pt")
     with pytest.raises(LossAtlasError, match="cannot be loaded weights-only"):
         read_checkpoint(tmp_path / "pickled.pt", network)
+
+
+def test_a_batch_that_batchnorm_refuses_is_named():
+    class Norm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4), nn.BatchNorm1d(4), nn.Linear(4, 10))
+
+        def forward(self, x):
+            return self.net(x)
+
+    made = TorchTrainer(FlatNetwork(Norm(), FLOAT32), LOSS, split(17), settings(), 0)
+    made.step(0)
+    with pytest.raises(LossAtlasError, match=r"iteration 1 with a batch of 1 samples failed .*train.batch_size"):
+        made.step(1)

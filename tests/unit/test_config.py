@@ -28,7 +28,7 @@ BAD = [
     ({"runs": {"a": {"model": {"name": "lenett"}}}}, "'lenett' is not one of"),
     ({"runs": {"a": {"model": {}}}}, "runs.a.model: give 'name'"),
     ({"runs": {"a": {"model": {"name": "lenet", "import": "m:f"}}}}, "not both"),
-    ({"runs": {"a": {"model": {"import": "no colon"}}}}, "does not have the form"),
+    ({"runs": {"a": {"model": {"import": "no colon"}}}}, "an import path is written as"),
     (run(train={"epochs": "many"}), "runs.a.train.epochs: 'many' is not of type number"),
     (run(train={"batch_size": 0}), "runs.a.train.batch_size"),
     (run(train={}, checkpoints={"files": "*.pt"}), "either 'train' or 'checkpoints'"),
@@ -36,7 +36,8 @@ BAD = [
     (run(planes={"p": {"x": "pcb/1", "y": "pca/2"}}), "no directions 'pcb' in this run; did you mean 'pca'?"),
     (run(planes={"p": {"x": "pca/1", "y": "pca/3"}}), "has only 2 direction(s)"),
     (run(planes={"p": {"x": "pca/1", "y": "pca/1"}}), "a plane needs two directions"),
-    (run(planes={"p": {"x": "pca/0", "y": "pca/1"}}), "does not have the form"),
+    (run(planes={"p": {"x": "pca/0", "y": "pca/1"}}), "counted from 1"),
+    (run(train={"learning_rate": "1e-2"}), "is text to YAML; write it with a point"),
     (run(planes={"p": {"x": "pca/1", "y": "pca/2", "range": {"x": [1, -1]}}}), "not [smaller, larger]"),
     (run(directions={"d": {"kind": "difference"}}, planes={}), "needs the key 'to'"),
     (run(directions={"d": {"kind": "difference", "to": [{"run": "b"}]}}, planes={}), "no run 'b'; runs: a"),
@@ -119,3 +120,8 @@ def test_one_name_means_one_sort_of_directions():
     }
     with pytest.raises(LossAtlasError, match=r"runs.b.directions.d: kind 'pca' here and 'eigen' in another run"):
         config.resolve(given)
+
+
+@pytest.mark.parametrize(("given", "expected"), [("true", True), ("false", False), (True, True)])
+def test_fresh_from_the_command_line(given, expected):
+    assert config.resolve({**run(), "fresh": given})["fresh"] is expected

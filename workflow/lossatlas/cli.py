@@ -67,11 +67,12 @@ def conclude(
     store.publish(args.output, args.run_dir)
 
 
-def run(main: Callable[[World], Any], ranks: int | None = None) -> None:
+def run(main: Callable[[World], Any], ranks: int | None = None, label: str = "") -> None:
     """Run a script's ``main`` and turn errors into an exit status; with MPI one rank's failure ends all.
 
     Args:
         ranks: the size that MPI's world must have; None for a script on its own.
+        label: name of the job, put before errors.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     world = World()
@@ -84,7 +85,7 @@ def run(main: Callable[[World], Any], ranks: int | None = None) -> None:
     except LossAtlasError as error:
         if os.environ.get("LOSSATLAS_TRACEBACK"):
             traceback.print_exc()
-        _fail(world, f"error: {error}", 2)
+        _fail(world, f"{label}: error: {error}" if label else f"error: {error}", 2)
     except Exception:
         _fail(world, f"rank {world.rank} of {world.size} failed:\n{traceback.format_exc()}", 1)
 

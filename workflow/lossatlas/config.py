@@ -29,6 +29,8 @@ def resolve(config: dict) -> dict:
             other. The message names the key, the value and what would be right.
     """
     config = copy.deepcopy(dict(config))
+    if config.get("fresh") in ("true", "false"):  # `--config fresh=true` arrives as text
+        config["fresh"] = config["fresh"] == "true"
     _validate({**config, "runs": {}} if isinstance(config.get("runs"), dict) else config, minimum_runs=0)
     runs = config.get("runs") or {}
     shared = config.get("defaults", {})
@@ -80,13 +82,24 @@ def _explain(error) -> str:
     if error.validator == "required":
         missing = [key for key in error.validator_value if key not in error.instance]
         return f"{where}: the key {missing[0]!r} is missing"
+    if error.validator == "type" and error.validator_value == "number" and _is_number(error.instance):
+        return f"{where}: {error.instance!r} is text to YAML; write it with a point, such as 1.0e-2 or 0.01"
     if error.validator == "type":
         return f"{where}: {error.instance!r} is not of type {error.validator_value}"
     if error.validator == "anyOf":
         return f"{where}: {error.instance!r} does not fit: {_alternatives(error.validator_value)}"
     if error.validator == "pattern":
-        return f"{where}: {error.instance!r} does not have the form {error.validator_value}"
+        meaning = error.schema.get("description", error.validator_value)
+        return f"{where}: {error.instance!r} does not have the right form: {meaning}"
     return f"{where}: {error.message}"
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        float(text)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _alternatives(options: list[dict]) -> str:

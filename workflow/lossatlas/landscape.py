@@ -127,7 +127,7 @@ class Plane:
     def _add_results(self, group: zarr.Group, nx: int, ny: int) -> None:
         splits, iterations = len(self.problems), len(self.trajectory)
         for name in metric_names(self.problems):
-            units_of = {"loss": "nat", "accuracy": "share of samples"}[name]
+            units_of = {"loss": "mean per sample", "accuracy": "share of samples"}[name]
             add_array(group, name, ("split", "y", "x"), shape=(splits, ny, nx), long_name=name, units=units_of)
             for kind, text in (("true", "of the checkpoint itself"), ("projected", "at the checkpoint's projection")):
                 add_array(
@@ -187,7 +187,8 @@ def finish(store: Store, attempt: dict[str, Any]) -> dict:
         store[name][...] = column[:, :n].reshape(splits, ny, nx)
         store[f"path_projected_{name}"][...] = column[:, n : n + iterations]
         store[f"path_true_{name}"][...] = column[:, n + iterations :]
-    nonfinite = int((~np.isfinite(values[:n, :, 0])).any(axis=1).sum())
+    counts = (~np.isfinite(values[:n, :, 0])).sum(axis=0).tolist()
+    nonfinite = dict(zip(store["split"][:].tolist(), counts, strict=True))
     store.update(nonfinite_points=nonfinite)
     store.finish(attempt)
     return {"points": n, "nonfinite_points": nonfinite}

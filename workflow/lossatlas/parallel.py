@@ -56,6 +56,19 @@ def world(ranks: int) -> World:
     return World(comm.rank, comm.size, local.rank, comm)
 
 
+def limit_threads(threads: int) -> None:
+    """Hold NumPy's and SciPy's BLAS to a number of threads, in this process from now on.
+
+    Left alone it takes every core: ranks would crowd each other, and sums would depend on the machine.
+    """
+    from threadpoolctl import threadpool_limits
+
+    _limits.append(threadpool_limits(limits=threads, user_api="blas"))
+
+
+_limits: list = []  # a limit lasts as long as its object
+
+
 class WorkQueue(Protocol):
     """Hands out 0, 1, ..., n - 1, each to one rank. All ranks create and close it together."""
 

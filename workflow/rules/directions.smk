@@ -16,6 +16,7 @@ rule directions:
         directions=sets_of_kind(eigen=False),
     conda:
         "../../envs/torch.yaml"
+    threads: lambda wildcards: directions_spec(wildcards)["threads"]
     resources:
         mem_mb=4000,
         runtime=30,

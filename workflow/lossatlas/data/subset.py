@@ -29,12 +29,13 @@ def evaluation_subsets(dataset: Dataset, spec: dict) -> dict[str, Subset]:
         LossAtlasError: test samples are asked for of a dataset without a test set.
     """
     subsets = {"train": choose(dataset.train, spec["train_samples"], spec["seed"], "evaluation/train")}
-    if spec["test_samples"] > 0:
+    test_samples = spec.get("test_samples", 500 if dataset.test is not None else 0)
+    if test_samples > 0:
         if dataset.test is None:
             raise LossAtlasError(
-                f"evaluation.test_samples: {spec['test_samples']}, but the dataset has no test set; set it to 0"
+                f"evaluation.test_samples: {test_samples}, but the dataset has no test set; set it to 0"
             )
-        subsets["test"] = choose(dataset.test, spec["test_samples"], spec["seed"], "evaluation/test")
+        subsets["test"] = choose(dataset.test, test_samples, spec["seed"], "evaluation/test")
     return subsets
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from lossatlas.render.style import COLORMAP, NONFINITE_COLOR, NOW_COLOR, PATH_COLOR, LossScale, axis_labels
 
@@ -36,16 +37,8 @@ def mark_nonfinite(axes: Axes, heights: np.ndarray) -> None:
     if count == 0:
         return
     axes.set_facecolor(NONFINITE_COLOR)
-    axes.axvspan(
-        0,
-        1,
-        transform=axes.transAxes,
-        facecolor="none",
-        edgecolor="#888888",
-        hatch="xx",
-        linewidth=0,
-        zorder=0,
-    )
+    everywhere = {"transform": axes.transAxes, "facecolor": "none", "edgecolor": "#888888", "hatch": "xx"}
+    axes.add_patch(Rectangle((0, 0), 1, 1, linewidth=0, zorder=0, **everywhere))
     text = f"{count} of {heights.size} points are NaN or inf (hatched)"
     axes.text(
         0.02,

@@ -10,12 +10,12 @@ from lossatlas.render.style import DPI, HEIGHT, WIDTH, loss_scale, style
 
 THREE_PANELS = {
     "surface": (0.0, 0.04, 0.53, 0.86),
-    "contour": (0.62, 0.55, 0.34, 0.395),
+    "contour": (0.62, 0.55, 0.325, 0.395),
     "curve": (0.62, 0.085, 0.315, 0.345),
 }
 FOUR_PANELS = {
     "surface": (-0.02, 0.355, 0.58, 0.59),
-    "contour": (0.62, 0.545, 0.34, 0.41),
+    "contour": (0.62, 0.545, 0.325, 0.41),
     "curve": (0.07, 0.085, 0.43, 0.235),
     "spectrum": (0.62, 0.085, 0.315, 0.335),
 }

@@ -59,7 +59,7 @@ class LossScale:
     def ticks(self) -> tuple[np.ndarray, list[str]]:
         """Return tick heights and the losses that they stand for."""
         if not self.log:
-            values = matplotlib.ticker.MaxNLocator(6).tick_values(self.low, self.high)
+            values = matplotlib.ticker.MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
         else:
             decades = np.arange(np.floor(np.log10(self.low)), np.ceil(np.log10(self.high)) + 1)
             steps = (1, 2, 5) if len(decades) < 4 else (1,)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.parallel import limit_threads
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def set_up(device: str, dtype: str, threads: int, local_rank: int = 0) -> Device
         LossAtlasError: ``cuda`` on a machine without a usable GPU.
     """
     torch.set_num_threads(threads)
+    limit_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

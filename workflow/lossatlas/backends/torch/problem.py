@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.backends.torch.build import Loss
@@ -128,6 +129,8 @@ def to_tensors(split: Split, network: FlatNetwork) -> tuple[Tensor, Tensor]:
     if tensors[0].ndim == 4:
         # Convolutions run fastest on channels-last images; values and results stay the same.
         tensors[0] = tensors[0].contiguous(memory_format=torch.channels_last)
+    if not tensors[1].is_floating_point():
+        tensors[1] = tensors[1].long()  # what class losses ask for
     return tensors[0], tensors[1]
 
 
@@ -146,8 +149,28 @@ def probe(network: FlatNetwork, loss: Loss, inputs: Tensor, targets: Tensor) -> 
             f"model and data do not fit: inputs {tuple(inputs.shape)} {inputs.dtype}, targets "
             f"{tuple(targets.shape)} {targets.dtype} gave {type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
-    integer = not targets.is_floating_point()
-    return 1 if integer and isinstance(outputs, Tensor) and outputs.ndim == targets.ndim + 1 else None
+    _check_loss(loss, outputs, targets)
+    scores = isinstance(outputs, Tensor) and outputs.ndim == targets.ndim + 1 and outputs.shape[1] > 1
+    return 1 if scores and not targets.is_floating_point() else None
+
+
+def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse losses that are no mean over samples, and class losses of targets that are no classes."""
+    if not isinstance(outputs, Tensor):
+        return
+    if loss is functional.cross_entropy and targets.is_floating_point():
+        shares = targets.shape == outputs.shape and bool(torch.allclose(targets.sum(1), torch.ones(())))
+        if not shares:
+            raise LossAtlasError(
+                f"loss: cross-entropy needs integer classes, the targets are {targets.dtype} of shape "
+                f"{tuple(targets.shape[1:])} per sample; use loss: {{name: mse}} or your own"
+            )
+    once, twice = loss(outputs, targets), loss(torch.cat([outputs] * 2), torch.cat([targets] * 2))
+    if torch.isfinite(once) and abs(float(twice - once)) > 1e-3 * abs(float(once)):
+        raise LossAtlasError(
+            f"loss: the same samples given twice change it from {float(once):.6g} to {float(twice):.6g}; "
+            "it must be the mean over the batch (or one value per sample), not a sum"
+        )
 
 
 def problems(network: FlatNetwork, loss: Loss, subsets: dict[str, Subset], batch_size: int) -> dict[str, TorchProblem]:

@@ -48,7 +48,14 @@ class TorchTrainer:
         torch.manual_seed(rng.torch_seed(self.seed, "dropout", iteration))
         self.network.module.train()
         self.optimizer.zero_grad()
-        loss = self.loss(self.network.module(inputs), targets)
+        try:
+            loss = self.loss(self.network.module(inputs), targets)
+        except (RuntimeError, ValueError) as error:
+            raise LossAtlasError(
+                f"train: iteration {iteration} with a batch of {len(inputs)} samples failed with "
+                f"{type(error).__name__}: {str(error).splitlines()[0]} "
+                "(a ragged last batch of one sample and BatchNorm? choose another train.batch_size)"
+            ) from error
         value, rate = float(loss.detach()), float(self.optimizer.param_groups[0]["lr"])
         if not math.isfinite(value):
             raise LossAtlasError(
@@ -97,6 +104,8 @@ class TorchTrainer:
             "LBFGS",
         ):
             raise LossAtlasError(f"train.optimizer: {name!r} is not a first-order optimiser in torch.optim")
+        if "lr" in self.spec["optimizer_kwargs"]:
+            raise LossAtlasError("train.optimizer_kwargs: give the learning rate as train.learning_rate, not as 'lr'")
         trainable = [p for p in self.network.module.parameters() if p.requires_grad]
         return _make(
             maker,
