@@ -15,7 +15,7 @@ def main(args, _world) -> None:
     limit_threads(spec["threads"])
     path = Trajectory(args.trajectory)
     others = {name: Trajectory(Path(file)) for name, file in (pair.split("=", 1) for pair in args.other)}
-    inputs = {"trajectory": path.store.identity, **{name: t.store.identity for name, t in others.items()}}
+    inputs = {"trajectory": path.store.identity, **{f"run/{name}": t.store.identity for name, t in others.items()}}
     if spec["kind"] == "file":
         inputs["file"] = hashlib.sha256(Path(spec["path"]).read_bytes()).hexdigest()
     fingerprint = store.Fingerprint("directions", spec, inputs)
@@ -23,10 +23,11 @@ def main(args, _world) -> None:
     if made is not None and made.finished:
         print(f"{args.label}: found finished, nothing to compute", flush=True)
     else:
-        directions = make_directions(spec, path, others)
-        made = made or store.create(
-            args.output, args.run_dir, fingerprint, lambda group: directions.build(group, path.layout, spec)
-        )
+        if made is None:
+            directions = make_directions(spec, path, others)
+            made = store.create(
+                args.output, args.run_dir, fingerprint, lambda group: directions.build(group, path.layout, spec)
+            )
         made.finish({"ranks": 1, "wall_seconds": time.monotonic() - started})
         for label, share, bend in zip(made["direction"][:], made["variance_share"][:], made["bend"][:], strict=True):
             print(f"{args.label}: {label}: {100 * share:.2f} % of the path's variance, bent by {bend:.1f} degrees")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lossatlas import backends, cli, store
 from lossatlas.data import evaluation_subsets, load_dataset
-from lossatlas.directions import complete
+from lossatlas.directions import DirectionSet, complete
 from lossatlas.directions.eigen import eigen
 from lossatlas.trajectory import Trajectory
 
@@ -20,20 +20,28 @@ def main(args, _world) -> None:
     if made is not None and made.finished:
         print(f"{args.label}: found finished, nothing to compute", flush=True)
     else:
-        backend = backends.backend(spec["backend"])
-        device = backend.set_up(args.device, spec["dtype"], args.threads)
-        problem = backends.problems_of_run(backend, device, spec, path, subsets, choices["batch_size"])["train"]
-        raw = eigen(problem, path, path.row_of(choices["center"], "directions.center"), choices)
-        directions = complete(raw, choices, path)
-        made = made or store.create(
-            args.output, args.run_dir, fingerprint, lambda group: directions.build(group, path.layout, choices)
-        )
-        wall = time.monotonic() - started
-        made.finish({"ranks": 1, "threads": args.threads, "device": device.description, "wall_seconds": wall})
-        for value, residual, converged in zip(*(raw.values[n] for n in raw.values), strict=True):
+        if made is None:
+            directions = compute(args, path, subsets)
+            made = store.create(
+                args.output, args.run_dir, fingerprint, lambda group: directions.build(group, path.layout, choices)
+            )
+        made.finish({"ranks": 1, "threads": args.threads, "wall_seconds": time.monotonic() - started})
+        pairs = (made[name][:] for name in ("eigenvalue", "residual", "converged"))
+        for value, residual, converged in zip(*pairs, strict=True):
             state = "converged" if converged else "NOT converged; raise max_products or tolerance"
             print(f"{args.label}: eigenvalue {value:.6g}, residual {residual:.1e}, {state}")
     store.publish(args.output, args.run_dir)
+
+
+def compute(args, path: Trajectory, subsets: dict) -> DirectionSet:
+    """Search the eigenvectors and normalise them as asked."""
+    spec, choices = args.spec, args.spec["directions"]
+    backend = backends.backend(spec["backend"])
+    device = backend.set_up(args.device, spec["dtype"], args.threads)
+    problem = backends.problems_of_run(backend, device, spec, path, subsets, choices["batch_size"])["train"]
+    raw = eigen(problem, path, path.row_of(choices["center"], "directions.center"), choices)
+    raw.notes["device"] = device.description
+    return complete(raw, choices, path)
 
 
 if __name__ == "__main__":

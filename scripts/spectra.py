@@ -19,10 +19,10 @@ def main(args, world) -> None:
         device = backend.set_up(args.device, spec["dtype"], args.threads, world.local_rank)
         problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, samples["batch_size"])["train"]
     if world.rank == 0:
-        spectra.check_deterministic(problem, trajectory)
         inputs = {"trajectory": trajectory.store.identity, "subset/train": subsets["train"].digest}
         fingerprint = store.Fingerprint("spectra", spec, inputs)
         if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
+            spectra.check_deterministic(problem, trajectory)
             plan = spectra.Plan(spec["spectra"], trajectory, problem, subsets["train"])
             store.create(args.output, args.run_dir, fingerprint, plan.build)
     with timing("idle"):

@@ -166,7 +166,7 @@ def read_axes(parts: list[tuple[Path, int]]) -> Axes:
         vectors.append(store["used"][number])
         labels.append(str(store["direction"][number]))
         shares.append(float(store["variance_share"][number]))
-        identities[path.stem] = store.identity
+        identities[f"directions/{path.stem}"] = store.identity
     axes = Axes(np.stack(vectors), labels, np.array(shares), identities)
     check_independent(axes.vectors, labels)
     return axes

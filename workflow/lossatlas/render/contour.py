@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from lossatlas.render.style import COLORMAP, NONFINITE_COLOR, NOW_COLOR, PATH_COLOR, LossScale, axis_labels
+from lossatlas.render.style import COLORMAP, NONFINITE_COLOR, NOW_MARKER, PATH_COLOR, LossScale, axis_labels
 
 
 def draw_contours(axes: Axes, landscape: xr.Dataset, scale: LossScale, choices: dict, split: str = "train") -> None:
@@ -63,14 +63,5 @@ def path_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
         animated=animated,
         label="path, projected",
     )
-    (now,) = axes.plot(
-        [],
-        [],
-        "o",
-        color=NOW_COLOR,
-        markerfacecolor="white",
-        markersize=7,
-        markeredgewidth=1.6,
-        animated=animated,
-    )
+    (now,) = axes.plot([], [], animated=animated, **NOW_MARKER)
     return path, now

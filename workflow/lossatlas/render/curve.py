@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from lossatlas.render.style import NOW_COLOR, PATH_COLOR, TEST_COLOR
+from lossatlas.render.style import NOW_COLOR, NOW_MARKER, PATH_COLOR, TEST_COLOR
 
 
 def draw_curve(axes: Axes, landscape: xr.Dataset, trajectory: xr.Dataset) -> None:
@@ -51,15 +51,5 @@ def draw_curve(axes: Axes, landscape: xr.Dataset, trajectory: xr.Dataset) -> Non
 def now_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
     """Add a vertical line and a marker for the current iteration."""
     line = axes.axvline(0, color=NOW_COLOR, linewidth=0.8, animated=animated)
-    (now,) = axes.plot(
-        [],
-        [],
-        "o",
-        color=NOW_COLOR,
-        markerfacecolor="white",
-        markersize=7,
-        markeredgewidth=1.6,
-        animated=animated,
-        clip_on=False,
-    )
+    (now,) = axes.plot([], [], animated=animated, clip_on=False, **NOW_MARKER)
     return line, now

@@ -14,6 +14,15 @@ import xarray as xr
 WIDTH, HEIGHT, DPI = 1280, 720, 100
 PATH_COLOR, NOW_COLOR, TEST_COLOR, NONFINITE_COLOR = "#d62728", "#000000", "#1f77b4", "#c8c8c8"
 COLORMAP = "viridis"
+NOW_MARKER = {
+    "marker": "o",
+    "linestyle": "none",
+    "color": NOW_COLOR,
+    "markerfacecolor": "white",
+    "markersize": 7,
+    "markeredgewidth": 1.6,
+}
+"""The current iteration, on every panel."""
 LOG_FROM = 30.0
 """A surface whose largest loss exceeds its smallest by this factor is drawn on a logarithmic scale."""
 

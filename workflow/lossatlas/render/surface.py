@@ -6,7 +6,7 @@ from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Line3D
 
-from lossatlas.render.style import COLORMAP, NOW_COLOR, PATH_COLOR, LossScale, axis_labels
+from lossatlas.render.style import COLORMAP, NOW_MARKER, PATH_COLOR, LossScale, axis_labels
 
 
 def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices: dict, split: str = "train") -> None:
@@ -46,16 +46,5 @@ def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices:
 def path_lines(axes: Axes3D, animated: bool = False) -> tuple[Line3D, Line3D]:
     """Add an empty path and an empty marker of the current iteration."""
     (path,) = axes.plot([], [], [], "-", color=PATH_COLOR, linewidth=2, animated=animated, zorder=10)
-    (now,) = axes.plot(
-        [],
-        [],
-        [],
-        "o",
-        color=NOW_COLOR,
-        markerfacecolor="white",
-        markersize=8,
-        markeredgewidth=1.6,
-        animated=animated,
-        zorder=11,
-    )
+    (now,) = axes.plot([], [], [], animated=animated, zorder=11, **(NOW_MARKER | {"markersize": 8}))
     return path, now

@@ -44,7 +44,7 @@ class TorchHessian:
         self.network.load(theta=theta, buffers=buffers)
         self.theta, self.buffers = self.network.theta.clone(), self.network.vector(buffers)
         self.strategy = problem.hessian_strategy(strategy)
-        self._kept: list[list | None] = [None] * len(problem.chunks)
+        self._kept: list[tuple | None] = [None] * len(problem.chunks)
         self._room = memory_gb * 2**30
         self._check()
 
