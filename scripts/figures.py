@@ -1,30 +1,46 @@
-"""Draw the still figures of one plane."""
+"""Draw the still figures of one plane, or those of a run's spectra."""
 
 import argparse
 import json
 from pathlib import Path
 
 from lossatlas import cli
-from lossatlas.render import figures
+from lossatlas.render import figures, spectrum
 from lossatlas.store import open_dataset
 
 
 def main(args, _world) -> None:
-    landscape, trajectory = open_dataset(args.landscape), open_dataset(args.trajectory)
     with figures.style():
-        drawn = {
-            "contour": figures.contour_figure(landscape, args.choices, args.title),
-            "surface": figures.surface_figure(landscape, args.choices, args.title),
-            "loss": figures.curve_figure(landscape, trajectory, args.title),
-        }
+        drawn = of_spectra(args) if args.spectra else of_plane(args)
         for name, figure in drawn.items():
             figures.save(figure, [Path(f"{args.prefix}_{name}.{suffix}") for suffix in ("pdf", "png")])
 
 
+def of_plane(args) -> dict:
+    """Draw the plane as contours and as a surface, and the loss along training."""
+    landscape, trajectory = open_dataset(args.landscape), open_dataset(args.trajectory)
+    return {
+        "contour": figures.contour_figure(landscape, args.choices, args.title),
+        "surface": figures.surface_figure(landscape, args.choices, args.title),
+        "loss": figures.curve_figure(landscape, trajectory, args.title),
+    }
+
+
+def of_spectra(args) -> dict:
+    """Draw densities, and extreme eigenvalues and trace along training."""
+    spectra = open_dataset(args.spectra)
+    return {
+        "density": spectrum.density_figure(spectra, args.choices.get("kernel_width"), args.title),
+        "evolution": spectrum.evolution_figure(spectra, args.title),
+    }
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--landscape", type=Path, required=True)
-    parser.add_argument("--trajectory", type=Path, required=True)
+    drawn = parser.add_mutually_exclusive_group(required=True)
+    drawn.add_argument("--landscape", type=Path, help="a plane; needs --trajectory")
+    drawn.add_argument("--spectra", type=Path)
+    parser.add_argument("--trajectory", type=Path)
     parser.add_argument("--choices", type=json.loads, required=True, help="the config's `figures`, as JSON")
     parser.add_argument("--title", required=True)
     parser.add_argument("--prefix", required=True, help="files are PREFIX_contour.pdf and so on")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from lossatlas import cli
 from lossatlas.progress import Progress
-from lossatlas.render import video
+from lossatlas.render import report, video
 from lossatlas.render.frame import FrameRenderer
 from lossatlas.store import open_dataset
 
@@ -26,6 +26,8 @@ def main(args, _world) -> None:
         return
     held = round(args.hold_seconds * args.fps)
     video.write_video(args.output, frames(renderer, args.label, held), args.fps)
+    if args.player:
+        report.write(args.player, report.player(args.output, args.title))
     seconds, count = time.monotonic() - started, len(renderer) + held
     print(f"{args.label}: {count} frames in {seconds:.1f} s, {count / seconds:.0f} frames/s")
 
@@ -53,6 +55,7 @@ if __name__ == "__main__":
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--output", type=Path, help="the video to write")
     group.add_argument("--frames", type=Path, help="a folder for PNG files instead")
+    parser.add_argument("--player", type=Path, help="a page that holds and plays the video; with --output")
     parser.add_argument("--fps", type=int, default=15)
     parser.add_argument("--hold-seconds", type=float, default=0.0)
     parsed = parser.parse_args()

@@ -50,22 +50,33 @@ wildcard_constraints:
 
 
 def everything():
-    """Return the targets of `all`: a video and figures for every plane of every run."""
+    """Return the targets of `all`: a report of every run, and what is made only on request."""
     targets = []
     for run, settings in RUNS.items():
-        if "spectra" in settings:
-            targets.append(f"{RESULTS}/{run}/spectra.zarr")
-        for plane in settings["planes"]:
-            targets.append(f"{RESULTS}/{run}/video/{plane}.mp4")
-            targets += figure_files(run, plane)
-            if settings["video"]["frames"]:
-                targets.append(f"{RESULTS}/{run}/video/{plane}_frames")
+        targets.append(f"{RESULTS}/{run}/report.html")  # needs all videos, figures and spectra of the run
+        if settings["video"]["frames"]:
+            targets += [f"{RESULTS}/{run}/video/{plane}_frames" for plane in settings["planes"]]
     return targets
 
 
-def figure_files(run, plane):
-    stem = f"{RESULTS}/{run}/figures/{plane}"
-    return [f"{stem}_{kind}.{suffix}" for kind in ("contour", "surface", "loss") for suffix in ("pdf", "png")]
+def videos(run):
+    return [f"{RESULTS}/{run}/video/{plane}.mp4" for plane in RUNS[run]["planes"]]
+
+
+def figure_files(stem, kinds, suffix):
+    return [f"{RESULTS}/{{run}}/figures/{stem}_{kind}.{suffix}" for kind in kinds]
+
+
+def reported_figures(stem, kinds, group):
+    """Return the PNG files of a rule, marked for `snakemake --report`; each kind has its caption."""
+    files = zip(figure_files(stem, kinds, "png"), kinds)
+    return [report(file, **report_entry(kind, group)) for file, kind in files]
+
+
+def report_entry(picture, group):
+    """Return where `snakemake --report` shows a picture, and with what caption."""
+    labels = {"picture": picture, "of": group}
+    return {"caption": f"../report/{picture}.rst", "category": "{run}", "subcategory": group, "labels": labels}
 
 
 def own_code(where, choice):
@@ -184,6 +195,19 @@ def axis_argument(wildcards, axis):
     return f"{axis_store(wildcards, axis)}:{index + 1}"
 
 
+def sets_in_use(run):
+    """Return the direction sets that a run's planes lie in."""
+    axes = [plane[axis] for plane in RUNS[run]["planes"].values() for axis in ("x", "y")]
+    return sorted({config_module.split_axis(axis)[0] for axis in axes})
+
+
+def reported_settings(run):
+    """Return a config by which this run alone, and those that its differences lead to, can be made again."""
+    others = {end["run"] for d in RUNS[run]["directions"].values() for end in d.get("to", []) if "run" in end}
+    kept = {key: value for key, value in CONFIG.items() if key not in ("runs", "fresh")}
+    return {**kept, "runs": {name: RUNS[name] for name in [run, *sorted(others - {run})]}}
+
+
 def title(wildcards):
     return f"{wildcards.run}: plane {wildcards.plane}"
 
@@ -196,7 +220,8 @@ def summary():
             stage = f"{run}/{file.relative_to(Path(RESULTS, run, 'logs'))}".removesuffix(".benchmark.tsv")
             seconds = float(file.read_text().splitlines()[1].split()[0])
             lines.append(f"{stage:<48}{seconds:>9.1f}")
-    lines += ["", *(f"video: {target}" for target in everything() if target.endswith(".mp4"))]
+    lines += ["", *(f"video: {file}" for run in RUNS for file in videos(run))]
+    lines += [f"report: {RESULTS}/{run}/report.html" for run in RUNS]
     return "\n".join(lines)
 
 

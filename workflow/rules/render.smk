@@ -1,12 +1,17 @@
 # Pictures and videos; they read stores and know no deep-learning framework.
 
 
+PLANE_FIGURES = ("contour", "surface", "loss")
+SPECTRA_FIGURES = ("density", "evolution")
+
+
 rule figures:
     input:
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
         landscape=f"{RESULTS}/{{run}}/landscape/{{plane}}.zarr",
     output:
-        figure_files("{run}", "{plane}"),
+        figure_files("{plane}", PLANE_FIGURES, "pdf"),
+        reported_figures("{plane}", PLANE_FIGURES, "plane {plane}"),
     log:
         f"{RESULTS}/{{run}}/logs/figures/{{plane}}.log",
     benchmark:
@@ -28,13 +33,41 @@ rule figures:
         " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | tee {log}"
 
 
+rule spectra_figures:
+    input:
+        spectra=f"{RESULTS}/{{run}}/spectra.zarr",
+    output:
+        figure_files("spectra", SPECTRA_FIGURES, "pdf"),
+        reported_figures("spectra", SPECTRA_FIGURES, "spectra"),
+    log:
+        f"{RESULTS}/{{run}}/logs/figures/spectra.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/figures/spectra.benchmark.tsv"
+    conda:
+        "../../envs/render.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        script=SCRIPTS / "figures.py",
+        choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
+        prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/spectra",
+        title=lambda wildcards: f"{wildcards.run}: Hessian spectra",
+    message:
+        "Figures of the spectra of {wildcards.run}"
+    shell:
+        "python {params.script} --spectra {input.spectra}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | tee {log}"
+
+
 rule video:
     input:
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
         landscape=f"{RESULTS}/{{run}}/landscape/{{plane}}.zarr",
         spectra=spectra_store,
     output:
-        f"{RESULTS}/{{run}}/video/{{plane}}.mp4",
+        video=f"{RESULTS}/{{run}}/video/{{plane}}.mp4",
+        player=report(f"{RESULTS}/{{run}}/video/{{plane}}.html", **report_entry("video", "plane {plane}")),
     log:
         f"{RESULTS}/{{run}}/logs/video/{{plane}}.log",
     benchmark:
@@ -57,7 +90,7 @@ rule video:
         "python {params.script} --landscape {input.landscape} --trajectory {input.trajectory}"
         " {params.spectra}"
         " --choices {params.choices:q} --title {params.title:q} --label {wildcards.run}/video/{wildcards.plane}"
-        " --fps {params.fps} --hold-seconds {params.hold} --output {output} 2>&1 | tee {log}"
+        " --fps {params.fps} --hold-seconds {params.hold} --output {output.video} --player {output.player} 2>&1 | tee {log}"
 
 
 rule frames:
@@ -88,3 +121,48 @@ rule frames:
         " {params.spectra}"
         " --choices {params.choices:q} --title {params.title:q} --label {wildcards.run}/frames/{wildcards.plane}"
         " --frames {output} 2>&1 | tee {log}"
+
+
+rule report:
+    input:
+        f"{RESULTS}/{{run}}/trajectory.zarr",
+        spectra_store,
+        lambda wildcards: videos(wildcards.run),
+        lambda wildcards: [
+            f"{RESULTS}/{wildcards.run}/landscape/{plane}.zarr" for plane in RUNS[wildcards.run]["planes"]
+        ],
+        lambda wildcards: [f"{RESULTS}/{wildcards.run}/directions/{name}.zarr" for name in sets_in_use(wildcards.run)],
+        lambda wildcards: [
+            figure
+            for plane in RUNS[wildcards.run]["planes"]
+            for figure in expand(figure_files(plane, PLANE_FIGURES, "png"), run=wildcards.run)
+        ],
+        lambda wildcards: (
+            expand(figure_files("spectra", SPECTRA_FIGURES, "png"), run=wildcards.run)
+            if "spectra" in RUNS[wildcards.run]
+            else []
+        ),
+    output:
+        page=report(f"{RESULTS}/{{run}}/report.html", **report_entry("run", "everything")),
+    log:
+        f"{RESULTS}/{{run}}/logs/report.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/report.benchmark.tsv"
+    conda:
+        "../../envs/render.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        script=SCRIPTS / "report.py",
+        run_dir=run_dir,
+        settings=lambda wildcards: as_json(reported_settings(wildcards.run)),
+        planes=lambda wildcards: list(RUNS[wildcards.run]["planes"]),
+        directions=lambda wildcards: sets_in_use(wildcards.run),
+        spectra=lambda wildcards: "--spectra" if "spectra" in RUNS[wildcards.run] else "",
+    message:
+        "Report of {wildcards.run}"
+    shell:
+        "python {params.script} --run {wildcards.run} --run-dir {params.run_dir} --settings {params.settings:q}"
+        " --planes {params.planes} --directions {params.directions} {params.spectra} --output {output}"
+        " 2>&1 | tee {log}"

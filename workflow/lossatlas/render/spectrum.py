@@ -1,8 +1,10 @@
-"""The density of Hessian eigenvalues, on axes common to all frames."""
+"""The density of Hessian eigenvalues, on axes common to all frames, and how it changes along training."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lossatlas.krylov import Spectrum
@@ -20,14 +22,14 @@ class Densities:
         self.iterations = spectra["iteration"].values
         size = spectra.attrs["parameters"]
         pairs = zip(spectra["nodes"].values, spectra["weights"].values, strict=True)
-        quadratures = [Spectrum(nodes, np.nan_to_num(weights), size) for nodes, weights in pairs]
+        self.spectra = [Spectrum(nodes, np.nan_to_num(weights), size) for nodes, weights in pairs]
         self.smallest, self.largest = spectra["smallest"].values, spectra["largest"].values
         low, high = float(np.nanmin(self.smallest)), float(np.nanmax(self.largest))
         self.sigma = sigma or max(0.01 * (high - low), 1e-12)
         margin = 0.05 * (high - low) + 4 * self.sigma
         self.grid = np.linspace(low - margin, high + margin, POINTS)
         self.single = 1 / (size * self.sigma * np.sqrt(2 * np.pi))
-        self.values = np.stack([q.density(self.grid, self.sigma).value for q in quadratures])
+        self.values = np.stack([q.density(self.grid, self.sigma).value for q in self.spectra])
 
     def at(self, iteration: int) -> int:
         """Return which spectrum belongs to an iteration: the last one computed up to it."""
@@ -61,3 +63,53 @@ def place(lines: tuple[Line2D, Line2D, Line2D], densities: Densities, iteration:
     smallest.set_xdata([low, low])
     largest.set_xdata([high, high])
     return f"iteration {densities.iterations[index]}: λ from {low:.3g} to {high:.3g}"
+
+
+def density_figure(spectra: xr.Dataset, sigma: float | None, title: str) -> Figure:
+    """Return the densities at the first, a middle and the last iteration; bands are 95 % intervals over probes."""
+    densities = Densities(spectra, sigma)
+    figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
+    draw_frame(axes, densities)
+    last = len(densities.iterations) - 1
+    for index, color in zip(sorted({0, last // 2, last}), (TEST_COLOR, "0.45", PATH_COLOR), strict=False):
+        axes.plot(
+            densities.grid, densities.values[index], color=color, label=f"iteration {densities.iterations[index]}"
+        )
+        if len(densities.spectra[index].nodes) > 1:
+            band = densities.spectra[index].density(densities.grid, densities.sigma)
+            low = np.maximum(band.low, FLOOR * densities.single)
+            axes.fill_between(densities.grid, low, band.high, color=color, alpha=0.2, linewidth=0)
+    axes.set_title(title)
+    axes.legend()
+    return figure
+
+
+def evolution_figure(spectra: xr.Dataset, title: str) -> Figure:
+    """Return extreme nodes and trace along training; bars are 95 % intervals over probes."""
+    iterations, size = spectra["iteration"].values, spectra.attrs["parameters"]
+    pairs = zip(spectra["nodes"].values, spectra["weights"].values, strict=True)
+    traces = [Spectrum(nodes, np.nan_to_num(weights), size).trace() for nodes, weights in pairs]
+    value, low, high = (np.array([getattr(trace, end) for trace in traces]) for end in ("value", "low", "high"))
+    figure, (above, below) = plt.subplots(2, 1, figsize=(7.2, 5.6), sharex=True, layout="constrained")
+    above.plot(iterations, spectra["largest"].values, ".-", color=PATH_COLOR, label="largest node")
+    above.plot(iterations, spectra["smallest"].values, ".-", color=TEST_COLOR, label="smallest node")
+    above.set_ylabel("eigenvalue λ")
+    reach = np.where(np.isfinite(high - value), [value - low, high - value], 0.0)
+    below.errorbar(
+        iterations,
+        value,
+        reach,
+        fmt=".-",
+        color=PATH_COLOR,
+        elinewidth=0.8,
+        capsize=2,
+        label=f"trace, 95 % interval of {spectra.sizes['probe']} probes",
+    )
+    below.set_ylabel("trace of the Hessian")
+    below.set_xlabel("iteration")
+    for axes in (above, below):
+        axes.axhline(0, color="0.6", linewidth=0.8)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    above.set_title(title)
+    return figure

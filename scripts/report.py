@@ -1,0 +1,63 @@
+"""Gather one run's videos, figures, numbers, settings and timings in one self-contained page."""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import yaml
+from lossatlas import cli
+from lossatlas.render import report
+from lossatlas.store import open_dataset
+
+KINDS = ("contour", "surface", "loss")
+
+
+def main(args, _world) -> None:
+    planes, directory = args.planes, args.run_dir
+    figures = {plane: [directory / "figures" / f"{plane}_{kind}.png" for kind in KINDS] for plane in planes}
+    figures["spectra"] = [directory / "figures" / f"spectra_{kind}.png" for kind in ("density", "evolution")]
+    materials = report.Materials(
+        run=args.run,
+        settings=args.settings["runs"][args.run],
+        settings_text=yaml.safe_dump(args.settings, sort_keys=False, allow_unicode=True, width=110),
+        trajectory=open_dataset(directory / "trajectory.zarr"),
+        landscapes={plane: open_dataset(directory / "landscape" / f"{plane}.zarr") for plane in planes},
+        directions={name: open_dataset(directory / "directions" / f"{name}.zarr") for name in args.directions},
+        videos={plane: directory / "video" / f"{plane}.mp4" for plane in planes},
+        figures=figures,
+        spectra=open_dataset(directory / "spectra.zarr") if args.spectra else None,
+        jobs=jobs(directory / "logs"),
+        timings=[json.loads(file.read_text()) for file in sorted((directory / "logs").rglob("*.timing.json"))],
+    )
+    report.write(args.output, report.render(materials))
+    print(f"{args.run}/report: {args.output.stat().st_size / 1e6:.1f} MB, open it in any browser: {args.output}")
+
+
+def jobs(logs: Path) -> list[tuple[str, float, float]]:
+    """Return (job, seconds, peak MB) of each job's last attempt, from Snakemake's benchmark files, in order."""
+    found = []
+    for file in sorted(logs.rglob("*.benchmark.tsv"), key=lambda file: file.stat().st_mtime):
+        with file.open() as lines:
+            row = next(csv.DictReader(lines, delimiter="\t"))
+        job = str(file.relative_to(logs)).removesuffix(".benchmark.tsv")
+        found.append((job, round(float(row["s"]), 1), number(row["max_rss"])))
+    return found
+
+
+def number(text: str) -> float:
+    """Return peak memory in MB; jobs that end at once have none."""
+    return round(float(text)) if text not in ("NA", "-", "") else 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--run-dir", type=Path, required=True, help="results/<run>")
+    parser.add_argument("--settings", type=json.loads, required=True, help="a config with this run alone, as JSON")
+    parser.add_argument("--planes", nargs="*", default=[])
+    parser.add_argument("--directions", nargs="*", default=[], help="sets that the planes use")
+    parser.add_argument("--spectra", action="store_true", help="the run has spectra")
+    parser.add_argument("--output", type=Path, required=True)
+    parsed = parser.parse_args()
+    cli.run(lambda world: main(parsed, world), label=f"{parsed.run}/report")

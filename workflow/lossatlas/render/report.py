@@ -1,0 +1,186 @@
+"""report.html: everything about one run in one file that needs no other, no server and no network."""
+
+import base64
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lossatlas.krylov import Spectrum
+from lossatlas.render.style import percent
+
+_MEDIA = {".png": "image/png", ".mp4": "video/mp4"}
+_CAPTIONS = {
+    "contour": "The loss on the plane from above, with the projected path.",
+    "surface": "The same as a surface; the path lies at the loss of its projection.",
+    "loss": "The loss of the checkpoints themselves and (dashed) of their projections.",
+    "density": "Density of the Hessian's eigenvalues; bands are 95 % intervals over probes.",
+    "evolution": "Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes.",
+}
+_WORKS = {
+    "landscape": "H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein. Visualizing the Loss Landscape of Neural Nets. "
+    "NeurIPS 2018. (planes, filter normalisation, PCA of the path)",
+    "gradvis": "A. Chatzimichailidis, F.-J. Pfreundt, N. R. Gauger, J. Keuper. GradVis: Visualization and Second Order "
+    "Analysis of Optimization Surfaces during the Training of Deep Neural Networks. MLHPC 2019. (eigenvector planes, "
+    "spectra along training)",
+    "products": "B. A. Pearlmutter. Fast Exact Multiplication by the Hessian. Neural Computation 6(1), 1994.",
+    "quadrature": "L. Lin, Y. Saad, C. Yang. Approximating Spectral Densities of Large Matrices. SIAM Review 58(1), "
+    "2016. (stochastic Lanczos quadrature)",
+    "eigen": "K. Wu, H. Simon. Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems. SIAM Journal on "
+    "Matrix Analysis and Applications 22(2), 2000.",
+    "fashion-mnist": "H. Xiao, K. Rasul, R. Vollgraf. Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine "
+    "Learning Algorithms. arXiv:1708.07747, 2017.",
+}
+
+
+@dataclass
+class Materials:
+    """What a report is made from. Datasets are opened stores; paths are files; ``settings`` is the run's config.
+
+    ``jobs`` lists (job, seconds, peak MB); ``timings`` holds the MPI jobs' timing records.
+    """
+
+    run: str
+    settings: dict
+    settings_text: str
+    trajectory: xr.Dataset
+    landscapes: dict[str, xr.Dataset]
+    directions: dict[str, xr.Dataset]
+    videos: dict[str, Path]
+    figures: dict[str, list[Path]]
+    spectra: xr.Dataset | None = None
+    jobs: list[tuple[str, float, float]] = field(default_factory=list)
+    timings: list[dict] = field(default_factory=list)
+
+
+def render(materials: Materials) -> str:
+    """Return the page."""
+    m = materials
+    stores = {"trajectory": m.trajectory}
+    stores |= {f"directions/{name}": dataset for name, dataset in m.directions.items()}
+    stores |= {f"landscape/{name}": dataset for name, dataset in m.landscapes.items()}
+    if m.spectra is not None:
+        stores["spectra"] = m.spectra
+    versions = {k: v for s in stores.values() for a in s.attrs["attempts"] for k, v in a.get("software", {}).items()}
+    return _template("report.html.j2").render(
+        run=m.run,
+        summary=_summary(m),
+        planes=[_plane(name, m) for name in m.landscapes],
+        spectra=_spectra(m),
+        settings=m.settings_text,
+        stores=[_store(name, dataset) for name, dataset in stores.items()],
+        jobs=m.jobs,
+        ranks=[row for record in m.timings for row in _ranks(record)],
+        versions=list(versions.items()),
+        works=_works(m, versions["lossatlas"]),
+    )
+
+
+def player(video: Path, title: str) -> str:
+    """Return a page that plays one video, which it holds."""
+    return _template("player.html.j2").render(video=embed(video), title=title)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a page; it appears only when it is complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def embed(file: Path) -> str:
+    """Return a file's contents as a data URI."""
+    return f"data:{_MEDIA[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def _template(name: str) -> Any:
+    return Environment(
+        loader=PackageLoader("lossatlas", "render"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    ).get_template(name)
+
+
+def _summary(m: Materials) -> str:
+    model, data = (m.settings[key].get("name") or m.settings[key]["import"] for key in ("model", "data"))
+    iterations = m.trajectory["iteration"].values
+    return (
+        f"{model} with {m.trajectory.sizes['parameter']:,} parameters on {data}: "
+        f"{len(iterations)} recorded checkpoints, iterations {iterations[0]} to {iterations[-1]}."
+    )
+
+
+def _figures(files: Iterable[Path]) -> list[dict]:
+    return [{"source": embed(file), "caption": _CAPTIONS[file.stem.rsplit("_", 1)[1]]} for file in files]
+
+
+def _plane(name: str, m: Materials) -> dict:
+    plane = m.landscapes[name]
+    loss, share = plane["loss"].sel(split="train").values, plane.attrs["variance_share"]
+    finite = loss[np.isfinite(loss)]
+    gap = np.abs(plane["path_true_loss"] - plane["path_projected_loss"]).sel(split="train").values
+    nonfinite = ", ".join(f"{count} on {split}" for split, count in plane.attrs["nonfinite_points"].items())
+    samples = ", ".join(f"{count} {split}" for split, count in plane.attrs["samples"].items())
+    facts = [
+        ("axes", f"x: {plane.attrs['x_label']}, {percent(share[0])} of the path's variance; "
+                 f"y: {plane.attrs['y_label']}, {percent(share[1])}"),
+        ("grid", f"{plane.sizes['x']} x {plane.sizes['y']} points about iteration {plane.attrs['center']}"),
+        ("samples", samples),
+        ("loss on the plane", f"{finite.min():.4g} to {finite.max():.4g}" if finite.size else "nowhere finite"),
+        ("points that are NaN or inf", nonfinite),
+        ("checkpoint against its projection", f"losses differ by up to {np.nanmax(gap):.3g}; distance from the plane "
+                                              f"up to {plane['path_residual'].values.max():.3g}"),
+        ("BatchNorm", plane.attrs["batchnorm"]),
+    ]  # fmt: skip
+    return {"name": name, "video": embed(m.videos[name]), "facts": facts, "figures": _figures(m.figures[name])}
+
+
+def _spectra(m: Materials) -> dict | None:
+    if m.spectra is None:
+        return None
+    spectra, size = m.spectra, m.spectra.attrs["parameters"]
+    chosen = sorted({0, (spectra.sizes["iteration"] - 1) // 2, spectra.sizes["iteration"] - 1})
+    facts = [
+        ("method", f"stochastic Lanczos quadrature, {spectra.sizes['probe']} {spectra.attrs['distribution']} probes, "
+                   f"{spectra.sizes['node']} steps with full reorthogonalisation"),
+        ("iterations", f"{spectra.sizes['iteration']} of {m.trajectory.sizes['iteration']} recorded ones"),
+        ("matrix", f"{size:,} x {size:,}, Hessian of the mean loss over {spectra.attrs['samples']} training samples"),
+        ("runs that ended early", spectra.attrs["short_runs"]),
+    ]  # fmt: skip
+    head = ["iteration", "smallest node", "largest node", "trace", "95 % interval"]
+    return {"facts": facts, "head": head, "rows": [_spectrum_row(spectra.isel(iteration=i), size) for i in chosen],
+            "figures": _figures(m.figures["spectra"])}  # fmt: skip
+
+
+def _spectrum_row(one: xr.Dataset, size: int) -> list:
+    trace = Spectrum(one["nodes"].values, np.nan_to_num(one["weights"].values), size).trace()
+    extremes = (f"{float(one[name]):.4g}" for name in ("smallest", "largest"))
+    return [int(one["iteration"]), *extremes, f"{float(trace.value):.4g}", f"{trace.low:.4g} to {trace.high:.4g}"]
+
+
+def _store(name: str, dataset: xr.Dataset) -> list:
+    last = dataset.attrs["attempts"][-1]
+    digests = (dataset.attrs[key][:12] for key in ("fingerprint", "content"))
+    return [name, *digests, *(last.get(key, "") for key in ("ranks", "threads", "device")),
+            round(last.get("wall_seconds", 0.0), 1)]  # fmt: skip
+
+
+def _ranks(record: dict) -> Iterable[list]:
+    for rank in record["ranks"]:
+        spent = ", ".join(f"{activity} {seconds:.1f}" for activity, seconds in rank["seconds"].items())
+        yield [record["label"], rank["rank"], rank["units"], spent]
+
+
+def _works(m: Materials, version: str) -> list[str]:
+    kinds = {dataset.attrs["kind"] for dataset in m.directions.values()}
+    wanted = ["landscape"] if m.landscapes else []
+    wanted += ["gradvis"] if m.spectra is not None or "eigen" in kinds else []
+    wanted += ["products"] if m.spectra is not None or "eigen" in kinds else []
+    wanted += ["quadrature"] if m.spectra is not None else []
+    wanted += ["eigen"] if "eigen" in kinds else []
+    wanted += ["fashion-mnist"] if str(m.settings["data"].get("name")).startswith("fashion-mnist") else []
+    ours = f"The LossAtlas authors. LossAtlas: an atlas of a training run's loss surface. Version {version}."
+    return [ours, *(_WORKS[key] for key in wanted)]
