@@ -20,7 +20,9 @@ def main(args, _world) -> None:
     materials = report.Materials(
         run=args.run,
         settings=args.settings["runs"][args.run],
-        settings_text=yaml.safe_dump(args.settings, sort_keys=False, allow_unicode=True, width=110),
+        settings_text=yaml.safe_dump(
+            args.settings, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
+        ),
         trajectory=open_dataset(directory / "trajectory.zarr"),
         landscapes={plane: open_dataset(directory / "landscape" / f"{plane}.zarr") for plane in planes},
         directions={name: open_dataset(directory / "directions" / f"{name}.zarr") for name in args.directions},

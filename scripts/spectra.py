@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lossatlas import backends, cli, spectra, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
+from lossatlas.krylov import check_deterministic
 from lossatlas.parallel import Timing
 from lossatlas.trajectory import Trajectory
 
@@ -22,7 +23,8 @@ def main(args, world) -> None:
         inputs = {"trajectory": trajectory.store.identity, "subset/train": subsets["train"].digest}
         fingerprint = store.Fingerprint("spectra", spec, inputs)
         if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
-            spectra.check_deterministic(problem, trajectory)
+            theta, buffers = trajectory.parameters(0), trajectory.buffers(0)
+            check_deterministic(lambda: problem.linearize(theta, buffers))
             plan = spectra.Plan(spec["spectra"], trajectory, problem, subsets["train"])
             store.create(args.output, args.run_dir, fingerprint, plan.build)
     with timing("idle"):

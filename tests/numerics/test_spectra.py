@@ -9,7 +9,7 @@ from lossatlas.data import Split, Subset
 from lossatlas.directions import complete
 from lossatlas.directions.eigen import eigen
 from lossatlas.errors import LossAtlasError
-from lossatlas.krylov import probe_vectors
+from lossatlas.krylov import check_deterministic, probe_vectors
 from lossatlas.parallel import Timing, World
 from torch import nn
 from torch.nn import functional
@@ -116,8 +116,9 @@ class Noisy(nn.Module):
 
 def test_dropout_left_on_is_refused(tmp_path):
     _, _, trajectory, problem = make(tmp_path, module=Noisy())
+    theta = trajectory.parameters(0)
     with pytest.raises(LossAtlasError, match="evaluated twice gave two results"):
-        spectra.check_deterministic(problem, trajectory)
+        check_deterministic(lambda: problem.linearize(theta, np.zeros(0)))
 
 
 def test_eigenvector_plane_is_unbent_and_curves_as_its_eigenvalue(tmp_path):

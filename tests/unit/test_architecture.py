@@ -17,7 +17,7 @@ FLOORS = {
     "directions": 3, "normalize": 3,
     "landscape": 4, "training": 4, "spectra": 4,
     "render": 5,
-    "cli": 6,
+    "cli": 6, "api": 6,
 }  # fmt: skip
 FRAMEWORKS = {"torch", "torchvision", "tensorflow", "keras"}
 

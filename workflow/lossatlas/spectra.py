@@ -33,22 +33,6 @@ def spectrum_rows(trajectory: Trajectory, stride: int) -> np.ndarray:
     return np.unique(np.append(np.arange(0, len(trajectory), stride), len(trajectory) - 1))
 
 
-def check_deterministic(problem: Problem, trajectory: Trajectory) -> None:
-    """Evaluate one product twice and refuse a loss that gives two answers.
-
-    Raises:
-        LossAtlasError: the products differ by more than rounding.
-    """
-    theta, buffers = trajectory.parameters(0), trajectory.buffers(0)
-    vector = probe_vectors(theta.size, range(1), 0)[0]
-    one, two = (problem.linearize(theta, buffers).matvec(vector) for _ in range(2))
-    if np.abs(one - two).max() > 1e-5 * np.abs(one).max():
-        raise LossAtlasError(
-            "spectra: one Hessian product evaluated twice gave two results; the model or loss draws random numbers "
-            "in evaluation mode (dropout or augmentation left on?)"
-        )
-
-
 @dataclass
 class Plan:
     """Everything that a spectra store is built from."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lossatlas.directions.raw import RawDirections
-from lossatlas.krylov import eigenpairs
+from lossatlas.krylov import check_deterministic, eigenpairs
 from lossatlas.problem import Problem
 from lossatlas.trajectory import Trajectory
 
@@ -16,6 +16,7 @@ def eigen(problem: Problem, trajectory: Trajectory, center: int, spec: dict) -> 
         spec: keys ``largest``, ``smallest``, ``tolerance``, ``max_products``, ``seed``, ``memory_gb``.
     """
     theta, buffers = trajectory.parameters(center), trajectory.buffers(center)
+    check_deterministic(lambda: problem.linearize(theta, buffers, memory_gb=0))
     operator = problem.linearize(theta, buffers, memory_gb=spec["memory_gb"])
     pairs = eigenpairs(
         operator, spec["largest"], spec["smallest"], spec["tolerance"], spec["max_products"], spec["seed"]

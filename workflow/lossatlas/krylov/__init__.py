@@ -2,8 +2,17 @@
 
 from lossatlas.krylov.eigenpairs import Eigenpairs, eigenpairs
 from lossatlas.krylov.lanczos import Tridiagonal, lanczos
-from lossatlas.krylov.operator import SymmetricOperator
+from lossatlas.krylov.operator import SymmetricOperator, check_deterministic
 from lossatlas.krylov.probes import probe_vectors
 from lossatlas.krylov.quadrature import Spectrum
 
-__all__ = ["Eigenpairs", "Spectrum", "SymmetricOperator", "Tridiagonal", "eigenpairs", "lanczos", "probe_vectors"]
+__all__ = [
+    "Eigenpairs",
+    "Spectrum",
+    "SymmetricOperator",
+    "Tridiagonal",
+    "check_deterministic",
+    "eigenpairs",
+    "lanczos",
+    "probe_vectors",
+]

@@ -6,7 +6,7 @@ import numpy as np
 
 from lossatlas import rng
 from lossatlas.errors import LossAtlasError
-from lossatlas.krylov.lanczos import check_steps, measured_noise, orthogonalize
+from lossatlas.krylov.lanczos import measured_noise, orthogonalize
 from lossatlas.krylov.operator import SymmetricOperator
 
 
@@ -42,7 +42,7 @@ def eigenpairs(
         LossAtlasError: more pairs than parameters, no pair at all, or a product that is NaN or infinite.
     """
     wanted = largest + smallest
-    check_steps(operator.size, wanted, wanted)
+    check_count(operator.size, wanted)
     first = rng.generator(seed, "eigenpairs start").standard_normal(operator.size) if start is None else start
     space = _Space(operator, first, min(operator.size, 2 * wanted + 20))
     while True:
@@ -56,6 +56,12 @@ def eigenpairs(
     y = vectors[:, chosen].T @ space.basis[: space.filled]
     y /= np.linalg.norm(y, axis=1, keepdims=True)
     return _verified(operator, y, values[chosen], tolerance * scale, space.products)
+
+
+def check_count(size: int, pairs: int) -> None:
+    """Refuse impossible numbers of pairs."""
+    if not 1 <= pairs <= size:
+        raise LossAtlasError(f"eigenpairs: {pairs} asked for; must lie between 1 and the number of parameters, {size}")
 
 
 def _ends(count: int, largest: int, smallest: int, extra: int = 0) -> np.ndarray:

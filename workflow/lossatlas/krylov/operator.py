@@ -1,8 +1,12 @@
 """The one thing that Krylov methods need: products with a symmetric matrix."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+
+from lossatlas.errors import LossAtlasError
+from lossatlas.krylov.probes import probe_vectors
 
 
 class SymmetricOperator(Protocol):
@@ -16,3 +20,17 @@ class SymmetricOperator(Protocol):
 
     def matmat(self, vectors: np.ndarray) -> np.ndarray:
         """Return H v for every row v of ``vectors``, shape (k, N), as float64 (k, N)."""
+
+
+def check_deterministic(linearize: Callable[[], SymmetricOperator]) -> None:
+    """Make the operator twice and refuse one whose product with the same vector differs by more than rounding.
+
+    Raises:
+        LossAtlasError: the two products differ.
+    """
+    one, two = (operator.matmat(probe_vectors(operator.size, range(1), 0)) for operator in (linearize(), linearize()))
+    if np.abs(one - two).max() > 1e-5 * np.abs(one).max():
+        raise LossAtlasError(
+            "Hessian: one product evaluated twice gave two results; the model or loss draws random numbers "
+            "in evaluation mode (dropout or augmentation left on?)"
+        )

@@ -1,8 +1,9 @@
 """PyTorch: flat networks, problems and training."""
 
-from lossatlas.backends.torch.build import build_loss, build_module
+from lossatlas.backends.torch.at_hand import as_direction, collect, load_weights
+from lossatlas.backends.torch.build import as_loss, build_loss, build_module
 from lossatlas.backends.torch.checkpoints import read_checkpoint
-from lossatlas.backends.torch.device import Device, set_up
+from lossatlas.backends.torch.device import Device, device_of, full_precision, set_up
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.problem import TorchProblem, problems
 from lossatlas.backends.torch.trainer import TorchTrainer
@@ -12,8 +13,14 @@ __all__ = [
     "FlatNetwork",
     "TorchProblem",
     "TorchTrainer",
+    "as_direction",
+    "as_loss",
     "build_loss",
     "build_module",
+    "collect",
+    "device_of",
+    "full_precision",
+    "load_weights",
     "problems",
     "read_checkpoint",
     "set_up",

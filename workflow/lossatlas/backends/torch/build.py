@@ -42,12 +42,28 @@ def build_loss(spec: dict) -> Loss:
     if "import" not in spec:
         return {"cross-entropy": functional.cross_entropy, "mse": _mse}[spec["name"]]
     own = sources.load(spec["import"], spec["python_path"], "loss.import")
+    return _mean(own, f"loss.import: {spec['import']!r}")
 
+
+def as_loss(loss: str | Loss) -> Loss:
+    """Return the loss that a notebook names, or its function with the mean taken.
+
+    Raises:
+        LossAtlasError: there is no built-in loss of that name.
+    """
+    if callable(loss):
+        return _mean(loss, "loss: the function")
+    if loss not in ("cross-entropy", "mse"):
+        raise LossAtlasError(f"loss: {loss!r} is neither a function nor one of cross-entropy, mse")
+    return build_loss({"name": loss})
+
+
+def _mean(own: Loss, who: str) -> Loss:
     def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         value = own(outputs, targets)
         if not isinstance(value, Tensor) or value.ndim > 1:
             raise LossAtlasError(
-                f"loss.import: {spec['import']!r} must return a scalar or one value per sample, "
+                f"{who} must return a scalar or one value per sample, "
                 f"got {tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__}"
             )
         return value.mean()

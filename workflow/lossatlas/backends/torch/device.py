@@ -1,9 +1,12 @@
 """One-time set-up of PyTorch in a process: device, threads, determinism."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import limit_threads
@@ -45,3 +48,31 @@ def set_up(device: str, dtype: str, threads: int, local_rank: int = 0) -> Device
     if device == "cpu" or not available:
         return Device(torch.device("cpu"), getattr(torch, dtype))
     return Device(torch.device("cuda", local_rank % torch.cuda.device_count()), getattr(torch, dtype))
+
+
+def device_of(model: nn.Module, dtype: str | None = None) -> Device:
+    """Return the device that a model lives on, and its precision unless ``dtype`` names another.
+
+    Raises:
+        LossAtlasError: ``model`` is no module or has no parameters, or ``dtype`` is neither float32 nor float64.
+    """
+    if not isinstance(model, nn.Module):
+        raise LossAtlasError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    first = next(model.parameters(), None)
+    if first is None:
+        raise LossAtlasError("model: it has no parameters, so there is no loss surface")
+    own = "float64" if first.dtype == torch.float64 else "float32"
+    if dtype not in (None, "float32", "float64"):
+        raise LossAtlasError(f"dtype: {dtype!r} is not one of float32, float64")
+    return Device(first.device, getattr(torch, dtype or own))
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Switch TF32 off for a while, in a process that is not ours alone."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -165,7 +165,13 @@ def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
                 f"loss: cross-entropy needs integer classes, the targets are {targets.dtype} of shape "
                 f"{tuple(targets.shape[1:])} per sample; use loss: {{name: mse}} or your own"
             )
-    once, twice = loss(outputs, targets), loss(torch.cat([outputs] * 2), torch.cat([targets] * 2))
+    once, again = loss(outputs, targets), loss(outputs, targets)
+    if torch.isfinite(once) and not torch.equal(once, again):
+        raise LossAtlasError(
+            f"loss: evaluated twice it gave {float(once):.6g} and {float(again):.6g}; it draws random numbers "
+            "(dropout left on?)"
+        )
+    twice = loss(torch.cat([outputs] * 2), torch.cat([targets] * 2))
     if torch.isfinite(once) and abs(float(twice - once)) > 1e-3 * abs(float(once)):
         raise LossAtlasError(
             f"loss: the same samples given twice change it from {float(once):.6g} to {float(twice):.6g}; "

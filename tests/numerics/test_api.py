@@ -1,0 +1,198 @@
+"""What notebooks use: `lossatlas.hessian` and `lossatlas.plane`, against dense algebra and closed forms."""
+
+import subprocess
+import sys
+
+import lossatlas
+import numpy as np
+import pytest
+import torch
+from lossatlas.errors import LossAtlasError
+from scipy.sparse.linalg import eigsh
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from tests.conftest import environment
+
+SAMPLES, INPUTS = 23, 9
+
+
+@pytest.fixture
+def regression():
+    """A linear model, its samples, and the exact Hessian of the mean squared error, 2 X'X / N."""
+    torch.manual_seed(1)
+    x, y = torch.randn(SAMPLES, INPUTS, dtype=torch.float64), torch.randn(SAMPLES, 1, dtype=torch.float64)
+    return nn.Linear(INPUTS, 1, bias=False).double(), (x, y), (2 / SAMPLES * x.T @ x).numpy()
+
+
+def saddle_model():
+    """A small network with eigenvalues of both signs, its samples and its dense Hessian by autograd."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    data = torch.randn(31, 4, dtype=torch.float64), torch.randint(0, 3, (31,))
+    shapes = [p.shape for p in model.parameters()]
+    names = [n for n, _ in model.named_parameters()]
+
+    def loss(theta):
+        parts = theta.split([s.numel() for s in shapes])
+        parameters = {n: part.view(s) for n, part, s in zip(names, parts, shapes, strict=True)}
+        return functional.cross_entropy(torch.func.functional_call(model, parameters, data[0]), data[1])
+
+    theta = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    return model, data, torch.autograd.functional.hessian(loss, theta).numpy()
+
+
+def test_products_equal_the_closed_form_on_every_kind_of_data(regression):
+    model, (x, y), exact = regression
+    loader = DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True)
+    for data in ((x, y), (x.numpy(), y.numpy()), [x, y], TensorDataset(x, y), loader):
+        h = lossatlas.hessian(model, functional.mse_loss, data, batch_size=5)
+        assert h.shape == exact.shape
+        assert np.abs(h.matmat(np.eye(INPUTS)) - exact).max() < 1e-12
+    assert np.abs(lossatlas.hessian(model, "mse", (x, y)).matvec(exact[0]) - exact @ exact[0]).max() < 1e-12
+
+
+def test_scipy_sees_a_linear_operator(regression):
+    model, data, exact = regression
+    operator = lossatlas.hessian(model, "mse", data).linear_operator()
+    assert np.abs(operator @ exact - exact @ exact).max() < 1e-12
+    assert np.allclose(eigsh(operator, k=2)[0], np.linalg.eigvalsh(exact)[-2:], rtol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_eigenpairs_at_each_end(k):
+    model, data, dense = saddle_model()
+    exact = np.linalg.eigvalsh(dense)[::-1]
+    assert exact[0] > 0 > exact[-1]
+    wanted = {
+        "LA": exact[:k],
+        "SA": exact[-k:],
+        "BE": np.concatenate([exact[: -(-k // 2)], exact[len(exact) - k // 2 :]]),
+        "LM": np.sort(exact[np.argsort(-np.abs(exact))[:k]])[::-1],
+    }
+    h = lossatlas.hessian(model, "cross-entropy", data, batch_size=10)
+    for which, values in wanted.items():
+        pairs = h.eigenpairs(k, which, tolerance=1e-9)
+        assert pairs.converged.all()
+        assert pairs.values == pytest.approx(values, abs=1e-9), which
+        for value, vector in zip(pairs.values, pairs.vectors, strict=True):
+            assert np.linalg.norm(dense @ vector - value * vector) < 1e-8 * exact[0]
+
+
+def test_spectrum_integrates_polynomials_exactly_and_the_trace_within_its_bars():
+    model, data, dense = saddle_model()
+    spectrum = lossatlas.hessian(model, "cross-entropy", data).spectrum(probes=12, steps=8, seed=3)
+    assert spectrum.nodes.shape == (12, 8)
+    trace = spectrum.trace()
+    assert trace.low < np.trace(dense) < trace.high
+    assert abs(trace.value - np.trace(dense)) < 4 * trace.standard_error
+    many = lossatlas.hessian(model, "cross-entropy", data).spectrum(probes=400, steps=3).moment(2)
+    assert abs(many.value - np.trace(dense @ dense) / len(dense)) < 4 * many.standard_error
+
+
+def test_nothing_of_the_users_is_touched():
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3)).train()
+    x, y = torch.randn(40, 4), torch.randint(0, 3, (40,))
+    functional.cross_entropy(model(x), y).backward()
+    torch.backends.cudnn.allow_tf32 = True
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    gradients = [p.grad.clone() for p in model.parameters()]
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    lossatlas.hessian(model, functional.cross_entropy, (x, y)).eigenpairs(1)
+    lossatlas.plane(model, functional.cross_entropy, (x, y), points=(3, 2))
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert all(torch.equal(g, p.grad) for g, p in zip(gradients, model.parameters(), strict=True))
+    assert all(module.training for module in model.modules())
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.get_num_threads() == threads
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_a_plane_of_a_quadratic_loss_equals_the_closed_form(regression):
+    model, (x, y), _ = regression
+    rng = np.random.default_rng(0)
+    u, v = rng.standard_normal((2, INPUTS))
+    plane = lossatlas.plane(
+        model, "mse", (x, y), [u, {"weight": torch.tensor(v)[None]}], points=(5, 4), range=[(-2, 3), (-1, 1)]
+    )
+    assert plane["loss"].dims == ("split", "y", "x")
+    theta = model.weight.detach().numpy()[0]
+    for b in plane["y"].values:
+        for a in plane["x"].values:
+            exact = np.mean((x.numpy() @ (theta + a * u + b * v) - y.numpy()[:, 0]) ** 2)
+            assert float(plane["loss"].sel(split="train", x=a, y=b)) == pytest.approx(exact, rel=1e-12)
+    assert plane["x"].values.tolist() == [-2, -0.75, 0.5, 1.75, 3]
+
+
+def test_a_path_is_projected_and_its_principal_plane_holds_a_flat_path(regression):
+    model, (x, y), _ = regression
+    rng = np.random.default_rng(0)
+    u, v = (torch.tensor(row)[None] for row in rng.standard_normal((2, INPUTS)))
+    end = model.weight.detach()
+    path = [{"weight": end + np.cos(t) * 3 * u + t * v} for t in np.linspace(3, 0.2, 12)]
+    plane = lossatlas.plane(model, "mse", (x, y), "pca", path=path, test=(x[:5], y[:5]), points=(6, 6))
+    assert plane.sizes["iteration"] == 13
+    assert plane["path_residual"].values.max() < 1e-6 * np.abs(plane["path_x"]).max()
+    assert sum(plane.attrs["variance_share"]) == pytest.approx(1)
+    assert np.allclose(plane["path_true_loss"], plane["path_projected_loss"], rtol=1e-9)
+    first = np.mean((x.numpy() @ path[0]["weight"].numpy()[0] - y.numpy()[:, 0]) ** 2)
+    assert float(plane["path_true_loss"].sel(split="train")[0]) == pytest.approx(first)
+    assert plane["x"].values[0] < plane["path_x"].values.min() < plane["path_x"].values.max() < plane["x"].values[-1]
+
+
+def test_a_plane_through_another_model_passes_through_it(regression):
+    model, (x, y), _ = regression
+    other = nn.Linear(INPUTS, 1, bias=False).double()
+    plane = lossatlas.plane(model, "mse", (x, y), [other, np.ones(INPUTS)], range=[(0, 1), (0, 1)], points=(2, 2))
+    exact = float(functional.mse_loss(other(x), y).detach())
+    assert float(plane["loss"].sel(split="train", x=1, y=0)) == pytest.approx(exact)
+
+
+def test_eigenvector_and_random_planes():
+    model, data, dense = saddle_model()
+    plane = lossatlas.plane(model, "cross-entropy", data, "eigen", points=(3, 3), range=[(-1e-3, 1e-3)] * 2)
+    loss = plane["loss"].sel(split="train").values
+    curvatures = (loss[1, 2] - 2 * loss[1, 1] + loss[1, 0]) / 1e-6, (loss[2, 1] - 2 * loss[1, 1] + loss[0, 1]) / 1e-6
+    assert curvatures == pytest.approx(np.linalg.eigvalsh(dense)[::-1][:2], rel=1e-3)
+    random = lossatlas.plane(model, "cross-entropy", data, points=(3, 3))
+    weights = np.sqrt(sum(float(p.square().sum()) for n, p in model.named_parameters() if n.endswith("weight")))
+    assert random.attrs["direction_norm"] == pytest.approx([weights, weights], rel=1e-12)
+
+
+def noisy_loss(outputs, targets):
+    return functional.cross_entropy(functional.dropout(outputs, 0.5), targets)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, d: lossatlas.hessian(m, "mae", d), "loss: 'mae' is neither a function nor one of"),
+        (lambda m, d: lossatlas.hessian("lenet", "mse", d), "expected a torch.nn.Module, got str"),
+        (lambda m, d: lossatlas.hessian(m, "cross-entropy", 3), "expected a pair"),
+        (lambda m, d: lossatlas.hessian(m, "cross-entropy", (d[0], d[1][:4])), "31 inputs and 4 targets"),
+        (lambda m, d: lossatlas.hessian(m.requires_grad_(False), "mse", d), "no parameter requires a gradient"),
+        (lambda m, d: lossatlas.hessian(m, noisy_loss, d), "draws random numbers"),
+        (
+            lambda m, d: lossatlas.hessian(m, "cross-entropy", d).eigenpairs(0),
+            "eigenpairs: 0 asked for; must lie between 1 and",
+        ),
+        (lambda m, d: lossatlas.hessian(m, "cross-entropy", d).eigenpairs(1, "SM"), "which: 'SM' is not one of"),
+        (lambda m, d: lossatlas.hessian(m, "cross-entropy", d).spectrum(2, 44), "number of parameters, 43"),
+        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, "pca"), "2 principal components need at least"),
+        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, "rndm"), "'rndm' is not one of random, pca, eigen"),
+        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, [np.ones(43)] * 2), "linearly dependent"),
+        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, [{"0.wait": d[0]}] * 2), "no trained parameter '0.wait'"),
+        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, path=[{}]), "path[0]: not a checkpoint of this model"),
+    ],
+)
+def test_mistakes_say_one_line(call, message):
+    model, data, _ = saddle_model()
+    with pytest.raises(LossAtlasError) as error:
+        call(model, data)
+    assert message in str(error.value)
+
+
+def test_importing_the_package_loads_no_framework():
+    code = "import sys, lossatlas; assert 'torch' not in sys.modules; assert callable(lossatlas.hessian)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())

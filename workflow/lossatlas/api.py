@@ -1,0 +1,261 @@
+"""For notebooks: the Hessian and planes of a PyTorch model at hand, without Snakemake, MPI or files.
+
+The code underneath is that of the workflow, and so are the numbers. The model is copied, never changed.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from scipy.sparse.linalg import LinearOperator
+
+from lossatlas import directions as direction_sets
+from lossatlas import landscape, store, units
+from lossatlas.backends import torch as backend
+from lossatlas.data import Split, Subset
+from lossatlas.directions.build import Axes
+from lossatlas.directions.eigen import eigen
+from lossatlas.directions.pca import pca
+from lossatlas.directions.random import random
+from lossatlas.directions.raw import RawDirections
+from lossatlas.errors import LossAtlasError
+from lossatlas.krylov import Eigenpairs, Spectrum, check_deterministic, eigenpairs, lanczos, probe_vectors
+from lossatlas.krylov.eigenpairs import check_count
+from lossatlas.krylov.lanczos import check_steps
+from lossatlas.parallel import Timing, World
+from lossatlas.problem import Problem
+from lossatlas.progress import Progress
+from lossatlas.trajectory import RowWriter, Trajectory
+
+ENDS = {"LA": "largest", "SA": "smallest", "BE": "both ends, the larger half at the top", "LM": "largest magnitude"}
+_BLOCK = 10
+"""Probes that run in lockstep; a block's Lanczos bases are in memory together."""
+
+
+def hessian(
+    model: Any, loss: Any, data: Any, *, batch_size: int = 100, dtype: str | None = None, memory_gb: float = 2.0
+) -> "Hessian":
+    """Return the Hessian of the mean loss over ``data`` at the model's present parameters.
+
+    Args:
+        model: a ``torch.nn.Module``. It is copied and evaluated in inference mode: dropout off, running statistics
+            frozen. Parameters with ``requires_grad=False`` are constants.
+        loss: a function (outputs, targets) -> mean over the batch or one value per sample, or ``"cross-entropy"``
+            or ``"mse"``. Without weight decay.
+        data: a pair (inputs, targets) of arrays or tensors, or an iterable of such batches, such as a
+            ``DataLoader``. It is read once and kept on the model's device.
+        batch_size: samples per chunk; results agree to rounding for any value.
+        dtype: ``"float32"`` or ``"float64"`` for the products; left out it is the model's.
+        memory_gb: for values kept between products.
+
+    Raises:
+        LossAtlasError: model, loss and data do not fit together, nothing requires a gradient, loss or gradient is
+            NaN or infinite, or the loss draws random numbers.
+    """
+    problem, network = _problem(model, loss, _split(data), batch_size, dtype)
+    theta, buffers = network.parameters(), network.buffers()
+    with backend.full_precision():
+        check_deterministic(lambda: problem.linearize(theta, buffers, memory_gb=memory_gb))
+        return Hessian(problem.linearize(theta, buffers, memory_gb=memory_gb))
+
+
+class Hessian:
+    """A symmetric N x N matrix known by its products; rows of ``layout`` say which parameter lies where."""
+
+    def __init__(self, operator: Any):
+        self._operator = operator
+        self.layout, self.samples = operator.problem.layout, operator.samples
+        self.size, self.dtype = operator.size, operator.dtype
+        self.shape = (self.size, self.size)
+
+    def matvec(self, vector: np.ndarray) -> np.ndarray:
+        """Return H v, float64, for ``vector`` of shape (N,)."""
+        return self.matmat(np.asarray(vector).reshape(1, -1))[0]
+
+    def matmat(self, vectors: np.ndarray) -> np.ndarray:
+        """Return H v, float64, for every row of ``vectors`` (k, N)."""
+        with backend.full_precision():
+            return self._operator.matmat(vectors)
+
+    def linear_operator(self) -> LinearOperator:
+        """Return a view for SciPy, whose ``matmat`` takes vectors as columns."""
+        return LinearOperator(
+            self.shape, matvec=self.matvec, matmat=lambda columns: self.matmat(columns.T).T, dtype=np.float64
+        )
+
+    def eigenpairs(
+        self, k: int = 1, which: str = "LA", tolerance: float = 1e-4, max_products: int = 1000, seed: int = 0
+    ) -> Eigenpairs:
+        """Return ``k`` eigenpairs with true residuals and convergence flags, in descending order.
+
+        Args:
+            which: ``LA`` largest, ``SA`` smallest (most negative), ``BE`` both ends, ``LM`` largest magnitude.
+            tolerance: residual ||Hy - lambda y|| relative to ||H|| at which a pair has converged.
+            max_products: after which the search ends, converged or not.
+        """
+        if which not in ENDS:
+            known = ", ".join(f"{key} ({meaning})" for key, meaning in ENDS.items())
+            raise LossAtlasError(f"which: {which!r} is not one of {known}")
+        check_count(self.size, k)
+        largest = {"LA": k, "SA": 0, "BE": -(-k // 2), "LM": min(k, self.size)}[which]
+        smallest = {"LA": 0, "SA": k, "BE": k // 2, "LM": min(k, self.size - largest)}[which]
+        watched = _Watched(self, "eigenpairs", max_products)
+        pairs = eigenpairs(watched, largest, smallest, tolerance, max_products, seed)
+        watched.progress.close(pairs.products)
+        if which == "LM":
+            chosen = np.sort(np.argsort(-np.abs(pairs.values), kind="stable")[:k])
+            parts = (getattr(pairs, name)[chosen] for name in ("values", "vectors", "residuals", "converged"))
+            pairs = Eigenpairs(*parts, products=pairs.products)
+        return pairs
+
+    def spectrum(self, probes: int = 10, steps: int = 80, seed: int = 0, distribution: str = "gaussian") -> Spectrum:
+        """Return the stochastic Lanczos quadrature (GradVis Algorithm 2): density, distribution, moments and trace.
+
+        Args:
+            probes: random probe vectors (GradVis's k); error bars need at least two.
+            steps: Lanczos steps per probe, with full reorthogonalisation (GradVis's m).
+        """
+        check_steps(self.size, steps, probes)
+        watched, runs = _Watched(self, "spectrum", probes * steps), []
+        for start in range(0, probes, _BLOCK):
+            numbers = range(start, min(start + _BLOCK, probes))
+            runs += lanczos(watched, probe_vectors(self.size, numbers, seed, distribution), steps)
+        watched.progress.close()
+        return Spectrum.of(runs, self.size)
+
+
+class _Watched:
+    """The operator with a progress bar."""
+
+    def __init__(self, operator: Hessian, label: str, total: int):
+        self.operator, self.size, self.dtype = operator, operator.size, operator.dtype
+        self.progress, self._done = Progress(label, total, unit="products"), 0
+
+    def matmat(self, vectors: np.ndarray) -> np.ndarray:
+        products = self.operator.matmat(vectors)
+        self._done += len(vectors)
+        self.progress.update(self._done)
+        return products
+
+
+def plane(
+    model: Any,
+    loss: Any,
+    data: Any,
+    directions: str | Sequence[Any] = "random",
+    *,
+    path: Sequence[Any] = (),
+    test: Any = None,
+    points: tuple[int, int] = (25, 25),
+    range: Sequence[Sequence[float]] | None = None,
+    border: float = 0.4,
+    normalize: str | None = None,
+    ignore: Sequence[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    dtype: str | None = None,
+) -> xr.Dataset:
+    """Return the loss on a plane through the model's present parameters, with the path projected onto it.
+
+    The dataset is what ``landscape/<name>.zarr`` of the workflow holds: ``loss(split, y, x)``, ``accuracy`` where
+    targets are classes, and ``path_*`` variables; the renderers of ``lossatlas.render`` take it.
+
+    Args:
+        model, loss, data, dtype: as for ``hessian``.
+        directions: ``"random"``; ``"eigen"``, the two Hessian eigenvectors of the largest eigenvalues; ``"pca"``,
+            the principal components of ``path``; or two directions, each a flat vector (N,), a dict of
+            tensors by parameter name (those left out are zero), or a module (its parameters minus the model's).
+        path: earlier checkpoints, state dicts or modules, in order; the model itself is the last point.
+        test: a second set of samples, as ``data``.
+        points: grid points along x and y.
+        range: ((x from, x to), (y from, y to)) in multiples of the directions; left out it is the extent of the
+            path plus ``border`` times it on each side, or [-1, 1] without a path.
+        normalize, ignore: as in the config (``none``, ``model``, ``layer``, ``filter``; ``bias``, ``norm``). Left
+            out random directions are filter-normalised without biases and norm parameters (Li et al. 2018), all
+            others are taken as they are.
+
+    Raises:
+        LossAtlasError: as for ``hessian``, or the two directions span no plane.
+    """
+    splits = {"train": _split(data)} | ({"test": _split(test)} if test is not None else {})
+    subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}
+    problem, network = _problem(model, loss, splits["train"], batch_size, dtype)
+    problems = backend.problems(network, problem.loss, subsets, batch_size)
+    spec = {"points": list(points), "border": border, "center": "last"}
+    if range is not None:
+        spec["range"] = dict(zip(("x", "y"), range, strict=True))
+    plain = directions != "random" if isinstance(directions, str) else True
+    choices = {
+        "center": "last",
+        "seed": seed,
+        "normalize": normalize or ("none" if plain else "filter"),
+        "ignore": list(ignore) if ignore is not None else ([] if plain else ["bias", "norm"]),
+    }
+    with tempfile.TemporaryDirectory() as folder, backend.full_precision():
+        trajectory = _record(Path(folder), model, path, network)
+        made = direction_sets.complete(
+            _raw(directions, choices, trajectory, problems["train"], network), choices, trajectory
+        )
+        direction_sets.check_independent(made.used, made.raw.labels)
+        axes = Axes(made.used, made.raw.labels, made.variance_share, {})
+        return _evaluate(Path(folder), landscape.Plane(spec, axes, trajectory, problems, subsets))
+
+
+def _problem(model: Any, loss: Any, split: Split, batch_size: int, dtype: str | None) -> tuple[Problem, Any]:
+    network = backend.FlatNetwork(model, backend.device_of(model, dtype))
+    return backend.TorchProblem(network, backend.as_loss(loss), split, batch_size), network
+
+
+def _record(folder: Path, model: Any, path: Sequence[Any], network: Any) -> Trajectory:
+    """Write the path and the model itself as a trajectory."""
+    (folder / ".stores").mkdir()
+    reader, link = backend.FlatNetwork(model, network.device), folder / "trajectory.zarr"
+    recording = reader.recording(np.arange(len(path) + 1))
+    made = store.create(link, folder, store.Fingerprint("trajectory", {}), recording.build)
+    writer = RowWriter(made)
+    for number, checkpoint in enumerate([*path, model]):
+        backend.load_weights(reader, checkpoint, f"path[{number}]")
+        row = {"parameters": reader.parameters(), "buffers": reader.buffers()}
+        writer.append(**row, batch_loss=np.nan, learning_rate=np.nan)
+    writer.flush()
+    made.finish({})
+    return Trajectory(made.path)
+
+
+def _raw(chosen: Any, choices: dict, trajectory: Trajectory, problem: Problem, network: Any) -> RawDirections:
+    """Make the two directions."""
+    last, seed = len(trajectory) - 1, choices["seed"]
+    if not isinstance(chosen, str):
+        vectors = [backend.as_direction(network, one, f"directions[{k}]") for k, one in enumerate(chosen)]
+        if len(vectors) != 2:
+            raise LossAtlasError(f"directions: {len(vectors)} were given; a plane needs two")
+        return RawDirections(np.stack(vectors), ["direction 1", "direction 2"])
+    if chosen == "random":
+        return random(trajectory.layout.size, 2, seed)
+    if chosen == "pca":
+        return pca(trajectory, last, 2, True, "gram", seed)
+    if chosen == "eigen":
+        search = {"largest": 2, "smallest": 0, "tolerance": 1e-3, "max_products": 300, "memory_gb": 2.0}
+        return eigen(problem, trajectory, last, {**search, "seed": seed})
+    raise LossAtlasError(f"directions: {chosen!r} is not one of random, pca, eigen, nor a pair of directions")
+
+
+def _evaluate(folder: Path, planned: landscape.Plane) -> xr.Dataset:
+    """Evaluate all points and return the store's contents, in memory."""
+    link = folder / "landscape.zarr"
+    made = store.create(link, folder, store.Fingerprint("landscape", planned.spec), planned.build)
+    evaluator = landscape.Evaluator(made, planned.axes, planned.trajectory, planned.problems)
+    units.compute(made, evaluator, World(), Timing(), "static", "plane")
+    landscape.finish(made, {})
+    dataset = xr.open_zarr(made.path, chunks=None).load()
+    for key in ("fingerprint", "provenance", "content", "chunk_files", "attempts", "finished", "subset_stratified"):
+        del dataset.attrs[key]  # these speak of stores on disk
+    return dataset
+
+
+def _split(data: Any) -> Split:
+    inputs, targets = backend.collect(data)
+    return Split(inputs, targets)
