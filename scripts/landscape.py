@@ -1,6 +1,5 @@
 """Evaluate the loss on a plane and along the path, by MPI ranks that share one queue."""
 
-import time
 from pathlib import Path
 
 from lossatlas import backends, cli, landscape, store, units
@@ -11,7 +10,7 @@ from lossatlas.trajectory import Trajectory
 
 
 def main(args, world) -> None:
-    started, timing, spec = time.monotonic(), Timing(), args.spec
+    timing, spec, missing = Timing(), args.spec, 0
     with timing("read"):
         trajectory = Trajectory(args.trajectory)
         axes = read_axes([axis(args.x), axis(args.y)])
@@ -28,10 +27,8 @@ def main(args, world) -> None:
     if not made.finished:
         with timing("read"):
             evaluator = landscape.Evaluator(made, axes, trajectory, problems)
-        units.compute(made, evaluator, world, timing, args.queue, args.label)
-    records = world.gather(timing.record(world.rank))
-    if world.rank == 0:
-        cli.conclude(args, made, landscape.finish, records, device.description, time.monotonic() - started)
+        missing = units.compute(made, evaluator, world, timing, args.queue, args.label)
+    cli.conclude(args, world, timing, made, landscape.finish, missing, device.description)
 
 
 def axis(text: str) -> tuple[Path, int]:

@@ -1,6 +1,5 @@
 """Compute Hessian spectra along training, by MPI ranks that share one queue."""
 
-import time
 from pathlib import Path
 
 from lossatlas import backends, cli, spectra, store, units
@@ -11,7 +10,7 @@ from lossatlas.trajectory import Trajectory
 
 
 def main(args, world) -> None:
-    started, timing, spec = time.monotonic(), Timing(), args.spec
+    timing, spec, missing = Timing(), args.spec, 0
     with timing("read"):
         trajectory = Trajectory(args.trajectory)
         samples = {**spec["evaluation"], "test_samples": 0, "batch_size": spec["spectra"]["batch_size"]}
@@ -32,10 +31,8 @@ def main(args, world) -> None:
     made = store.Store(store.hidden_path(args.output, args.run_dir), writable=True)
     if not made.finished:
         evaluator = spectra.Evaluator(spec["spectra"], trajectory, problem)
-        units.compute(made, evaluator, world, timing, args.queue, args.label)
-    records = world.gather(timing.record(world.rank))
-    if world.rank == 0:
-        cli.conclude(args, made, spectra.finish, records, device.description, time.monotonic() - started)
+        missing = units.compute(made, evaluator, world, timing, args.queue, args.label)
+    cli.conclude(args, world, timing, made, spectra.finish, missing, device.description)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from functools import cache
 
 import psutil
 import pytest
@@ -26,6 +27,14 @@ def long_config() -> dict:
     tiny["planes"]["pca"]["points"] = [31, 21]
     tiny["planes"]["random"]["points"] = [25, 25]
     return config
+
+
+def spectra_config() -> dict:
+    """A short training with enough spectra to be killed ten times."""
+    return test_config(spectra={"stride": 1, "probes": 4, "steps": 30, "batch_size": 50}, planes={})
+
+
+CASES = {"landscape and spectra": (long_config, STORES), "spectra": (spectra_config, ("--until", "spectra"))}
 
 
 def start(folder, **extra):
@@ -82,15 +91,24 @@ def unlock(folder) -> None:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("expected")
-    run_config(folder, long_config(), *STORES)
-    return all_contents(folder)
+def expected_of(tmp_path_factory):
+    """A function from a case to the stores of a run that nothing disturbed."""
+
+    @cache
+    def contents_of(case: str) -> dict:
+        make_config, stores = CASES[case]
+        folder = tmp_path_factory.mktemp("expected")
+        run_config(folder, make_config(), *stores)
+        return all_contents(folder)
+
+    return contents_of
 
 
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("seed", range(int(os.environ.get("LOSSATLAS_KILL_ROUNDS", "1"))))
-def test_ten_random_kills_change_nothing(tmp_path, expected, seed):
-    write_config(tmp_path, long_config())
+def test_ten_random_kills_change_nothing(tmp_path, expected_of, case, seed):
+    make_config, stores = CASES[case]
+    write_config(tmp_path, make_config())
     rng, killed = random.Random(seed), []
     while len(killed) < 10:
         target = TARGETS[len(killed) % 3]
@@ -100,14 +118,14 @@ def test_ten_random_kills_change_nothing(tmp_path, expected, seed):
                 unlock(tmp_path)
         else:  # it was quicker: begin anew, so that there is something to kill
             subprocess.run(["rm", "-rf", str(tmp_path / "results")], check=True)
-    done = run_config(tmp_path, long_config(), "--rerun-incomplete", *STORES)
-    assert all_contents(tmp_path) == expected
+    done = run_config(tmp_path, make_config(), "--rerun-incomplete", *stores)
+    assert all_contents(tmp_path) == expected_of(case)
     said = (tmp_path / "output.log").read_text() + done.stdout + done.stderr
     found = [int(n) for n in re.findall(r"(\d+) of \d+ chunks found finished", said)]
     assert max(found) > 0, "at least one attempt found finished chunks"
 
 
-def test_kills_between_finishing_and_linking(tmp_path, expected):
+def test_kills_between_finishing_and_linking(tmp_path, expected_of):
     """Every store is killed once between its last write and its link; each attempt then goes one store further."""
     write_config(tmp_path, long_config())
     marks = tmp_path / "marks"
@@ -126,4 +144,4 @@ def test_kills_between_finishing_and_linking(tmp_path, expected):
     assert len(list(marks.iterdir())) == 8, "trajectory, three sets of directions, three planes, spectra"
     assert 4 <= attempts <= 10
     assert "found finished, nothing to compute" in done.stdout + done.stderr
-    assert all_contents(tmp_path) == expected
+    assert all_contents(tmp_path) == expected_of("landscape and spectra")

@@ -170,7 +170,6 @@ def plane(
             tensors by parameter name (those left out are zero), or a module (its parameters minus the model's).
         path: earlier checkpoints, state dicts or modules, in order; the model itself is the last point.
         test: a second set of samples, as ``data``.
-        points: grid points along x and y.
         range: ((x from, x to), (y from, y to)) in multiples of the directions; left out it is the extent of the
             path plus ``border`` times it on each side, or [-1, 1] without a path.
         normalize, ignore: as in the config (``none``, ``model``, ``layer``, ``filter``; ``bias``, ``norm``). Left

@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lossatlas import store
+from lossatlas import interrupt, store
 from lossatlas.errors import LossAtlasError
-from lossatlas.parallel import World
+from lossatlas.parallel import Timing, World
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -39,32 +40,47 @@ def mpi_arguments(description: str) -> argparse.ArgumentParser:
 
 def conclude(
     args: argparse.Namespace,
+    world: World,
+    timing: Timing,
     made: store.Store,
     finish: Callable[[store.Store, dict], dict],
-    records: list[dict],
+    missing: int,
     device: str,
-    wall: float,
 ) -> None:
-    """On rank 0, after all units: finish and link the store, write the timing record.
+    """After all units: finish and link the store, write the timing record. Every rank takes part.
 
     Args:
         finish: the driver's function that sorts the results and marks the store finished.
-        records: one ``Timing.record`` per rank.
+        missing: how many units are not computed, because the job was told to stop.
+
+    Raises:
+        SystemExit: units are missing; the status makes the job resume.
     """
-    if made.finished:
-        print(f"{args.label}: found finished, nothing to compute", flush=True)
-    else:
-        chunks = sum(record["units"] for record in records)
-        ranks = len(records)
-        counts = finish(
-            made,
-            {"ranks": ranks, "threads": args.threads, "device": device, "wall_seconds": wall, "chunks": chunks},
-        )
-        print(f"{args.label}: " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items()), flush=True)
-    for record in records:
-        print(f"{args.label}: rank {record['rank']} did {record['units']} chunks; seconds: {record['seconds']}")
-    write_json(args.timing, {"label": args.label, "wall_seconds": wall, "device": device, "ranks": records})
-    store.publish(args.output, args.run_dir)
+    records = world.gather(timing.record(world.rank))
+    if world.rank == 0:
+        wall = timing.wall()
+        if made.finished:
+            print(f"{args.label}: found finished, nothing to compute", flush=True)
+        elif not missing:
+            _finish(args, made, finish, records, device, wall)
+        for record in records:
+            print(f"{args.label}: rank {record['rank']} did {record['units']} chunks; seconds: {record['seconds']}")
+        write_json(args.timing, {"label": args.label, "wall_seconds": wall, "device": device, "ranks": records})
+        if missing:
+            print(
+                f"{args.label}: stopped with {missing} chunks missing; run the same command again to go on", flush=True
+            )
+        else:
+            store.publish(args.output, args.run_dir)
+    if missing:
+        sys.exit(interrupt.STATUS)
+
+
+def _finish(args: argparse.Namespace, made: store.Store, finish: Callable, records: list, device: str, wall: float):
+    chunks, ranks = sum(record["units"] for record in records), len(records)
+    attempt = {"ranks": ranks, "threads": args.threads, "device": device, "wall_seconds": wall, "chunks": chunks}
+    counts = finish(made, attempt)
+    print(f"{args.label}: " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items()), flush=True)
 
 
 def run(main: Callable[[World], Any], ranks: int | None = None, label: str = "") -> None:
@@ -75,19 +91,30 @@ def run(main: Callable[[World], Any], ranks: int | None = None, label: str = "")
         label: name of the job, put before errors.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    interrupt.listen()
     world = World()
     try:
         if ranks is not None:
             from lossatlas.parallel import world as mpi_world
 
             world = mpi_world(ranks)
+            _name_ranks_in_warnings(world)
         main(world)
+    except interrupt.Interrupted as error:
+        _fail(world, f"{label}: {error}", interrupt.STATUS)
     except LossAtlasError as error:
         if os.environ.get("LOSSATLAS_TRACEBACK"):
             traceback.print_exc()
         _fail(world, f"{label}: error: {error}" if label else f"error: {error}", 2)
     except Exception:
         _fail(world, f"rank {world.rank} of {world.size} failed:\n{traceback.format_exc()}", 1)
+
+
+def _name_ranks_in_warnings(world: World) -> None:
+    """Let every warning say which rank gave it."""
+    plain = warnings.formatwarning
+    if world.size > 1:
+        warnings.formatwarning = lambda *what, **how: f"rank {world.rank}: {plain(*what, **how)}"
 
 
 def _fail(world: World, text: str, status: int) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +21,23 @@ class World:
     def barrier(self) -> None:
         if self.comm is not None:
             self.comm.Barrier()
+
+    def meet(self, patience: Callable[[], float | None]) -> bool:
+        """Wait until all ranks are here, without using the processor; return whether they came.
+
+        Args:
+            patience: asked while waiting: for how many seconds more, None for as long as it takes.
+        """
+        if self.comm is None:
+            return True
+        request, since = self.comm.Ibarrier(), None
+        while not request.Test():
+            limit = patience()
+            since = since or (time.monotonic() if limit is not None else None)
+            if since is not None and time.monotonic() - since > limit:
+                return False
+            time.sleep(0.002)
+        return True
 
     def broadcast(self, value: Any) -> Any:
         """Return rank 0's ``value`` on every rank."""
@@ -53,7 +70,12 @@ def world(ranks: int) -> World:
             "library do not match: try another --mpi=... or the library's own mpiexec)"
         )
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    return World(comm.rank, comm.size, local.rank, comm)
+    found = World(comm.rank, comm.size, local.rank, comm)
+    places = found.gather(f"{comm.rank} = process {os.getpid()} on {MPI.Get_processor_name()}")
+    if places and comm.size > 1:
+        # Launchers name a dead process by its number only.
+        print("ranks: " + ", ".join(places), flush=True)
+    return found
 
 
 def limit_threads(threads: int) -> None:
@@ -78,6 +100,9 @@ class WorkQueue(Protocol):
     def claimed(self) -> int:
         """Return about how many units have been handed out to all ranks together."""
 
+    def drain(self) -> None:
+        """Hand out no more units, to any rank where ranks share one counter, to this one in any case."""
+
     def close(self) -> None:
         """Free what is shared."""
 
@@ -96,6 +121,9 @@ class StaticQueue:
 
     def claimed(self) -> int:
         return min(self._n, self._taken * self._size)
+
+    def drain(self) -> None:
+        self._units = iter(())
 
     def close(self) -> None:
         pass
@@ -123,14 +151,21 @@ class CounterQueue:
         self._window.Lock_all()
 
     def claim(self) -> int | None:
-        one, before = self._np.ones(1, self._np.int64), self._np.zeros(1, self._np.int64)
-        self._window.Fetch_and_op(one, before, 0)
+        before = self._advance(1)
+        self._claimed = min(before + 1, self._n)
+        return before if before < self._n else None
+
+    def _advance(self, by: int) -> int:
+        step, before = self._np.full(1, by, self._np.int64), self._np.zeros(1, self._np.int64)
+        self._window.Fetch_and_op(step, before, 0)
         self._window.Flush(0)
-        self._claimed = min(int(before[0]) + 1, self._n)
-        return int(before[0]) if before[0] < self._n else None
+        return int(before[0])
 
     def claimed(self) -> int:
         return self._claimed
+
+    def drain(self) -> None:
+        self._advance(self._n)
 
     def close(self) -> None:
         self._window.Unlock_all()
@@ -157,9 +192,13 @@ class Timing:
     def __call__(self, activity: str) -> "_Stopwatch":
         return _Stopwatch(self, activity)
 
+    def wall(self) -> float:
+        """Return the seconds since this rank's first line."""
+        return time.monotonic() - self.started
+
     def record(self, rank: int) -> dict:
         """Return the rank's record; what no activity accounts for is ``other``."""
-        wall = time.monotonic() - self.started
+        wall = self.wall()
         spent = sum(s for name, s in self.seconds.items() if name != "start-up")
         seconds = {**self.seconds, "other": max(0.0, wall - spent)}
         return {"rank": rank, "units": self.units, "seconds": {k: round(v, 4) for k, v in seconds.items()}}

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lossatlas import interrupt
 from lossatlas.progress import Progress
 from lossatlas.store import Store
 from lossatlas.trajectory import RowWriter
@@ -46,6 +47,9 @@ def record_training(
 
     After each chunk of rows, and after ``save_every`` seconds, the trainer's state is saved beside the store
     at the start of an iteration; a killed job goes on from there.
+
+    Raises:
+        Interrupted: the job was told to stop; its state is saved.
     """
     recorded = set(store["iteration"][:].tolist())
     resume = ResumeFile(store.path.with_suffix(".resume"), store.fingerprint)
@@ -59,17 +63,23 @@ def record_training(
         )
     progress = Progress(label, trainer.steps, found=start, unit="iterations")
     saved_row, saved_at = writer.written, time.monotonic()
-    for iteration in range(start, trainer.steps + 1):
-        if writer.written > saved_row or time.monotonic() - saved_at > save_every:
-            writer.flush()
-            resume.write(iteration, writer.written, trainer.state())
-            saved_row, saved_at = writer.written, time.monotonic()
-        record = iteration in recorded
-        before = (trainer.network.parameters(), trainer.network.buffers()) if record else None
-        loss, rate = trainer.step(iteration) if iteration < trainer.steps else (np.nan, np.nan)
-        if before is not None:
-            writer.append(parameters=before[0], buffers=before[1], batch_loss=loss, learning_rate=rate)
-        progress.update(iteration)
+    with interrupt.deferred():
+        for iteration in range(start, trainer.steps + 1):
+            stop = interrupt.requested()
+            if writer.written > saved_row or time.monotonic() - saved_at > save_every or stop:
+                writer.flush()
+                resume.write(iteration, writer.written, trainer.state())
+                saved_row, saved_at = writer.written, time.monotonic()
+            if stop:
+                raise interrupt.Interrupted(
+                    f"stopped by {stop} at iteration {iteration}; run the same command again to go on"
+                )
+            record = iteration in recorded
+            before = (trainer.network.parameters(), trainer.network.buffers()) if record else None
+            loss, rate = trainer.step(iteration) if iteration < trainer.steps else (np.nan, np.nan)
+            if before is not None:
+                writer.append(parameters=before[0], buffers=before[1], batch_loss=loss, learning_rate=rate)
+            progress.update(iteration)
     writer.flush()
     progress.close()
     resume.remove()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import zarr
 
+from lossatlas import interrupt
 from lossatlas.parallel import Timing, World, work_queue
 from lossatlas.progress import Progress
 from lossatlas.store import Store, add_array
@@ -34,14 +35,26 @@ def results(store: Store) -> np.ndarray:
     return store[ARRAY][:, :-1]
 
 
+PATIENCE = 20.0
+"""Seconds that a rank that was told to stop waits for the others, one of which may be dead."""
+
+
 def compute(
     store: Store, evaluate: Callable[[range], np.ndarray], world: World, timing: Timing, queue: str, label: str
-) -> None:
+) -> int:
     """Compute all unfinished units; every rank takes part and writes what it computed.
+
+    When any rank is told to stop (SIGTERM, SIGUSR1), all end after their current unit.
 
     Args:
         evaluate: returns the columns of the rows of one unit; a pure function of the rows' numbers.
         queue: ``counter`` or ``static``.
+
+    Returns:
+        How many units are still missing, the same on all ranks; 0 unless they were told to stop.
+
+    Raises:
+        Interrupted: this rank was told to stop and the others did not come.
     """
     work = store[ARRAY]
     total, per_unit = work.shape[0], work.chunks[0]
@@ -53,22 +66,31 @@ def compute(
         print(f"{label}: {found} of {units} chunks found finished", flush=True)
         progress = Progress(label, units, found, unit="chunks")
     line = work_queue(world, len(pending), queue)
-    while True:
-        with timing("communication"):
-            number = line.claim()
-        if number is None:
-            break
-        start = pending[number] * per_unit
-        with timing("compute"):
-            values = evaluate(range(start, min(start + per_unit, total)))
-            values = np.column_stack([values, np.ones(len(values))])
-        with timing("write"):
-            work[start : start + len(values)] = values
-        timing.units += 1
-        if progress:
-            progress.update(found + line.claimed())
-    with timing("idle"):
-        world.barrier()
+    with interrupt.deferred():
+        while not interrupt.requested():
+            with timing("communication"):
+                number = line.claim()
+            if number is None:
+                break
+            start = pending[number] * per_unit
+            with timing("compute"):
+                values = evaluate(range(start, min(start + per_unit, total)))
+                values = np.column_stack([values, np.ones(len(values))])
+            with timing("write"):
+                work[start : start + len(values)] = values
+            timing.units += 1
+            if progress:
+                progress.update(found + line.claimed())
+        if interrupt.requested():
+            line.drain()
+        with timing("idle"):
+            if not world.meet(lambda: PATIENCE if interrupt.requested() else None):
+                raise interrupt.Interrupted(
+                    f"rank {world.rank} was stopped by {interrupt.requested()}, and others did not come within "
+                    f"{PATIENCE:.0f} s; run the same command again to go on"
+                )
     line.close()
+    missing = world.broadcast(len(unfinished(store)) if world.rank == 0 else None)
     if progress:
-        progress.close()
+        progress.close(units - missing)
+    return missing
