@@ -4,11 +4,12 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help demo test check bench docs install clean prune
+.PHONY: help demo test test-slurm check bench docs install clean prune
 
 help:
 	@echo "make demo    train LeNet and make videos of its loss surface (minutes)"
 	@echo "make test    linters and all tests"
+	@echo "make test-slurm   the workflow on a real, private one-node Slurm (needs root; installs Slurm on Debian)"
 	@echo "make bench   speed against peers, into results/bench.json"
 	@echo "make docs    regenerate config/README.md from the schema"
 	@echo "make prune   remove stores of former settings that were set aside"
@@ -19,6 +20,10 @@ demo: $(STAMP)
 
 test: $(STAMP) check
 	pytest
+
+test-slurm: $(STAMP)
+	python tests/slurm/cluster.py
+	pytest tests/slurm -v --durations=0
 
 check: $(STAMP)
 	ruff check .

@@ -19,8 +19,8 @@ class World:
     comm: Any = None
 
     def barrier(self) -> None:
-        if self.comm is not None:
-            self.comm.Barrier()
+        """Wait for all ranks."""
+        self.meet(lambda: None)
 
     def meet(self, patience: Callable[[], float | None]) -> bool:
         """Wait until all ranks are here, without using the processor; return whether they came.

@@ -35,12 +35,16 @@ MPI = CONFIG["mpi"]
 TRAINED = [run for run, settings in RUNS.items() if "train" in settings]
 IMPORTED = [run for run in RUNS if run not in TRAINED]
 SCRIPTS = Path(workflow.basedir) / "scripts"
+# conda or a container brings the programs, and our package comes from here; otherwise they are those of the environment
+# that runs snakemake, activated or not.
 if workflow.deployment_settings.deployment_method:
-    # conda or a container brings the programs; our package comes from here.
-    shell.prefix(f"set -euo pipefail; export PYTHONPATH={workflow.basedir}/workflow; ")
+    programs = f"export PYTHONPATH={workflow.basedir}/workflow"
 else:
-    # The programs of the environment that runs snakemake, activated or not.
-    shell.prefix(f"set -euo pipefail; export PATH={os.path.dirname(sys.executable)}:$PATH; ")
+    programs = f"export PATH={os.path.dirname(sys.executable)}:$PATH"
+# The shell and `tee` outlive SIGTERM and SIGUSR1, so that a program that is told to stop can end in good order.
+shell.prefix(
+    f"set -euo pipefail; trap : TERM USR1; {programs}; " "logged() {{ (trap '' TERM USR1; exec tee \"$1\"); }}; "
+)
 
 
 wildcard_constraints:
@@ -99,6 +103,11 @@ def problem_spec(run):
     if spec["data"].get("name", "fashion-mnist-mini") != "fashion-mnist-mini":
         spec["data"] = {**spec["data"], "data_root": CONFIG["data_root"]}
     return spec
+
+
+def growing(minutes):
+    """Return a runtime that grows when a job is tried again."""
+    return lambda wildcards, attempt: minutes * attempt
 
 
 def as_json(spec):
@@ -220,8 +229,9 @@ def summary():
             stage = f"{run}/{file.relative_to(Path(RESULTS, run, 'logs'))}".removesuffix(".benchmark.tsv")
             seconds = float(file.read_text().splitlines()[1].split()[0])
             lines.append(f"{stage:<48}{seconds:>9.1f}")
-    lines += ["", *(f"video: {file}" for run in RUNS for file in videos(run))]
-    lines += [f"report: {RESULTS}/{run}/report.html" for run in RUNS]
+    made = [("video", file) for run in RUNS for file in videos(run)]
+    made += [("report", f"{RESULTS}/{run}/report.html") for run in RUNS]
+    lines += ["", *(f"{what}: {file}" for what, file in made if Path(file).exists())]
     return "\n".join(lines)
 
 

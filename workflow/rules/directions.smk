@@ -19,7 +19,7 @@ rule directions:
     threads: lambda wildcards: directions_spec(wildcards)["threads"]
     resources:
         mem_mb=4000,
-        runtime=30,
+        runtime=growing(30),
     params:
         script=SCRIPTS / "directions.py",
         run_dir=run_dir,
@@ -34,7 +34,7 @@ rule directions:
         "python {params.script} --output {output} --run-dir {params.run_dir}"
         " --label {wildcards.run}/directions/{wildcards.directions} --spec {params.spec:q}"
         " --trajectory {input.trajectory} {params.others} {params.fresh}"
-        " 2>&1 | tee {log}"
+        " 2>&1 | logged {log}"
 
 
 rule eigen:
@@ -54,7 +54,7 @@ rule eigen:
     threads: lambda wildcards: directions_spec(wildcards)["threads"]
     resources:
         mem_mb=8000,
-        runtime=240,
+        runtime=growing(240),
     params:
         script=SCRIPTS / "eigen.py",
         run_dir=run_dir,
@@ -68,4 +68,4 @@ rule eigen:
         "python {params.script} --output {output} --run-dir {params.run_dir}"
         " --label {wildcards.run}/directions/{wildcards.directions} --spec {params.spec:q}"
         " --trajectory {input.trajectory} --device {params.device} --threads {params.threads} {params.fresh}"
-        " 2>&1 | tee {log}"
+        " 2>&1 | logged {log}"

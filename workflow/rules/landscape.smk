@@ -21,7 +21,7 @@ rule landscape:
         tasks=MPI["ranks"],
         cpus_per_task=MPI["threads_per_rank"],
         mem_mb=8000,
-        runtime=240,
+        runtime=growing(240),
     params:
         script=SCRIPTS / "landscape.py",
         run_dir=run_dir,
@@ -35,8 +35,9 @@ rule landscape:
     message:
         "Loss on plane {wildcards.plane} of {wildcards.run} by {resources.tasks} MPI ranks"
     shell:
+        "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
         "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
         " --run-dir {params.run_dir} --label {wildcards.run}/landscape/{wildcards.plane} --spec {params.spec:q}"
         " --trajectory {input.trajectory} --x {params.x} --y {params.y} --timing {params.timing}"
         " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
-        " --queue {params.queue} {params.fresh} 2>&1 | tee {log}"
+        " --queue {params.queue} {params.fresh} 2>&1 | logged {log}"

@@ -20,7 +20,7 @@ rule figures:
         "../../envs/render.yaml"
     resources:
         mem_mb=2000,
-        runtime=10,
+        runtime=growing(10),
     params:
         script=SCRIPTS / "figures.py",
         choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
@@ -30,7 +30,7 @@ rule figures:
         "Figures of plane {wildcards.plane} of {wildcards.run}"
     shell:
         "python {params.script} --landscape {input.landscape} --trajectory {input.trajectory}"
-        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | tee {log}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
 
 
 rule spectra_figures:
@@ -47,7 +47,7 @@ rule spectra_figures:
         "../../envs/render.yaml"
     resources:
         mem_mb=2000,
-        runtime=10,
+        runtime=growing(10),
     params:
         script=SCRIPTS / "figures.py",
         choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
@@ -57,7 +57,7 @@ rule spectra_figures:
         "Figures of the spectra of {wildcards.run}"
     shell:
         "python {params.script} --spectra {input.spectra}"
-        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | tee {log}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
 
 
 rule video:
@@ -76,7 +76,7 @@ rule video:
         "../../envs/render.yaml"
     resources:
         mem_mb=2000,
-        runtime=60,
+        runtime=growing(60),
     params:
         script=SCRIPTS / "video.py",
         choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
@@ -90,7 +90,7 @@ rule video:
         "python {params.script} --landscape {input.landscape} --trajectory {input.trajectory}"
         " {params.spectra}"
         " --choices {params.choices:q} --title {params.title:q} --label {wildcards.run}/video/{wildcards.plane}"
-        " --fps {params.fps} --hold-seconds {params.hold} --output {output.video} --player {output.player} 2>&1 | tee {log}"
+        " --fps {params.fps} --hold-seconds {params.hold} --output {output.video} --player {output.player} 2>&1 | logged {log}"
 
 
 rule frames:
@@ -108,7 +108,7 @@ rule frames:
         "../../envs/render.yaml"
     resources:
         mem_mb=2000,
-        runtime=60,
+        runtime=growing(60),
     params:
         script=SCRIPTS / "video.py",
         choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
@@ -120,7 +120,7 @@ rule frames:
         "python {params.script} --landscape {input.landscape} --trajectory {input.trajectory}"
         " {params.spectra}"
         " --choices {params.choices:q} --title {params.title:q} --label {wildcards.run}/frames/{wildcards.plane}"
-        " --frames {output} 2>&1 | tee {log}"
+        " --frames {output} 2>&1 | logged {log}"
 
 
 rule report:
@@ -152,7 +152,7 @@ rule report:
         "../../envs/render.yaml"
     resources:
         mem_mb=2000,
-        runtime=10,
+        runtime=growing(10),
     params:
         script=SCRIPTS / "report.py",
         run_dir=run_dir,
@@ -165,4 +165,4 @@ rule report:
     shell:
         "python {params.script} --run {wildcards.run} --run-dir {params.run_dir} --settings {params.settings:q}"
         " --planes {params.planes} --directions {params.directions} {params.spectra} --output {output}"
-        " 2>&1 | tee {log}"
+        " 2>&1 | logged {log}"

@@ -19,7 +19,7 @@ rule spectra:
         tasks=MPI["ranks"],
         cpus_per_task=MPI["threads_per_rank"],
         mem_mb=8000,
-        runtime=480,
+        runtime=growing(480),
     params:
         script=SCRIPTS / "spectra.py",
         run_dir=run_dir,
@@ -31,8 +31,9 @@ rule spectra:
     message:
         "Hessian spectra of {wildcards.run} by {resources.tasks} MPI ranks"
     shell:
+        "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
         "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
         " --run-dir {params.run_dir} --label {wildcards.run}/spectra --spec {params.spec:q}"
         " --trajectory {input.trajectory} --timing {params.timing}"
         " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
-        " --queue {params.queue} {params.fresh} 2>&1 | tee {log}"
+        " --queue {params.queue} {params.fresh} 2>&1 | logged {log}"

@@ -16,7 +16,7 @@ rule download:
     message:
         "Download {wildcards.dataset} into {params.root}"
     shell:
-        "python {params.script} --dataset {wildcards.dataset} --root {params.root:q} 2>&1 | tee {log}"
+        "python {params.script} --dataset {wildcards.dataset} --root {params.root:q} 2>&1 | logged {log}"
 
 
 rule train:
@@ -35,7 +35,7 @@ rule train:
     threads: lambda wildcards: RUNS[wildcards.run]["train"]["threads"]
     resources:
         mem_mb=4000,
-        runtime=60,
+        runtime=growing(60),
     params:
         script=SCRIPTS / "train.py",
         run_dir=run_dir,
@@ -48,7 +48,7 @@ rule train:
     shell:
         "python {params.script} --output {output} --run-dir {params.run_dir} --label {wildcards.run}/train"
         " --spec {params.spec:q} --device {params.device} --threads {params.threads} {params.fresh}"
-        " 2>&1 | tee {log}"
+        " 2>&1 | logged {log}"
 
 
 rule checkpoints:
@@ -66,7 +66,7 @@ rule checkpoints:
         "../../envs/torch.yaml"
     resources:
         mem_mb=4000,
-        runtime=60,
+        runtime=growing(60),
     params:
         script=SCRIPTS / "import_checkpoints.py",
         run_dir=run_dir,
@@ -77,4 +77,4 @@ rule checkpoints:
     shell:
         "python {params.script} --output {output} --run-dir {params.run_dir} --label {wildcards.run}/checkpoints"
         " --spec {params.spec:q} --files {input.files:q} {params.fresh}"
-        " 2>&1 | tee {log}"
+        " 2>&1 | logged {log}"

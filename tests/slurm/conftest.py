@@ -1,0 +1,53 @@
+"""One private cluster for all tests, and one local run that nothing disturbed to compare with."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.slurm.cluster import Cluster, install
+from tests.workflow.conftest import all_contents, run_config, test_config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster():
+    install()
+    with Cluster() as running:
+        yield running
+
+
+def disturbed_config() -> dict:
+    """One plane and spectra that take long enough to be disturbed half-way."""
+    tiny = test_config()["runs"]["tiny"]
+    planes = {"pca": {**tiny["planes"]["pca"], "points": [61, 51]}}
+    spectra = {"stride": 1, "probes": 4, "steps": 20, "batch_size": 50}
+    return test_config(planes=planes, spectra=spectra)
+
+
+STORES = ("results/tiny/landscape/pca.zarr", "results/tiny/spectra.zarr")
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory) -> dict:
+    """The stores of ``disturbed_config``, made by two local ranks."""
+    folder = tmp_path_factory.mktemp("local")
+    run_config(folder, disturbed_config(), *STORES)
+    return all_contents(folder)
+
+
+def copy_project(folder: Path) -> Path:
+    """Copy the project's own files and edit the profile as its README tells a user to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+    command = ["xargs", "-0", "cp", "--parents", "--no-dereference", "-t", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, input=listed)
+    file = folder / "workflow/profiles/slurm/config.yaml"
+    profile = yaml.safe_load(file.read_text())
+    for rule in ("landscape", "spectra"):
+        profile["set-resources"][rule]["tasks"] = 3
+    profile |= {"slurm-status-command": "squeue", "latency-wait": 5, "slurm-init-seconds-before-status-checks": 3}
+    file.write_text(yaml.safe_dump(profile))
+    return folder
