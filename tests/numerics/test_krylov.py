@@ -268,6 +268,29 @@ def test_eigenpairs_of_degenerate_matrices_do_not_fail(values):
     assert np.isfinite(found.vectors).all()
 
 
+@EXACT
+@pytest.mark.parametrize(
+    ("values", "largest", "smallest"),
+    [
+        (np.repeat([5.0, 4.0, 1.0, 0.5], [4, 3, 50, 143]), 6, 0),
+        (np.repeat([0.4716, 0.4187, 0.3663, 0.3071], [5, 5, 5, 5]), 8, 0),
+        (np.repeat([0.4716, 0.4187, 0.3663, 0.3071], [5, 5, 5, 5]), 3, 7),
+        (np.concatenate([np.linspace(-1, 1, 300), [3.0, 3.0, 2.5, -4.0, -4.0, -4.0]]), 3, 3),
+        (np.array([1.0, 2.0, 3.0] + [0.0] * 40), 6, 0),
+        (np.zeros(30), 3, 0),
+        (np.ones(7), 7, 0),
+    ],
+)
+def test_multiple_eigenvalues_are_found_as_often_as_they_are_there(dtype, exact, values, largest, smallest):
+    matrix = symmetric(values)
+    found = eigenpairs(Dense(matrix, dtype), largest, smallest, tolerance=1e-8 if exact else 1e-4)
+    ordered = np.sort(values)[::-1]
+    expected = np.concatenate([ordered[:largest], ordered[len(ordered) - smallest :]])
+    assert found.values == pytest.approx(expected, abs=1e-7 if exact else 1e-3)
+    assert np.abs(found.vectors @ found.vectors.T - np.eye(len(expected))).max() < (1e-6 if exact else 1e-3)
+    assert found.converged.all()
+
+
 def test_impossible_requests_are_refused():
     operator = Dense(np.eye(5))
     with pytest.raises(LossAtlasError, match="steps: 6; must lie between 1 and the number of parameters, 5"):

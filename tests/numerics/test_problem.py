@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from lossatlas import zoo
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss, build_module
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, as_loss, build_loss, build_module
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from torch import nn
@@ -178,7 +178,7 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 def test_misfits_are_one_line():
     network = FlatNetwork(zoo.builder("lenet")(), FLOAT32)
-    with pytest.raises(LossAtlasError, match=r"model and data do not fit: inputs \(2, 3, 28, 28\)") as error:
+    with pytest.raises(LossAtlasError, match=r"model and data do not fit: inputs \(5, 3, 28, 28\)") as error:
         TorchProblem(network, CROSS_ENTROPY, Split(np.zeros((5, 3, 28, 28), np.float32), np.zeros(5, int)), 5)
     assert "\n" not in str(error.value)
     with pytest.raises(LossAtlasError, match="no parameter requires a gradient"):
@@ -192,11 +192,54 @@ def test_losses_that_are_no_mean_and_targets_that_are_no_classes_are_refused():
     x, classes, real = rng.standard_normal((9, 4)), rng.integers(0, 3, 9), rng.standard_normal((9, 3))
     with pytest.raises(LossAtlasError, match=r"cross-entropy needs integer classes, .* use loss: \{name: mse\}"):
         TorchProblem(network, CROSS_ENTROPY, Split(x, real), 4)
-    with pytest.raises(LossAtlasError, match="it must be the mean over the batch"):
+    with pytest.raises(LossAtlasError, match="it must be the mean over samples"):
         TorchProblem(network, lambda o, t: functional.cross_entropy(o, t, reduction="sum"), Split(x, classes), 4)
+    weights = torch.tensor([1.0, 5.0, 20.0])
+    with pytest.raises(LossAtlasError, match="it must be the mean over samples"):
+        TorchProblem(network, nn.CrossEntropyLoss(weight=weights), Split(x, np.sort(classes)), 4)
+    left_out = np.where(np.arange(9) % 3, classes, -100)
+    with pytest.raises(LossAtlasError, match="cross-entropy of the class -100"):
+        TorchProblem(network, CROSS_ENTROPY, Split(x, left_out), 4)
+    with pytest.raises(LossAtlasError, match="it must be the mean over samples"):
+        TorchProblem(network, nn.CrossEntropyLoss(), Split(x, left_out), 4)
     shares = np.abs(real) / np.abs(real).sum(axis=1, keepdims=True)
     assert TorchProblem(network, CROSS_ENTROPY, Split(x, shares), 4).metric_names == ("loss",)
     assert TorchProblem(network, CROSS_ENTROPY, Split(x, classes.astype(np.int32)), 4).class_axis == 1
+
+
+def test_a_weighted_loss_per_sample_is_its_mean_on_any_chunks():
+    network, rng = FlatNetwork(nn.Linear(4, 3), FLOAT64), np.random.default_rng(0)
+    x, classes = rng.standard_normal((9, 4)), np.sort(rng.integers(0, 3, 9))
+    each = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 20.0], dtype=torch.float64), reduction="none")
+    exact = float(each(network.module(torch.tensor(x)), torch.tensor(classes)).mean())
+    for batch in (2, 9):
+        problem = TorchProblem(network, as_loss(each), Split(x, classes), batch)
+        assert problem.metrics(network.parameters(), np.zeros(0))[0] == pytest.approx(exact, rel=1e-12)
+
+
+def test_models_whose_outputs_depend_on_the_batch_or_on_chance_are_refused():
+    rng = np.random.default_rng(0)
+    split = Split(rng.standard_normal((9, 4)), rng.integers(0, 3, 9))
+    batchnorm = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3))
+    with pytest.raises(LossAtlasError, match="depend on the others of its batch"):
+        TorchProblem(FlatNetwork(batchnorm, FLOAT64), CROSS_ENTROPY, split, 4)
+
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return functional.dropout(super().forward(x), 0.5, training=True)
+
+    with pytest.raises(LossAtlasError, match="draws random numbers"):
+        TorchProblem(FlatNetwork(Noisy(4, 3), FLOAT64), CROSS_ENTROPY, split, 4)
+
+
+def test_sequences_have_an_accuracy_whichever_axis_holds_the_classes():
+    rng = np.random.default_rng(0)
+    split = Split(rng.standard_normal((9, 5, 4)), rng.integers(0, 7, (9, 5)))
+    network = FlatNetwork(nn.Linear(4, 7), FLOAT64)
+    loss = lambda o, t: functional.cross_entropy(o.transpose(1, 2), t)  # noqa: E731
+    outputs = network.module(torch.tensor(split.inputs)).argmax(-1).numpy()
+    found = TorchProblem(network, loss, split, 4).metrics(network.parameters(), np.zeros(0))
+    assert found[1] == pytest.approx((outputs == split.targets).mean())
 
 
 def test_a_single_logit_has_no_accuracy():

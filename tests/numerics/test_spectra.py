@@ -115,10 +115,19 @@ class Noisy(nn.Module):
 
 
 def test_dropout_left_on_is_refused(tmp_path):
-    _, _, trajectory, problem = make(tmp_path, module=Noisy())
-    theta = trajectory.parameters(0)
+    with pytest.raises(LossAtlasError, match="evaluated twice it gave two results"):
+        make(tmp_path, module=Noisy())
+
+
+def test_products_that_differ_from_time_to_time_are_refused():
+    class Chance:
+        size, dtype, rng = 7, np.dtype(float), np.random.default_rng(0)
+
+        def matmat(self, vectors):
+            return vectors + 1e-3 * self.rng.standard_normal(vectors.shape)
+
     with pytest.raises(LossAtlasError, match="evaluated twice gave two results"):
-        check_deterministic(lambda: problem.linearize(theta, np.zeros(0)))
+        check_deterministic(Chance)
 
 
 def test_eigenvector_plane_is_unbent_and_curves_as_its_eigenvalue(tmp_path):

@@ -23,7 +23,8 @@ def disturbed_config() -> dict:
     tiny = test_config()["runs"]["tiny"]
     planes = {"pca": {**tiny["planes"]["pca"], "points": [61, 51]}}
     spectra = {"stride": 1, "probes": 4, "steps": 20, "batch_size": 50}
-    return test_config(planes=planes, spectra=spectra)
+    train = {**tiny["train"], "epochs": 1.5, "record_every": 1}
+    return test_config(planes=planes, spectra=spectra, train=train)
 
 
 STORES = ("results/tiny/landscape/pca.zarr", "results/tiny/spectra.zarr")

@@ -37,10 +37,10 @@ def spectra_config() -> dict:
 CASES = {"landscape and spectra": (long_config, STORES), "spectra": (spectra_config, ("--until", "spectra"))}
 
 
-def start(folder, **extra):
+def start(folder, *arguments, **extra):
     """Start snakemake in the background, as a process group of its own."""
     command = [str(BIN / "snakemake"), "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml"]
-    command += ["--cores", "2", "--rerun-incomplete"]
+    command += ["--cores", "2", "--rerun-incomplete", *arguments]
     log = (folder / "output.log").open("a")
     return subprocess.Popen(
         command, cwd=folder, env=environment(**extra), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -59,7 +59,8 @@ def victims(controller: psutil.Process, target: str) -> list[psutil.Process]:
             continue
         is_rank = ("scripts/landscape.py" in line or "scripts/spectra.py" in line) and "python" in line.split()[0]
         is_job = line.split()[:1] and os.path.basename(line.split()[0]) in ("mpiexec", "mpiexec.hydra")
-        if is_rank if target == "rank" else is_job:
+        is_training = "scripts/train.py" in line and "python" in line.split()[0]
+        if {"rank": is_rank, "job": is_job, "train": is_training}[target]:
             found.append(process)
     return found
 
@@ -123,6 +124,57 @@ def test_ten_random_kills_change_nothing(tmp_path, expected_of, case, seed):
     said = (tmp_path / "output.log").read_text() + done.stdout + done.stderr
     found = [int(n) for n in re.findall(r"(\d+) of \d+ chunks found finished", said)]
     assert max(found) > 0, "at least one attempt found finished chunks"
+
+
+def test_two_attempts_that_overlap_do_no_harm(tmp_path, expected_of):
+    """As after a requeue, or when a job outlives a killed snakemake: both compute the same units of one store."""
+    make_config, stores = CASES["landscape and spectra"]
+    write_config(tmp_path, make_config())
+    run_config(tmp_path, make_config(), "--until", "directions", "eigen")
+    attempts = [start(tmp_path, *stores, "--nolock") for _ in range(2)]
+    for attempt in attempts:
+        attempt.wait(timeout=400)
+    assert 0 in [attempt.returncode for attempt in attempts], (tmp_path / "output.log").read_text()[-5000:]
+    run_config(tmp_path, make_config(), "--rerun-incomplete", *stores)
+    assert all_contents(tmp_path) == expected_of("landscape and spectra")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_job_that_is_told_to_stop_keeps_its_units_and_goes_on(tmp_path, expected_of, name):
+    write_config(tmp_path, spectra_config())
+    process = start(tmp_path, "--until", "spectra")
+    log = tmp_path / "results/tiny/logs/spectra.log"
+    while not (log.exists() and "chunks found finished" in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    (launcher,) = victims(psutil.Process(process.pid), "job")
+    launcher.send_signal(getattr(signal, name))
+    process.wait(timeout=60)
+    assert process.returncode != 0
+    assert re.search(r"spectra: stopped, \d+ chunks missing; run the same command again", log.read_text())
+    assert "What failed:\n  tiny/spectra: stopped" in (tmp_path / "output.log").read_text()
+    run_config(tmp_path, spectra_config(), "--rerun-incomplete", "--until", "spectra")
+    assert all_contents(tmp_path) == expected_of("spectra")
+
+
+def test_training_that_is_told_to_stop_saves_its_state(tmp_path, expected_of):
+    config = long_config()
+    config["runs"]["tiny"]["train"]["epochs"] = 40
+    write_config(tmp_path, config)
+    process = start(tmp_path, "--until", "train")
+    log = tmp_path / "results/tiny/logs/train.log"
+    while not (log.exists() and " iterations, " in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    (trainer,) = victims(psutil.Process(process.pid), "train")
+    trainer.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    stopped = int(re.search(r"stopped by SIGTERM at iteration (\d+)", log.read_text())[1])
+    done = run_config(tmp_path, config, "--rerun-incomplete", "--until", "train")
+    assert f"resuming at iteration {stopped} of 1600" in done.stdout + done.stderr
+    fresh = tmp_path / "fresh"
+    run_config(fresh, config, "--until", "train")
+    assert all_contents(tmp_path / "results") == all_contents(fresh / "results")
 
 
 def test_kills_between_finishing_and_linking(tmp_path, expected_of):

@@ -57,7 +57,7 @@ def hessian(
     """
     problem, network = _problem(model, loss, _split(data), batch_size, dtype)
     theta, buffers = network.parameters(), network.buffers()
-    with backend.full_precision():
+    with backend.own_modes():
         check_deterministic(lambda: problem.linearize(theta, buffers, memory_gb=memory_gb))
         return Hessian(problem.linearize(theta, buffers, memory_gb=memory_gb))
 
@@ -77,7 +77,7 @@ class Hessian:
 
     def matmat(self, vectors: np.ndarray) -> np.ndarray:
         """Return H v, float64, for every row of ``vectors`` (k, N)."""
-        with backend.full_precision():
+        with backend.own_modes():
             return self._operator.matmat(vectors)
 
     def linear_operator(self) -> LinearOperator:
@@ -193,7 +193,7 @@ def plane(
         "normalize": normalize or ("none" if plain else "filter"),
         "ignore": list(ignore) if ignore is not None else ([] if plain else ["bias", "norm"]),
     }
-    with tempfile.TemporaryDirectory() as folder, backend.full_precision():
+    with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         trajectory = _record(Path(folder), model, path, network)
         made = direction_sets.complete(
             _raw(directions, choices, trajectory, problems["train"], network), choices, trajectory

@@ -61,6 +61,8 @@ def conclude(
         wall = timing.wall()
         if made.finished:
             print(f"{args.label}: found finished, nothing to compute", flush=True)
+        elif not missing and store.Store(made.path).finished:
+            print(f"{args.label}: another attempt at this store has finished it", flush=True)
         elif not missing:
             _finish(args, made, finish, records, device, wall)
         for record in records:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from glob import glob
 from pathlib import Path
 
@@ -34,6 +35,8 @@ RUNS = CONFIG["runs"]
 MPI = CONFIG["mpi"]
 TRAINED = [run for run, settings in RUNS.items() if "train" in settings]
 IMPORTED = [run for run in RUNS if run not in TRAINED]
+FAILED = r": error: |stopped, |stopped by |rank \d+ of \d+ failed|task \d+: |EXIT STRING"
+STARTED = time.time()
 SCRIPTS = Path(workflow.basedir) / "scripts"
 # conda or a container brings the programs, and our package comes from here; otherwise they are those of the environment
 # that runs snakemake, activated or not.
@@ -217,6 +220,21 @@ def reported_settings(run):
     return {**kept, "runs": {name: RUNS[name] for name in [run, *sorted(others - {run})]}}
 
 
+def planned_stores(run):
+    """Return what the size of a run's stores depends on."""
+    settings = RUNS[run]
+    counts = {name: config_module.count(d) or 2 for name, d in settings["directions"].items()}
+    how = {"train": settings["train"]} if run in TRAINED else {"checkpoints": len(CHECKPOINTS[run])}
+    return {
+        **PROBLEMS[run],
+        **how,
+        "directions": counts,
+        "planes": settings["planes"],
+        "spectra": settings.get("spectra"),
+        "splits": ["train"] if settings["evaluation"].get("test_samples") == 0 else ["train", "test"],
+    }
+
+
 def title(wildcards):
     return f"{wildcards.run}: plane {wildcards.plane}"
 
@@ -233,6 +251,17 @@ def summary():
     made += [("report", f"{RESULTS}/{run}/report.html") for run in RUNS]
     lines += ["", *(f"{what}: {file}" for what, file in made if Path(file).exists())]
     return "\n".join(lines)
+
+
+def failures():
+    """Return what the jobs of this run said when they failed, a line each, out of their logs."""
+    lines = []
+    for run in RUNS:
+        for file in sorted(Path(RESULTS, run, "logs").rglob("*.log")):
+            if file.stat().st_mtime >= STARTED:
+                said = [line for line in file.read_text(errors="replace").splitlines() if re.search(FAILED, line)]
+                lines += [f"  {line}  ({file})" for line in said[-1:]]
+    return "\n".join(["", "What failed:", *lines]) if lines else ""
 
 
 def run_dir(wildcards):

@@ -38,24 +38,38 @@ def eigenpairs(
     The basis holds at most 2 (largest + smallest) + 20 vectors; when it is full it is compressed to the wanted
     Ritz vectors and a few neighbours. Signs make the entry of largest magnitude positive.
 
+    One starting vector shows one eigenvector of a multiple eigenvalue, so the search looks again: it goes on from
+    a fresh random vector orthogonal to the pairs found, until a look changes nothing.
+
     Raises:
         LossAtlasError: more pairs than parameters, no pair at all, or a product that is NaN or infinite.
     """
-    wanted = largest + smallest
+    wanted, looks = largest + smallest, 0
     check_count(operator.size, wanted)
-    first = rng.generator(seed, "eigenpairs start").standard_normal(operator.size) if start is None else start
-    space = _Space(operator, first, min(operator.size, 2 * wanted + 20))
+    first = _random_vector(operator.size, seed, looks) if start is None else start
+    space, before = _Space(operator, first, min(operator.size, 2 * wanted + 20)), np.zeros(0)
     while True:
         space.fill(max_products)
         values, vectors, bounds = space.ritz()
         chosen = _ends(len(values), largest, smallest)
         scale = np.abs(values).max()
-        if space.exhausted or space.products >= max_products or (bounds[chosen] <= 0.5 * tolerance * scale).all():
+        settled = space.exhausted or (bounds[chosen] <= 0.5 * tolerance * scale).all()
+        same = len(before) == wanted and np.abs(values[chosen] - before).max() <= tolerance * scale
+        if (settled and same) or space.products >= max_products or space.filled == operator.size:
             break
-        space.restart(values, vectors, bounds, _ends(len(values), largest, smallest, extra=wanted // 2 + 4))
+        if settled:
+            looks, before = looks + 1, values[chosen]
+            space.restart(values, vectors, chosen)
+            space.renew(_random_vector(operator.size, seed, looks))
+        else:
+            space.restart(values, vectors, _ends(len(values), largest, smallest, extra=wanted // 2 + 4))
     y = vectors[:, chosen].T @ space.basis[: space.filled]
     y /= np.linalg.norm(y, axis=1, keepdims=True)
     return _verified(operator, y, values[chosen], tolerance * scale, space.products)
+
+
+def _random_vector(size: int, seed: int, look: int) -> np.ndarray:
+    return rng.generator(seed, "eigenpairs start", look).standard_normal(size)
 
 
 def check_count(size: int, pairs: int) -> None:
@@ -116,9 +130,14 @@ class _Space:
         values, vectors = np.linalg.eigh(self.projection[: self.filled, : self.filled])
         return values, vectors, self.rest_norm * np.abs(vectors[-1])
 
-    def restart(self, values: np.ndarray, vectors: np.ndarray, bounds: np.ndarray, keep: np.ndarray) -> None:
+    def restart(self, values: np.ndarray, vectors: np.ndarray, keep: np.ndarray) -> None:
         """Compress the basis to the Ritz vectors ``keep``."""
         self.basis[: len(keep)] = vectors[:, keep].T @ self.basis[: self.filled]
         self.projection[:] = 0.0
         self.projection[np.arange(len(keep)), np.arange(len(keep))] = values[keep]
         self.filled = len(keep)
+
+    def renew(self, vector: np.ndarray) -> None:
+        """Go on from a vector outside the space."""
+        rest = orthogonalize(vector, self.basis[: self.filled])
+        self.next, self.exhausted = rest / np.linalg.norm(rest), False

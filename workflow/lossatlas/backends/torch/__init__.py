@@ -3,10 +3,10 @@
 from lossatlas.backends.torch.at_hand import as_direction, collect, load_weights
 from lossatlas.backends.torch.build import as_loss, build_loss, build_module
 from lossatlas.backends.torch.checkpoints import read_checkpoint
-from lossatlas.backends.torch.device import Device, device_of, full_precision, set_up
+from lossatlas.backends.torch.device import Device, device_of, own_modes, set_up
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.problem import TorchProblem, problems
-from lossatlas.backends.torch.trainer import TorchTrainer
+from lossatlas.backends.torch.trainer import TorchTrainer, training_steps
 
 __all__ = [
     "Device",
@@ -19,9 +19,10 @@ __all__ = [
     "build_module",
     "collect",
     "device_of",
-    "full_precision",
     "load_weights",
+    "own_modes",
     "problems",
     "read_checkpoint",
     "set_up",
+    "training_steps",
 ]

@@ -51,6 +51,12 @@ def as_loss(loss: str | Loss) -> Loss:
     Raises:
         LossAtlasError: there is no built-in loss of that name.
     """
+    if loss is functional.cross_entropy:
+        return loss
+    if isinstance(loss, type):
+        raise LossAtlasError(f"loss: {loss.__name__} is a class; give an instance, {loss.__name__}()")
+    if loss is functional.mse_loss or (isinstance(loss, nn.MSELoss) and loss.reduction == "mean"):
+        return _same_shape_mse
     if callable(loss):
         return _mean(loss, "loss: the function")
     if loss not in ("cross-entropy", "mse"):
@@ -69,6 +75,11 @@ def _mean(own: Loss, who: str) -> Loss:
         return value.mean()
 
     return mean_loss
+
+
+def _same_shape_mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    # PyTorch's, where it does not broadcast, in operations that have forward derivatives.
+    return _mse(outputs, targets) if outputs.shape == targets.shape else functional.mse_loss(outputs, targets)
 
 
 def _mse(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -62,17 +62,19 @@ def device_of(model: nn.Module, dtype: str | None = None) -> Device:
     if first is None:
         raise LossAtlasError("model: it has no parameters, so there is no loss surface")
     own = "float64" if first.dtype == torch.float64 else "float32"
+    dtype = str(dtype).removeprefix("torch.") if dtype is not None else None
     if dtype not in (None, "float32", "float64"):
         raise LossAtlasError(f"dtype: {dtype!r} is not one of float32, float64")
     return Device(first.device, getattr(torch, dtype or own))
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
-    """Switch TF32 off for a while, in a process that is not ours alone."""
+def own_modes() -> Iterator[None]:
+    """Switch TF32 off and gradients on for a while, in a process that is not ours alone."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
-        yield
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

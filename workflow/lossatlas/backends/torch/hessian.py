@@ -92,7 +92,7 @@ class TorchHessian:
 
     def _rebuild(self, chunk: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
         theta = self.theta.detach().requires_grad_(True)
-        with sdpa_kernel(SDPBackend.MATH):
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             loss = self.problem.functional_loss(theta, self.buffers, *chunk)
             (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
             if gradient.grad_fn is None:  # a gradient that does not depend on theta
@@ -145,7 +145,7 @@ def trace_graphs(call: Callable, theta: Tensor, buffers: Tensor, chunk: tuple[Te
     """
     products = products_along(call)
     vectors = torch.zeros(count, theta.numel(), dtype=theta.dtype, device=theta.device)
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+    with warnings.catch_warnings(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         warnings.simplefilter("ignore")
         products(theta, buffers, chunk[0][:2], chunk[1][:2], vectors[:1])
         joint = make_fx(products)(theta, buffers, *chunk, vectors)

@@ -25,8 +25,10 @@ class TorchProblem:
         self.layout = network.layout
         self.samples = len(split)
         inputs, targets = to_tensors(split, network)
+        if loss is functional.cross_entropy and not targets.is_floating_point() and int(targets.min()) < 0:
+            raise LossAtlasError(f"loss: cross-entropy of the class {int(targets.min())}; classes count from 0")
         self.chunks = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
-        self.class_axis = probe(network, loss, *self.chunks[0])
+        self.class_axis = probe(network, loss, inputs, targets)
         self.metric_names = ("loss", "accuracy") if self.class_axis is not None else ("loss",)
         self.functional_loss = functional_loss(network, loss)
         self._graphs: dict[tuple, tuple] = {}
@@ -56,7 +58,7 @@ class TorchProblem:
     def chunk_gradient(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return loss and gradient of one chunk's mean."""
         theta = theta.detach().requires_grad_(True)
-        with sdpa_kernel(SDPBackend.MATH):
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             value = self.functional_loss(theta, buffers, *chunk)
             (gradient,) = torch.autograd.grad(value, theta)
         return value.detach(), gradient
@@ -81,7 +83,7 @@ class TorchProblem:
                 except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
                     first = str(error).strip().split("\n")[0]
                     print(
-                        f"Hessian products: second backward passes, for the network cannot be traced forward ({first})"
+                        f"Hessian products: second backward passes; network or loss has no forward derivative ({first})"
                     )
                     self._strategy[asked] = "rebuild"
         return self._strategy[asked]
@@ -134,11 +136,21 @@ def to_tensors(split: Split, network: FlatNetwork) -> tuple[Tensor, Tensor]:
     return tensors[0], tensors[1]
 
 
+CHECKED = 32
+"""Samples, spread evenly over all, on which a loss must be the mean over its samples."""
+
+
 @torch.inference_mode()
 def probe(network: FlatNetwork, loss: Loss, inputs: Tensor, targets: Tensor) -> int | None:
-    """Try one small forward pass; return the axis of class scores in the outputs, None if there are none."""
-    inputs, targets = inputs[:2], targets[:2]
+    """Try a few samples; return the axis of class scores in the outputs, None if there are none.
+
+    Raises:
+        LossAtlasError: model and data do not fit; or the loss of some samples is not the mean of their own losses,
+            for then neither is that of a dataset cut into chunks.
+    """
     network.module.eval()
+    few = torch.linspace(0, len(inputs) - 1, min(CHECKED, len(inputs))).long().to(inputs.device)
+    inputs, targets = inputs[few], targets[few]
     try:
         outputs = network.module(inputs)
         loss(outputs, targets)
@@ -149,15 +161,42 @@ def probe(network: FlatNetwork, loss: Loss, inputs: Tensor, targets: Tensor) -> 
             f"model and data do not fit: inputs {tuple(inputs.shape)} {inputs.dtype}, targets "
             f"{tuple(targets.shape)} {targets.dtype} gave {type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
-    _check_loss(loss, outputs, targets)
-    scores = isinstance(outputs, Tensor) and outputs.ndim == targets.ndim + 1 and outputs.shape[1] > 1
-    return 1 if scores and not targets.is_floating_point() else None
-
-
-def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
-    """Refuse losses that are no mean over samples, and class losses of targets that are no classes."""
     if not isinstance(outputs, Tensor):
-        return
+        return None
+    _check_model(network, inputs, outputs)
+    _check_classes(loss, outputs, targets)
+    _check_mean(loss, outputs, targets)
+    return None if targets.is_floating_point() else _class_axis(outputs, targets)
+
+
+def _class_axis(outputs: Tensor, targets: Tensor) -> int | None:
+    """Return the axis that outputs have and targets lack: the second, or the last in sequences."""
+    if outputs.ndim != targets.ndim + 1:
+        return None
+    for axis in (1, outputs.ndim - 1):
+        if outputs.shape[axis] > 1 and outputs.shape[:axis] + outputs.shape[axis + 1 :] == targets.shape:
+            return axis
+    return None
+
+
+def _check_model(network: FlatNetwork, inputs: Tensor, outputs: Tensor) -> None:
+    """Refuse outputs that are random, or depend on the other samples of a batch."""
+    half, finite = len(inputs) // 2, outputs[torch.isfinite(outputs)]
+    tolerance = 1e-4 * float(finite.abs().max()) if finite.numel() else 0.0
+
+    def differs(again: Tensor) -> bool:
+        return again.shape == outputs.shape and not torch.allclose(again, outputs, 1e-3, tolerance, equal_nan=True)
+
+    if differs(network.module(inputs)):
+        raise LossAtlasError("model: evaluated twice it gave two results; it draws random numbers (dropout left on?)")
+    if half and differs(torch.cat([network.module(part) for part in (inputs[:half], inputs[half:])])):
+        raise LossAtlasError(
+            "model: the outputs of a sample depend on the others of its batch (BatchNorm without running statistics?)"
+        )
+
+
+def _check_classes(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse class losses of targets that are no classes."""
     if loss is functional.cross_entropy and targets.is_floating_point():
         shares = targets.shape == outputs.shape and bool(torch.allclose(targets.sum(1), torch.ones(())))
         if not shares:
@@ -165,17 +204,25 @@ def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
                 f"loss: cross-entropy needs integer classes, the targets are {targets.dtype} of shape "
                 f"{tuple(targets.shape[1:])} per sample; use loss: {{name: mse}} or your own"
             )
-    once, again = loss(outputs, targets), loss(outputs, targets)
-    if torch.isfinite(once) and not torch.equal(once, again):
+
+
+def _check_mean(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse losses that draw random numbers or are no mean over samples."""
+    whole, again = loss(outputs, targets), loss(outputs, targets)
+    if not torch.isfinite(whole):
+        return  # NaN and inf are kept, counted and drawn as such
+    if not torch.equal(whole, again):
         raise LossAtlasError(
-            f"loss: evaluated twice it gave {float(once):.6g} and {float(again):.6g}; it draws random numbers "
+            f"loss: evaluated twice it gave {float(whole):.6g} and {float(again):.6g}; it draws random numbers "
             "(dropout left on?)"
         )
-    twice = loss(torch.cat([outputs] * 2), torch.cat([targets] * 2))
-    if torch.isfinite(once) and abs(float(twice - once)) > 1e-3 * abs(float(once)):
+    single = torch.stack([loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(outputs))])
+    mean = float(single.double().mean())
+    if not abs(mean - float(whole)) <= 1e-3 * abs(float(whole)) + 1e-6 * float(single.abs().max()):
         raise LossAtlasError(
-            f"loss: the same samples given twice change it from {float(once):.6g} to {float(twice):.6g}; "
-            "it must be the mean over the batch (or one value per sample), not a sum"
+            f"loss: that of {len(outputs)} samples is {float(whole):.6g}, the mean of their own losses {mean:.6g}; it "
+            "must be the mean over samples. Instead of a sum, a weighted mean, or a mean that leaves samples out, "
+            "return one value per sample"
         )
 
 

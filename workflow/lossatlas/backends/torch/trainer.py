@@ -31,8 +31,7 @@ class TorchTrainer:
         self.network, self.loss, self.spec, self.seed = network, loss, spec, seed
         self.inputs, self.targets = to_tensors(split, network)
         self.batch_size = min(spec["batch_size"], len(split))
-        self.steps_per_epoch = math.ceil(len(split) / self.batch_size)
-        self.steps = max(1, round(spec["epochs"] * self.steps_per_epoch))
+        self.steps, self.steps_per_epoch = training_steps(len(split), spec)
         probe(network, loss, self.inputs, self.targets)
         self.optimizer = self._optimizer()
         self.schedule = self._schedule()
@@ -133,3 +132,9 @@ def _make(maker: type, where: str, *args: object, **kwargs: object) -> object:
         return maker(*args, **kwargs)
     except (TypeError, ValueError) as error:
         raise LossAtlasError(f"{where}: {maker.__name__} refuses its arguments: {error}") from error
+
+
+def training_steps(samples: int, spec: dict) -> tuple[int, int]:
+    """Return how many steps the config's ``train`` takes on so many samples: (altogether, per epoch)."""
+    per_epoch = math.ceil(samples / min(spec["batch_size"], samples))
+    return max(1, round(spec["epochs"] * per_epoch)), per_epoch

@@ -1,0 +1,59 @@
+"""Say how many files and how much disk the runs of a config will take, before anything is computed."""
+
+import argparse
+import json
+
+import zarr
+from lossatlas import backends, cli, landscape, spectra
+from lossatlas.data import training_samples
+from lossatlas.training import recorded_iterations
+from lossatlas.trajectory import CHUNK_COLUMNS, Recording
+
+
+def main(args, _world) -> None:
+    total_files = total_bytes = 0
+    print(f"{'store':<48}{'chunk files':>12}{'MB':>12}")
+    for run, spec in args.runs.items():
+        for name, files, size in stores(spec):
+            print(f"{run + '/' + name:<48}{files:>12}{size / 1e6:>12.1f}")
+            total_files, total_bytes = total_files + files, total_bytes + size
+    print(f"{'together, at most (most arrays are compressed)':<48}{total_files:>12}{total_bytes / 1e6:>12.1f}")
+
+
+def stores(spec: dict):
+    """Yield (name, chunk files, bytes) of every store of one run."""
+    recording = record(spec)
+    group = zarr.open_group(zarr.storage.MemoryStore(), mode="w", zarr_format=3)
+    recording.build(group)
+    arrays = [array for _, array in group.arrays()]
+    yield "trajectory", sum(array.nchunks for array in arrays), sum(array.nbytes for array in arrays)
+    size, rows = recording.layout.size, len(recording.iterations)
+    for name, count in spec["directions"].items():
+        yield f"directions/{name}", 2 * count * -(-size // CHUNK_COLUMNS) + 8, 2 * 8 * count * size
+    columns = 4 * len(spec["splits"]) + 1
+    for name, plane in spec["planes"].items():
+        points = plane["points"][0] * plane["points"][1] + 2 * rows
+        per_chunk = landscape.points_per_chunk(plane, points)
+        yield f"landscape/{name}", -(-points // per_chunk) + 16, 8 * points * columns
+    if spec["spectra"]:
+        count = len(range(0, rows, spec["spectra"]["stride"])) + 1
+        probes, steps = spec["spectra"]["probes"], spec["spectra"]["steps"]
+        yield "spectra", count * probes // spectra.block_size(probes) + 12, 8 * count * probes * steps * 7
+
+
+def record(spec: dict) -> Recording:
+    """Return what the trajectory will hold, from the network itself."""
+    backend = backends.backend(spec["backend"])
+    device = backend.set_up("cpu", spec["dtype"], threads=1)
+    network = backend.FlatNetwork(backend.build_module(spec["model"], spec["seed"]), device)
+    if "checkpoints" in spec:
+        return network.recording(range(spec["checkpoints"]))
+    steps, steps_per_epoch = backend.training_steps(training_samples(spec["data"]), spec["train"])
+    return network.recording(recorded_iterations(steps, spec["train"]["record_every"]), steps_per_epoch)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=json.loads, required=True, help="what determines each run, as JSON")
+    parsed = parser.parse_args()
+    cli.run(lambda world: main(parsed, world), label="plan")

@@ -1,0 +1,68 @@
+"""The profiles: what they ask schedulers for."""
+
+import os
+import re
+import shutil
+
+import pytest
+import yaml
+
+from tests.conftest import BIN, ROOT, snakemake
+from tests.workflow.conftest import test_config, write_config
+
+pytestmark = pytest.mark.workflow
+MPI_RULES = ("landscape", "spectra")
+
+
+def commands(profile, *arguments: str) -> str:
+    done = snakemake("--profile", str(profile), "-n", "-p", "--forceall", *arguments)
+    return done.stdout + done.stderr
+
+
+def test_the_slurm_profile_plans_mpi_jobs_from_the_projects_root():
+    text = commands("slurm")
+    assert text.count("srun --mpi=pmi2 --kill-on-bad-exit=1 -n 4 python") == 4
+    assert text.count("--ranks 4 --threads 1") == 4
+
+
+def test_ranks_threads_and_gpus_are_edited_in_the_profile_alone(tmp_path):
+    profile = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())
+    gpus = {"gpu": 8, "tasks_per_gpu": 1, "tasks": 8, "cpus_per_task": 6, "mpi": "srun --mpi=pmix"}
+    profile["set-resources"]["spectra"] |= gpus
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(profile))
+    text = commands(tmp_path, "results/lenet/spectra.zarr")
+    assert "srun --mpi=pmix -n 8 python" in text
+    assert "--ranks 8 --threads 6" in text
+    assert "SRUN_CPUS_PER_TASK=6" in text
+
+
+@pytest.mark.mpi
+def test_the_pbs_profile_submits_and_finishes(tmp_path):
+    """Stand-ins for qsub and qstat run the jobs here; MPI is real."""
+    shutil.copytree(ROOT / "workflow/profiles/pbs", tmp_path / "workflow/profiles/pbs")
+    (tmp_path / "pbs").mkdir()
+    profile = tmp_path / "workflow/profiles/pbs"
+    settings = yaml.safe_load((profile / "config.yaml").read_text())
+    settings["set-resources"]["landscape"]["tasks"] = 2
+    settings["latency-wait"] = 5
+    (profile / "config.yaml").write_text(yaml.safe_dump(settings))
+    file = write_config(tmp_path, test_config())
+    target = "results/tiny/landscape/random.zarr"
+    path = f"{ROOT}/tests/helpers/pbs:{BIN}:{os.environ['PATH']}"
+    arguments = (target, "--profile", str(profile), "--configfile", str(file))
+    snakemake(*arguments, cwd=tmp_path, PATH=path, PBS_STAND_IN=str(tmp_path / "pbs"))
+    assert (tmp_path / target).is_symlink()
+    calls = (tmp_path / "pbs/calls").read_text().splitlines()
+    assert len(calls) == 3
+    assert re.search(r"-N lossatlas_train .*-l walltime=02:00:00 -l select=1:ncpus=2:mpiprocs=1:mem=8000mb", calls[0])
+    assert re.search(r"-N lossatlas_landscape .*walltime=04:00:00 -l select=2:ncpus=1:mpiprocs=1:mem=2000mb", calls[2])
+
+
+def test_the_plan_counts_what_a_run_really_takes(undisturbed):
+    file = write_config(undisturbed, test_config())
+    done = snakemake("plan", "--cores", "1", "--configfile", str(file), cwd=undisturbed)
+    planned = dict(re.findall(r"^tiny/(\S+) +(\d+) +[\d.]+$", done.stdout + done.stderr, re.MULTILINE))
+    for name in ("trajectory", "directions/pca", "landscape/pca", "spectra"):
+        files = [f for f in (undisturbed / f"results/tiny/{name}.zarr").rglob("*") if f.is_file() and f.name.isdigit()]
+        assert int(planned[name]) == pytest.approx(len(files), abs=6), name
+    assert "together" in done.stdout + done.stderr
