@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lossatlas.errors import LossAtlasError
+from lossatlas.render import figures
 from scipy.sparse.linalg import eigsh
 from torch import nn
 from torch.nn import functional
@@ -156,8 +157,50 @@ def test_eigenvector_and_random_planes():
     curvatures = (loss[1, 2] - 2 * loss[1, 1] + loss[1, 0]) / 1e-6, (loss[2, 1] - 2 * loss[1, 1] + loss[0, 1]) / 1e-6
     assert curvatures == pytest.approx(np.linalg.eigvalsh(dense)[::-1][:2], rel=1e-3)
     random = lossatlas.plane(model, "cross-entropy", data, points=(3, 3))
-    weights = np.sqrt(sum(float(p.square().sum()) for n, p in model.named_parameters() if n.endswith("weight")))
+    weights = np.sqrt(
+        sum(float(p.detach().square().sum()) for n, p in model.named_parameters() if n.endswith("weight"))
+    )
     assert random.attrs["direction_norm"] == pytest.approx([weights, weights], rel=1e-12)
+
+
+def test_gradient_modes_of_the_caller_do_not_matter():
+    model, data, dense = saddle_model()
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            h = lossatlas.hessian(model, nn.CrossEntropyLoss(), data)
+            assert np.abs(h @ dense[:, :3] - dense @ dense[:, :3]).max() < 1e-10
+
+
+def test_mean_squares_of_pytorch_take_the_fast_path_and_agree(regression):
+    model, data, exact = regression
+    for loss in (nn.MSELoss(), functional.mse_loss):
+        h = lossatlas.hessian(model, loss, data)
+        assert h._operator.strategy == "split"
+        assert np.abs(h.matmat(np.eye(INPUTS)) - exact).max() < 1e-12
+    with pytest.raises(LossAtlasError, match="must be the mean over samples"):
+        lossatlas.hessian(model, nn.MSELoss(), (data[0], data[1][:, 0]))  # it broadcasts to (N, N)
+
+
+def test_frozen_parameters_of_a_path_must_be_the_models():
+    model, data, _ = saddle_model()
+    model[0].requires_grad_(False)
+    other = {name: value.clone() for name, value in model.state_dict().items()}
+    other["0.weight"] += 1
+    with pytest.raises(LossAtlasError, match=r"path\[0\]: it differs from the model in parameters that do not"):
+        lossatlas.plane(model, "cross-entropy", data, path=[other])
+
+
+def test_a_plane_says_what_it_was_drawn_along_and_can_be_saved_and_drawn(tmp_path):
+    model, data, dense = saddle_model()
+    plane = lossatlas.plane(model, "cross-entropy", data, "eigen", points=(4, 3))
+    pairs = zip(plane["eigenvalue"].values, plane["direction"].values, strict=True)
+    for value, vector in pairs:
+        assert np.linalg.norm(dense @ vector - value * vector) < 2e-3 * np.linalg.norm(dense, 2)
+    assert plane["converged"].all()
+    assert plane.attrs["samples_train"] == 31
+    figures.save(figures.contour_figure(plane, title="mine"), [tmp_path / "contour.png"])
+    assert (tmp_path / "contour.png").stat().st_size > 5000
+    assert not any(isinstance(value, dict) for value in plane.attrs.values()), "NetCDF has no dicts"
 
 
 def noisy_loss(outputs, targets):
@@ -179,7 +222,14 @@ def noisy_loss(outputs, targets):
         ),
         (lambda m, d: lossatlas.hessian(m, "cross-entropy", d).eigenpairs(1, "SM"), "which: 'SM' is not one of"),
         (lambda m, d: lossatlas.hessian(m, "cross-entropy", d).spectrum(2, 44), "number of parameters, 43"),
-        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, "pca"), "2 principal components need at least"),
+        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, "pca"), "needs a path of at least 3 earlier checkpoints"),
+        (lambda m, d: lossatlas.hessian(m, "cross-entropy", d).eigenpairs(1.5), "eigenpairs: 1.5 asked for"),
+        (lambda m, d: lossatlas.hessian(m, "cross-entropy", d, batch_size=0), "hessian: batch_size: 0 is less than"),
+        (lambda m, d: lossatlas.hessian(m, nn.CrossEntropyLoss, d), "give an instance, CrossEntropyLoss()"),
+        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, normalize="foo"), "plane: normalize: 'foo' is not one of"),
+        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, ignore=["foo"]), "plane: ignore.0: 'foo' is not one of"),
+        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, points=(3, 3, 3)), "plane: points: [3, 3, 3]"),
+        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, [np.full(43, np.nan)] * 2), "it holds NaN or inf"),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, "rndm"), "'rndm' is not one of random, pca, eigen"),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, [np.ones(43)] * 2), "linearly dependent"),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, [{"0.wait": d[0]}] * 2), "no trained parameter '0.wait'"),

@@ -1,5 +1,6 @@
 """One private cluster for all tests, and one local run that nothing disturbed to compare with."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.slurm.cluster import Cluster, install
-from tests.workflow.conftest import all_contents, run_config, test_config
+from tests.workflow.conftest import all_contents, run_config, test_config, write_config
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,7 +23,7 @@ def disturbed_config() -> dict:
     """One plane and spectra that take long enough to be disturbed half-way."""
     tiny = test_config()["runs"]["tiny"]
     planes = {"pca": {**tiny["planes"]["pca"], "points": [61, 51]}}
-    spectra = {"stride": 1, "probes": 4, "steps": 20, "batch_size": 50}
+    spectra = {"stride": 1, "probes": 2, "steps": 16, "batch_size": 50}
     train = {**tiny["train"], "epochs": 1.5, "record_every": 1}
     return test_config(planes=planes, spectra=spectra, train=train)
 
@@ -31,11 +32,29 @@ STORES = ("results/tiny/landscape/pca.zarr", "results/tiny/spectra.zarr")
 
 
 @pytest.fixture(scope="session")
-def expected(tmp_path_factory) -> dict:
-    """The stores of ``disturbed_config``, made by two local ranks."""
+def local(tmp_path_factory) -> Path:
+    """The folder of a run of ``disturbed_config`` by two local ranks."""
     folder = tmp_path_factory.mktemp("local")
     run_config(folder, disturbed_config(), *STORES)
-    return all_contents(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def expected(local) -> dict:
+    return all_contents(local)
+
+
+@pytest.fixture
+def project(local, tmp_path) -> Path:
+    """A copy of the project that has the trajectory and directions of ``local``; landscape and spectra are to do."""
+    made = copy_project(tmp_path / "project")
+    write_config(made, disturbed_config())
+    shutil.copytree(local / "results", made / "results", symlinks=True, dirs_exist_ok=True)
+    for store in STORES:
+        (made / store).unlink()
+        shutil.rmtree(made / store.replace("tiny/", "tiny/.stores/"))
+    shutil.rmtree(made / "results/tiny/logs")
+    return made
 
 
 def copy_project(folder: Path) -> Path:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import BIN, environment
-from tests.slurm.conftest import STORES, copy_project, disturbed_config
-from tests.workflow.conftest import all_contents, write_config
+from tests.slurm.conftest import STORES, copy_project
+from tests.workflow.conftest import all_contents
 
 DEADLINE = 400.0
 ACTIVITIES = {"start-up", "read", "compute", "communication", "write", "idle", "other"}
@@ -100,9 +100,7 @@ def test_the_whole_test_config_runs_with_three_ranks(tmp_path):
 
 
 @pytest.mark.parametrize("disturb", [send_term, requeue, kill_rank])
-def test_disturbed_jobs_go_on_by_themselves(tmp_path, expected, disturb):
-    project = copy_project(tmp_path / "project")
-    write_config(project, disturbed_config())
+def test_disturbed_jobs_go_on_by_themselves(project, expected, disturb):
     process, logs = start(project, *STORES, "--configfile", "config.yaml"), []
     try:
         for rule in RULES:
@@ -118,9 +116,7 @@ def test_disturbed_jobs_go_on_by_themselves(tmp_path, expected, disturb):
         assert 4 <= int(found[-1][0]) < int(found[-1][1]), "the last attempt went on where the first one stopped"
 
 
-def test_a_killed_controller_with_jobs_running(tmp_path, expected):
-    project = copy_project(tmp_path / "project")
-    write_config(project, disturbed_config())
+def test_a_killed_controller_with_jobs_running(project, expected):
     arguments = (*STORES, "--configfile", "config.yaml")
     process = start(project, *arguments)
     wait_until(lambda: all(chunks_written(project, rule) >= 4 for rule in RULES), process, "both half-way")
@@ -132,9 +128,7 @@ def test_a_killed_controller_with_jobs_running(tmp_path, expected):
     assert all_contents(project) == expected
 
 
-def test_a_dead_rank_is_named_in_the_log_and_nothing_hangs(tmp_path):
-    project = copy_project(tmp_path / "project")
-    write_config(project, disturbed_config())
+def test_a_dead_rank_is_named_in_the_log_and_nothing_hangs(project):
     process = start(project, STORES[0], "--retries", "0", "--configfile", "config.yaml")
     wait_until(lambda: chunks_written(project, "landscape") >= 4, process, "half-way")
     kill_rank(project, "landscape")
@@ -143,10 +137,8 @@ def test_a_dead_rank_is_named_in_the_log_and_nothing_hangs(tmp_path):
     assert re.search(r"task 1: Killed", log_of(project, "landscape"))
 
 
-def test_a_mismatch_of_launcher_and_library_is_refused(tmp_path):
+def test_a_mismatch_of_launcher_and_library_is_refused(project):
     """Without PMI each rank believes that it is alone; three worlds of one must not write one store."""
-    project = copy_project(tmp_path / "project")
-    write_config(project, disturbed_config())
     profile = project / "workflow/profiles/slurm/config.yaml"
     profile.write_text(profile.read_text().replace("--mpi=pmi2", "--mpi=none"))
     process = start(project, STORES[0], "--retries", "0", "--configfile", "config.yaml")

@@ -5,7 +5,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 import xarray as xr
-from lossatlas.render import figures, video
+from lossatlas.config import resolve
+from lossatlas.render import figures, style, video
 from lossatlas.render.frame import FrameRenderer
 from lossatlas.render.style import HEIGHT, WIDTH, loss_scale, percent
 
@@ -147,3 +148,8 @@ def test_axis_labels_carry_the_share_of_variance():
     figure = figures.contour_figure(datasets()[0], CHOICES, "t")
     assert figure.axes[0].get_xlabel() == "PCA 1 (90.0 % of path variance)"
     assert [percent(s) for s in (0.9, 0.004, 1e-6, 0.0)] == ["90.0 %", "0.40 %", "<0.01 %", "0.00 %"]
+
+
+def test_default_choices_are_the_configs():
+    config = resolve({"runs": {"r": {"model": {"name": "lenet"}}}})
+    assert config["runs"]["r"]["figures"] == style.CHOICES

@@ -7,6 +7,7 @@ Snakemake nor MPI; see ``lossatlas.api``.
 from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["hessian", "plane"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,3 +17,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'lossatlas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

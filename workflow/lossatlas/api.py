@@ -12,11 +12,11 @@ import numpy as np
 import xarray as xr
 from scipy.sparse.linalg import LinearOperator
 
+from lossatlas import config, landscape, store, units
 from lossatlas import directions as direction_sets
-from lossatlas import landscape, store, units
 from lossatlas.backends import torch as backend
 from lossatlas.data import Split, Subset
-from lossatlas.directions.build import Axes
+from lossatlas.directions.build import Axes, DirectionSet
 from lossatlas.directions.eigen import eigen
 from lossatlas.directions.pca import pca
 from lossatlas.directions.random import random
@@ -55,21 +55,29 @@ def hessian(
         LossAtlasError: model, loss and data do not fit together, nothing requires a gradient, loss or gradient is
             NaN or infinite, or the loss draws random numbers.
     """
-    problem, network = _problem(model, loss, _split(data), batch_size, dtype)
-    theta, buffers = network.parameters(), network.buffers()
+    config.check({"batch_size": batch_size, "memory_gb": memory_gb}, "spectra", "hessian")
     with backend.own_modes():
+        problem, network = _problem(model, loss, _split(data), batch_size, dtype)
+        theta, buffers = network.parameters(), network.buffers()
         check_deterministic(lambda: problem.linearize(theta, buffers, memory_gb=memory_gb))
         return Hessian(problem.linearize(theta, buffers, memory_gb=memory_gb))
 
 
 class Hessian:
-    """A symmetric N x N matrix known by its products; rows of ``layout`` say which parameter lies where."""
+    """A symmetric N x N matrix known by its products; ``layout`` says which parameter lies where in a vector."""
 
     def __init__(self, operator: Any):
         self._operator = operator
         self.layout, self.samples = operator.problem.layout, operator.samples
         self.size, self.dtype = operator.size, operator.dtype
         self.shape = (self.size, self.size)
+
+    def __repr__(self) -> str:
+        return f"<Hessian of {self.size:,} parameters, mean over {self.samples:,} samples, {self.dtype} products>"
+
+    def __matmul__(self, other: np.ndarray) -> np.ndarray:
+        """Return H times a vector (N,) or the columns of a matrix (N, k)."""
+        return self.linear_operator() @ other
 
     def matvec(self, vector: np.ndarray) -> np.ndarray:
         """Return H v, float64, for ``vector`` of shape (N,)."""
@@ -89,13 +97,19 @@ class Hessian:
     def eigenpairs(
         self, k: int = 1, which: str = "LA", tolerance: float = 1e-4, max_products: int = 1000, seed: int = 0
     ) -> Eigenpairs:
-        """Return ``k`` eigenpairs with true residuals and convergence flags, in descending order.
+        """Return ``k`` eigenpairs, as often as they are there, in descending order.
+
+        The result has ``values`` (k,), unit ``vectors`` (k, N) as rows, true ``residuals`` ||Hy - lambda y|| (k,),
+        flags ``converged`` (k,), and ``products``, the number of products used.
 
         Args:
             which: ``LA`` largest, ``SA`` smallest (most negative), ``BE`` both ends, ``LM`` largest magnitude.
             tolerance: residual ||Hy - lambda y|| relative to ||H|| at which a pair has converged.
             max_products: after which the search ends, converged or not.
+            seed: of the starting vectors.
         """
+        choices = {"kind": "eigen", "tolerance": tolerance, "max_products": max_products, "seed": seed}
+        config.check(choices, "directions", "eigenpairs")
         if which not in ENDS:
             known = ", ".join(f"{key} ({meaning})" for key, meaning in ENDS.items())
             raise LossAtlasError(f"which: {which!r} is not one of {known}")
@@ -111,13 +125,24 @@ class Hessian:
             pairs = Eigenpairs(*parts, products=pairs.products)
         return pairs
 
-    def spectrum(self, probes: int = 10, steps: int = 80, seed: int = 0, distribution: str = "gaussian") -> Spectrum:
-        """Return the stochastic Lanczos quadrature (GradVis Algorithm 2): density, distribution, moments and trace.
+    def spectrum(
+        self, probes: int = 10, steps: int | None = None, seed: int = 0, distribution: str = "gaussian"
+    ) -> Spectrum:
+        """Return the stochastic Lanczos quadrature (GradVis Algorithm 2).
+
+        The result has ``nodes`` and ``weights`` (probe, node) and methods with error bars: ``density``,
+        ``distribution``, ``count``, ``moment`` and ``trace``.
 
         Args:
             probes: random probe vectors (GradVis's k); error bars need at least two.
-            steps: Lanczos steps per probe, with full reorthogonalisation (GradVis's m).
+            steps: Lanczos steps per probe, with full reorthogonalisation (GradVis's m); left out 80, or N if that
+                is less.
+            seed: of the probes, which are the same for all matrices of one size.
+            distribution: ``gaussian`` or ``rademacher`` entries, scaled to unit length.
         """
+        steps = min(80, self.size) if steps is None else steps
+        choices = {"probes": probes, "steps": steps, "seed": seed, "distribution": distribution}
+        config.check(choices, "spectra", "spectrum")
         check_steps(self.size, steps, probes)
         watched, runs = _Watched(self, "spectrum", probes * steps), []
         for start in range(0, probes, _BLOCK):
@@ -161,7 +186,8 @@ def plane(
     """Return the loss on a plane through the model's present parameters, with the path projected onto it.
 
     The dataset is what ``landscape/<name>.zarr`` of the workflow holds: ``loss(split, y, x)``, ``accuracy`` where
-    targets are classes, and ``path_*`` variables; the renderers of ``lossatlas.render`` take it.
+    targets are classes, and ``path_*`` variables; besides, the two vectors ``direction(axis, parameter)`` and for
+    eigenvectors ``eigenvalue``, ``residual`` and ``converged``. ``lossatlas.render.figures`` draws it.
 
     Args:
         model, loss, data, dtype: as for ``hessian``.
@@ -170,8 +196,9 @@ def plane(
             tensors by parameter name (those left out are zero), or a module (its parameters minus the model's).
         path: earlier checkpoints, state dicts or modules, in order; the model itself is the last point.
         test: a second set of samples, as ``data``.
+        points: grid points along x and y.
         range: ((x from, x to), (y from, y to)) in multiples of the directions; left out it is the extent of the
-            path plus ``border`` times it on each side, or [-1, 1] without a path.
+            path plus ``border`` times it on each side, and [-1, 1] for random directions or without a path.
         normalize, ignore: as in the config (``none``, ``model``, ``layer``, ``filter``; ``bias``, ``norm``). Left
             out random directions are filter-normalised without biases and norm parameters (Li et al. 2018), all
             others are taken as they are.
@@ -179,28 +206,24 @@ def plane(
     Raises:
         LossAtlasError: as for ``hessian``, or the two directions span no plane.
     """
-    splits = {"train": _split(data)} | ({"test": _split(test)} if test is not None else {})
-    subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}
-    problem, network = _problem(model, loss, splits["train"], batch_size, dtype)
-    problems = backend.problems(network, problem.loss, subsets, batch_size)
+    drawn = isinstance(directions, str) and directions == "random"
     spec = {"points": list(points), "border": border, "center": "last"}
-    if range is not None:
-        spec["range"] = dict(zip(("x", "y"), range, strict=True))
-    plain = directions != "random" if isinstance(directions, str) else True
-    choices = {
-        "center": "last",
-        "seed": seed,
-        "normalize": normalize or ("none" if plain else "filter"),
-        "ignore": list(ignore) if ignore is not None else ([] if plain else ["bias", "norm"]),
-    }
+    if range is not None or drawn:
+        spec["range"] = dict(zip(("x", "y"), map(list, range or [(-1, 1)] * 2), strict=True))
+    choices = {"center": "last", "seed": seed, "normalize": normalize or ("filter" if drawn else "none")}
+    choices["ignore"] = list(ignore) if ignore is not None else (["bias", "norm"] if drawn else [])
+    config.check({"x": "a/1", "y": "a/2", **spec}, "plane", "plane")
+    config.check({"kind": "random", **choices, "batch_size": batch_size}, "directions", "plane")
+    splits = {"train": data} | ({"test": test} if test is not None else {})
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
-        trajectory = _record(Path(folder), model, path, network)
-        made = direction_sets.complete(
-            _raw(directions, choices, trajectory, problems["train"], network), choices, trajectory
-        )
-        direction_sets.check_independent(made.used, made.raw.labels)
-        axes = Axes(made.used, made.raw.labels, made.variance_share, {})
-        return _evaluate(Path(folder), landscape.Plane(spec, axes, trajectory, problems, subsets))
+        splits = {name: _split(given) for name, given in splits.items()}
+        subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}
+        problem, network = _problem(model, loss, splits["train"], batch_size, dtype)
+        problems = backend.problems(network, problem.loss, subsets, batch_size)
+        trajectory = _record(Path(folder), model, list(path), network)
+        raw = _raw(directions, choices, trajectory, problem, network)
+        made = direction_sets.complete(raw, choices, trajectory)
+        return _evaluate(Path(folder), spec, made, trajectory, problems, subsets)
 
 
 def _problem(model: Any, loss: Any, split: Split, batch_size: int, dtype: str | None) -> tuple[Problem, Any]:
@@ -235,6 +258,8 @@ def _raw(chosen: Any, choices: dict, trajectory: Trajectory, problem: Problem, n
     if chosen == "random":
         return random(trajectory.layout.size, 2, seed)
     if chosen == "pca":
+        if last < 3:
+            raise LossAtlasError(f"directions: 'pca' needs a path of at least 3 earlier checkpoints, got {last}")
         return pca(trajectory, last, 2, True, "gram", seed)
     if chosen == "eigen":
         search = {"largest": 2, "smallest": 0, "tolerance": 1e-3, "max_products": 300, "memory_gb": 2.0}
@@ -242,17 +267,23 @@ def _raw(chosen: Any, choices: dict, trajectory: Trajectory, problem: Problem, n
     raise LossAtlasError(f"directions: {chosen!r} is not one of random, pca, eigen, nor a pair of directions")
 
 
-def _evaluate(folder: Path, planned: landscape.Plane) -> xr.Dataset:
-    """Evaluate all points and return the store's contents, in memory."""
-    link = folder / "landscape.zarr"
-    made = store.create(link, folder, store.Fingerprint("landscape", planned.spec), planned.build)
-    evaluator = landscape.Evaluator(made, planned.axes, planned.trajectory, planned.problems)
-    units.compute(made, evaluator, World(), Timing(), "static", "plane")
-    landscape.finish(made, {})
-    dataset = xr.open_zarr(made.path, chunks=None).load()
+def _evaluate(folder: Path, spec: dict, made: DirectionSet, trajectory: Trajectory, *on: dict) -> xr.Dataset:
+    """Evaluate all points of a plane and return the store's contents, in memory; ``on`` are problems and subsets."""
+    direction_sets.check_independent(made.used, made.raw.labels)
+    axes = Axes(made.used, made.raw.labels, made.variance_share, {})
+    planned = landscape.Plane(spec, axes, trajectory, *on)
+    fingerprint = store.Fingerprint("landscape", spec)
+    made_store = store.create(folder / "landscape.zarr", folder, fingerprint, planned.build)
+    evaluator = landscape.Evaluator(made_store, axes, trajectory, planned.problems)
+    units.compute(made_store, evaluator, World(), Timing(), "static", "plane")
+    landscape.finish(made_store, {})
+    dataset = xr.open_zarr(made_store.path, chunks=None).load()
     for key in ("fingerprint", "provenance", "content", "chunk_files", "attempts", "finished", "subset_stratified"):
         del dataset.attrs[key]  # these speak of stores on disk
-    return dataset
+    for key in ("samples", "subset_digest", "nonfinite_points"):  # files such as NetCDF hold no dicts
+        dataset.attrs |= {f"{key}_{split}": value for split, value in dataset.attrs.pop(key).items()}
+    dataset["direction"] = (("axis", "parameter"), made.used)
+    return dataset.assign({name: ("axis", values) for name, values in made.raw.values.items()})
 
 
 def _split(data: Any) -> Split:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -122,6 +123,8 @@ def _name_ranks_in_warnings(world: World) -> None:
 def _fail(world: World, text: str, status: int) -> None:
     print(text, file=sys.stderr, flush=True)
     sys.stdout.flush()
+    if world.size > 1:
+        time.sleep(0.5)  # launchers drop what they have not yet passed on when a rank aborts
     world.abort(status)
     sys.exit(status)
 

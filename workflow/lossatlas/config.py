@@ -44,6 +44,19 @@ def resolve(config: dict) -> dict:
     return config
 
 
+def check(values: dict, definition: str, where: str) -> None:
+    """Check values against one definition of the schema: ``plane``, ``directions``, ``spectra``.
+
+    Raises:
+        LossAtlasError: a value has a wrong type or range; the message begins with ``where``.
+    """
+    rules = schema()["$defs"]
+    found = rules.get(definition) or rules["run"]["properties"][definition]
+    errors = list(Draft202012Validator({**found, "$defs": rules}).iter_errors(values))
+    if errors:
+        raise LossAtlasError(f"{where}: {_explain(errors[0])}")
+
+
 def _merge(base: Any, over: Any) -> Any:
     """Merge two nested dicts; ``over`` wins. A choice in ``over`` drops the rival choice in ``base``."""
     if not (isinstance(base, dict) and isinstance(over, dict)):

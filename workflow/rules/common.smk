@@ -82,7 +82,7 @@ def reported_figures(stem, kinds, group):
 
 def report_entry(picture, group):
     """Return where `snakemake --report` shows a picture, and with what caption."""
-    labels = {"picture": picture, "of": group}
+    labels = {"picture": picture, "where": group}
     return {"caption": f"../report/{picture}.rst", "category": "{run}", "subcategory": group, "labels": labels}
 
 

@@ -143,7 +143,7 @@ rule report:
             else []
         ),
     output:
-        page=report(f"{RESULTS}/{{run}}/report.html", **report_entry("run", "everything")),
+        f"{RESULTS}/{{run}}/report.html",
     log:
         f"{RESULTS}/{{run}}/logs/report.log",
     benchmark:

@@ -74,7 +74,7 @@ def _random_vector(size: int, seed: int, look: int) -> np.ndarray:
 
 def check_count(size: int, pairs: int) -> None:
     """Refuse impossible numbers of pairs."""
-    if not 1 <= pairs <= size:
+    if not (isinstance(pairs, int | np.integer) and 1 <= pairs <= size):
         raise LossAtlasError(f"eigenpairs: {pairs} asked for; must lie between 1 and the number of parameters, {size}")
 
 

@@ -7,10 +7,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lossatlas.render import contour, curve, surface
-from lossatlas.render.style import loss_scale, style
+from lossatlas.render.style import CHOICES, loss_scale, style
 
 
-def contour_figure(landscape: xr.Dataset, choices: dict, title: str) -> Figure:
+def contour_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
     """Return the contour plot with the whole path."""
     figure, axes = plt.subplots(figsize=(7.2, 5.4), layout="constrained")
     contour.draw_contours(axes, landscape, loss_scale(landscape, choices), choices)
@@ -22,7 +22,7 @@ def contour_figure(landscape: xr.Dataset, choices: dict, title: str) -> Figure:
     return figure
 
 
-def surface_figure(landscape: xr.Dataset, choices: dict, title: str) -> Figure:
+def surface_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
     """Return the surface with the whole path at the loss of its projection."""
     figure = plt.figure(figsize=(7.2, 6.2))
     axes = figure.add_axes((0.0, 0.03, 0.93, 0.9), projection="3d")

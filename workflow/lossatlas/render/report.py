@@ -19,7 +19,8 @@ _CAPTIONS = {
     "contour": "The loss on the plane from above, with the projected path.",
     "surface": "The same as a surface; the path lies at the loss of its projection.",
     "loss": "The loss of the checkpoints themselves and (dashed) of their projections.",
-    "density": "Density of the Hessian's eigenvalues; bands are 95 % intervals over probes.",
+    "density": "Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
+    "intervals over probes.",
     "evolution": "Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes.",
 }
 _WORKS = {
@@ -109,8 +110,22 @@ def _summary(m: Materials) -> str:
     iterations = m.trajectory["iteration"].values
     return (
         f"{model} with {m.trajectory.sizes['parameter']:,} parameters on {data}: "
-        f"{len(iterations)} recorded checkpoints, iterations {iterations[0]} to {iterations[-1]}."
+        f"{len(iterations)} recorded checkpoints, iterations {iterations[0]} to {iterations[-1]}. {_end(m.landscapes)}"
     )
+
+
+def _end(landscapes: dict[str, xr.Dataset]) -> str:
+    """Say how good the last checkpoint is on the evaluation subsets."""
+    if not landscapes:
+        return ""
+    last, said = next(iter(landscapes.values())).isel(iteration=-1), []
+    for split in last["split"].values:
+        at = last.sel(split=split)
+        accuracy = f" at {percent(float(at['path_true_accuracy']))} accuracy" if "path_true_accuracy" in at else ""
+        said.append(
+            f"{float(at['path_true_loss']):.4g}{accuracy} on {last.attrs['samples'][str(split)]} {split} samples"
+        )
+    return f"The last one has a loss of {', '.join(said)}."
 
 
 def _figures(files: Iterable[Path]) -> list[dict]:
@@ -127,13 +142,13 @@ def _plane(name: str, m: Materials) -> dict:
     facts = [
         ("axes", f"x: {plane.attrs['x_label']}, {percent(share[0])} of the path's variance; "
                  f"y: {plane.attrs['y_label']}, {percent(share[1])}"),
-        ("grid", f"{plane.sizes['x']} x {plane.sizes['y']} points about iteration {plane.attrs['center']}"),
+        ("grid", f"{plane.sizes['x']} x {plane.sizes['y']} points about the {plane.attrs['center']} checkpoint"),
         ("samples", samples),
         ("loss on the plane", f"{finite.min():.4g} to {finite.max():.4g}" if finite.size else "nowhere finite"),
         ("points that are NaN or inf", nonfinite),
         ("checkpoint against its projection", f"losses differ by up to {np.nanmax(gap):.3g}; distance from the plane "
                                               f"up to {plane['path_residual'].values.max():.3g}"),
-        ("BatchNorm", plane.attrs["batchnorm"]),
+        ("BatchNorm", "running statistics of the plane's centre on the plane, each checkpoint's own for its true loss"),
     ]  # fmt: skip
     return {"name": name, "video": embed(m.videos[name]), "facts": facts, "figures": _figures(m.figures[name])}
 
@@ -142,7 +157,7 @@ def _spectra(m: Materials) -> dict | None:
     if m.spectra is None:
         return None
     spectra, size = m.spectra, m.spectra.attrs["parameters"]
-    chosen = sorted({0, (spectra.sizes["iteration"] - 1) // 2, spectra.sizes["iteration"] - 1})
+    chosen = sorted({0, int(np.nanargmax(spectra["largest"].values)), spectra.sizes["iteration"] - 1})
     facts = [
         ("method", f"stochastic Lanczos quadrature, {spectra.sizes['probe']} {spectra.attrs['distribution']} probes, "
                    f"{spectra.sizes['node']} steps with full reorthogonalisation"),

@@ -35,6 +35,10 @@ class Densities:
         """Return which spectrum belongs to an iteration: the last one computed up to it."""
         return max(0, int(np.searchsorted(self.iterations, iteration, side="right")) - 1)
 
+    def landmarks(self) -> list[int]:
+        """Return the indices of the first, the sharpest (largest eigenvalue) and the last spectrum, each once."""
+        return sorted({0, int(np.nanargmax(self.largest)), len(self.iterations) - 1})
+
 
 def draw_frame(axes: Axes, densities: Densities) -> None:
     """Draw axes, labels and the legend; the curve itself moves."""
@@ -66,12 +70,11 @@ def place(lines: tuple[Line2D, Line2D, Line2D], densities: Densities, iteration:
 
 
 def density_figure(spectra: xr.Dataset, sigma: float | None, title: str) -> Figure:
-    """Return the densities at the first, a middle and the last iteration; bands are 95 % intervals over probes."""
+    """Return the densities at the first, the sharpest and the last iteration; bands are 95 % intervals over probes."""
     densities = Densities(spectra, sigma)
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     draw_frame(axes, densities)
-    last = len(densities.iterations) - 1
-    for index, color in zip(sorted({0, last // 2, last}), (TEST_COLOR, "0.45", PATH_COLOR), strict=False):
+    for index, color in zip(densities.landmarks(), (TEST_COLOR, "0.45", PATH_COLOR), strict=False):
         axes.plot(
             densities.grid, densities.values[index], color=color, label=f"iteration {densities.iterations[index]}"
         )

@@ -11,6 +11,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
+CHOICES = {"scale": "auto", "levels": 20, "elevation": 35, "azimuth": -60}
+"""Defaults of the config's ``figures``, for pictures drawn without a config."""
+
 WIDTH, HEIGHT, DPI = 1280, 720, 100
 PATH_COLOR, NOW_COLOR, TEST_COLOR, NONFINITE_COLOR = "#d62728", "#000000", "#1f77b4", "#c8c8c8"
 COLORMAP = "viridis"

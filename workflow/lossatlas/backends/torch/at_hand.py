@@ -41,11 +41,14 @@ def load_weights(network: FlatNetwork, checkpoint: Any, where: str) -> None:
     Raises:
         LossAtlasError: names or shapes differ from the network's.
     """
+    frozen = network.frozen()
     tensors = checkpoint.state_dict() if isinstance(checkpoint, nn.Module) else checkpoint
     try:
         network.module.load_state_dict(tensors)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise LossAtlasError(f"{where}: not a checkpoint of this model: {error}") from error
+    if not np.array_equal(network.frozen(), frozen):
+        raise LossAtlasError(f"{where}: it differs from the model in parameters that do not require a gradient")
 
 
 def as_direction(network: FlatNetwork, given: Any, where: str) -> np.ndarray:
@@ -62,7 +65,12 @@ def as_direction(network: FlatNetwork, given: Any, where: str) -> np.ndarray:
         return (other.theta - network.theta).double().cpu().numpy()
     if isinstance(given, dict):
         return _by_name(network, given, where)
-    vector = _array(given).astype(np.float64).reshape(-1)
+    try:
+        vector = _array(given).astype(np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise LossAtlasError(f"{where}: neither a vector, a dict of tensors nor a module ({error})") from error
+    if not np.isfinite(vector).all():
+        raise LossAtlasError(f"{where}: it holds NaN or inf")
     if vector.size != size:
         raise LossAtlasError(f"{where}: {vector.size} numbers, the model has {size} parameters")
     return vector

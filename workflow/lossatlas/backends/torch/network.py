@@ -49,7 +49,7 @@ class FlatNetwork:
             str(self.device.dtype).removeprefix("torch."),
             steps_per_epoch,
             [(name, tuple(buffer.shape)) for name, buffer in self._buffers],
-            _gather(self._frozen, self.theta.dtype),
+            self.frozen(),
             [(name, tuple(parameter.shape)) for name, parameter in self._frozen],
         )
 
@@ -60,6 +60,10 @@ class FlatNetwork:
     def buffers(self) -> np.ndarray:
         """Return a copy of all floating-point buffers, flat."""
         return _gather(self._buffers, self.theta.dtype)
+
+    def frozen(self) -> np.ndarray:
+        """Return a copy of all parameters that are not trained, flat."""
+        return _gather(self._frozen, self.theta.dtype)
 
     @torch.no_grad()
     def load(
@@ -83,7 +87,8 @@ class FlatNetwork:
 
     def vector(self, values: np.ndarray) -> Tensor:
         """Return values as a tensor of the network's precision on its device."""
-        return torch.as_tensor(np.asarray(values)).to(self.device.device, self.device.dtype)
+        # Contiguous, for traced graphs view their inputs as they were laid out when traced.
+        return torch.as_tensor(np.ascontiguousarray(values)).to(self.device.device, self.device.dtype)
 
 
 def _gather(tensors: list[tuple[str, Tensor]], dtype: torch.dtype) -> np.ndarray:
