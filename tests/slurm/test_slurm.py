@@ -63,7 +63,9 @@ def send_term(project: Path, rule: str) -> None:
 
 
 def requeue(project: Path, rule: str) -> None:
+    """Requeue a job one of whose ranks no longer answers, so that Slurm kills them all."""
     job = running_job(rule)
+    os.kill(rank_process(project, rule), signal.SIGSTOP)
     subprocess.run(["scontrol", "requeue", job], check=True)
 
     def starts() -> bool:
@@ -75,9 +77,14 @@ def requeue(project: Path, rule: str) -> None:
     wait_until(starts, None, f"job {job} starts again")
 
 
-def kill_rank(project: Path, rule: str) -> None:
+def rank_process(project: Path, rule: str) -> int:
+    """Return the process of rank 1."""
     places = re.findall(r"(\d) = process (\d+) on", log_of(project, rule).splitlines()[0])
-    os.kill(int(dict(places)["1"]), signal.SIGKILL)
+    return int(dict(places)["1"])
+
+
+def kill_rank(project: Path, rule: str) -> None:
+    os.kill(rank_process(project, rule), signal.SIGKILL)
 
 
 def test_the_whole_test_config_runs_with_three_ranks(tmp_path):

@@ -1,10 +1,13 @@
 """Real MPI ranks: every unit once, nobody waits for a busy rank, failures end all."""
 
 import json
+import mmap
+import os
 import sys
 import time
 
 import pytest
+from lossatlas import parallel
 from lossatlas.parallel import StaticQueue, Timing, World
 
 from tests.conftest import ROOT, mpiexec
@@ -78,3 +81,16 @@ def test_timing_accounts_for_every_second():
     assert 0.05 <= record["seconds"]["compute"] < 0.5
     assert record["seconds"]["start-up"] >= 0
     assert record["seconds"]["other"] >= 0
+
+
+def test_segments_of_killed_ranks_are_removed_and_those_in_use_are_kept(tmp_path):
+    """A leftover under the name of the next job makes MPICH's start wait for ever."""
+    names = {"old": "mpich_shm_1_0", "used": "mpich_shm_2_0", "young": "mpich_shm_3_0", "foreign": "other_4"}
+    for name in names.values():
+        (tmp_path / name).write_bytes(bytes(4096))
+    for name in ("old", "used", "foreign"):
+        os.utime(tmp_path / names[name], (0, 0))
+    with (tmp_path / names["used"]).open("r+b") as file, mmap.mmap(file.fileno(), 4096):
+        os.utime(tmp_path / names["used"], (0, 0))
+        parallel.remove_stale_segments(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[n] for n in ("used", "young", "foreign"))

@@ -2,8 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+
+from lossatlas.errors import LossAtlasError
 
 KINDS = ("weight", "bias", "norm-scale", "norm-shift")
 
@@ -48,6 +51,23 @@ class ParameterLayout:
     def size(self) -> int:
         """N, the number of parameters."""
         return sum(slot.size for slot in self.slots)
+
+    def select(self, patterns: Iterable[str]) -> "ParameterLayout":
+        """Return the slots whose names match any of the patterns (``fc*``), close together from offset 0.
+
+        Raises:
+            LossAtlasError: a pattern matches no name.
+        """
+        patterns, names = list(patterns), [slot.name for slot in self.slots]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise LossAtlasError(f"parameters: {pattern!r} matches none of {', '.join(names)}")
+        chosen, offset = [], 0
+        for slot in self.slots:
+            if any(fnmatchcase(slot.name, pattern) for pattern in patterns):
+                chosen.append(replace(slot, offset=offset))
+                offset += slot.size
+        return ParameterLayout(tuple(chosen))
 
     def to_json(self) -> str:
         return json.dumps([asdict(slot) for slot in self.slots])

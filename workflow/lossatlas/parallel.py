@@ -1,9 +1,11 @@
 """Ranks and the queue that they share. MPI is loaded only when a script asks for a world."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from lossatlas.errors import LossAtlasError
@@ -60,6 +62,7 @@ def world(ranks: int) -> World:
         LossAtlasError: the world has another size. That happens when the launcher and the MPI library do not
             understand each other: each rank then believes that it is alone, and all write one store.
     """
+    remove_stale_segments()
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
@@ -76,6 +79,30 @@ def world(ranks: int) -> World:
         # Launchers name a dead process by its number only.
         print("ranks: " + ", ".join(places), flush=True)
     return found
+
+
+def remove_stale_segments(folder: Path = Path("/dev/shm"), age: float = 5.0) -> None:
+    """Remove what killed ranks left of MPICH's shared memory, before MPI starts.
+
+    MPICH names its segments after the launcher's job number. A job that is killed and requeued by Slurm keeps its
+    number; on the same node MPI_Init would then take the leftover for a living neighbour and wait for ever.
+    A segment that is still being set up is younger than ``age`` seconds, one in use is mapped by a process.
+    """
+    stale = []
+    for segment in folder.glob("mpich_shm_*"):
+        with contextlib.suppress(OSError):
+            found = segment.stat()
+            if found.st_uid == os.geteuid() and time.time() - found.st_mtime > age:
+                stale.append(segment)
+    if not stale:
+        return
+    mapped = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            mapped |= {line.split()[5] for line in maps.read_text().splitlines() if "/mpich_shm_" in line}
+    for segment in stale:
+        if str(segment) not in mapped:
+            segment.unlink(missing_ok=True)
 
 
 def limit_threads(threads: int) -> None:

@@ -7,8 +7,9 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.backends.torch.build import Loss
-from lossatlas.backends.torch.hessian import TorchHessian, functional_loss, trace_graphs
+from lossatlas.backends.torch.hessian import TorchHessian
 from lossatlas.backends.torch.network import FlatNetwork
+from lossatlas.backends.torch.products import Curvature
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 
@@ -30,9 +31,8 @@ class TorchProblem:
         self.chunks = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
         self.class_axis = probe(network, loss, inputs, targets)
         self.metric_names = ("loss", "accuracy") if self.class_axis is not None else ("loss",)
-        self.functional_loss = functional_loss(network, loss)
-        self._graphs: dict[tuple, tuple] = {}
-        self._strategy: dict[str, str] = {}
+        self._curvatures: dict[tuple, Curvature] = {}
+        self._strategies: dict[Curvature, str] = {}
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return (loss,) or (loss, accuracy) at theta."""
@@ -57,36 +57,33 @@ class TorchProblem:
 
     def chunk_gradient(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return loss and gradient of one chunk's mean."""
-        theta = theta.detach().requires_grad_(True)
+        whole, theta = self.curvature(), theta.detach().requires_grad_(True)
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            value = self.functional_loss(theta, buffers, *chunk)
+            value = self.loss(whole.outputs(theta, theta, buffers, chunk[0]), chunk[1])
             (gradient,) = torch.autograd.grad(value, theta)
         return value.detach(), gradient
 
-    def hessian_graphs(self, chunk: tuple[Tensor, Tensor], count: int) -> tuple:
-        """Return (primal, tangent) graphs for chunks of this shape and blocks of ``count`` vectors, traced once."""
-        key = (tuple(chunk[0].shape), tuple(chunk[1].shape), count)
-        if key not in self._graphs:
-            theta = self.network.theta.clone()
-            self._graphs[key] = trace_graphs(
-                self.functional_loss, theta, self.network.vector(self.network.buffers()), chunk, count
-            )
-        return self._graphs[key]
+    def curvature(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> Curvature:
+        """Return the matrix, whose traced graphs serve every theta."""
+        key = (operator, tuple(parameters))
+        if key not in self._curvatures:
+            self._curvatures[key] = Curvature(self.network, self.loss, operator, self.layout.select(parameters))
+        return self._curvatures[key]
 
-    def hessian_strategy(self, asked: str) -> str:
+    def strategy(self, curvature: Curvature, asked: str) -> str:
         """Return ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once."""
-        if asked not in self._strategy:
-            self._strategy[asked] = asked
-            if asked == "split":
-                try:
-                    self.hessian_graphs(self.chunks[0], 1)
-                except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-                    first = str(error).strip().split("\n")[0]
-                    print(
-                        f"Hessian products: second backward passes; network or loss has no forward derivative ({first})"
-                    )
-                    self._strategy[asked] = "rebuild"
-        return self._strategy[asked]
+        if asked != "split":
+            return asked
+        if curvature not in self._strategies:
+            self._strategies[curvature] = "split"
+            try:
+                theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
+                curvature.graphs(theta, buffers, self.chunks[0], 1)
+            except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+                first = str(error).strip().split("\n")[0]
+                print(f"Hessian products: second backward passes; network or loss has no forward derivative ({first})")
+                self._strategies[curvature] = "rebuild"
+        return self._strategies[curvature]
 
     @torch.inference_mode()
     def _evaluate(self) -> np.ndarray:
