@@ -11,7 +11,7 @@ from lossatlas.store import open_dataset
 
 def main(args, _world) -> None:
     with figures.style():
-        drawn = of_spectra(args) if args.spectra else of_plane(args)
+        drawn = of_plane(args) if args.landscape else of_variants(args) if args.variants else of_spectra(args)
         for name, figure in drawn.items():
             figures.save(figure, [Path(f"{args.prefix}_{name}.{suffix}") for suffix in ("pdf", "png")])
 
@@ -35,11 +35,19 @@ def of_spectra(args) -> dict:
     }
 
 
+def of_variants(args) -> dict:
+    """Draw the last densities of several matrices on one axis."""
+    stores = {"spectra": args.spectra} | {path.stem: path for path in args.variants}
+    opened = {name: open_dataset(path) for name, path in stores.items()}
+    return {"variants": spectrum.variants_figure(opened, args.choices.get("kernel_width"), args.title)}
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     drawn = parser.add_mutually_exclusive_group(required=True)
     drawn.add_argument("--landscape", type=Path, help="a plane; needs --trajectory")
     drawn.add_argument("--spectra", type=Path)
+    parser.add_argument("--variants", type=Path, nargs="+", help="spectra of other matrices to compare with --spectra")
     parser.add_argument("--trajectory", type=Path)
     parser.add_argument("--choices", type=json.loads, required=True, help="the config's `figures`, as JSON")
     parser.add_argument("--title", required=True)

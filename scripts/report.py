@@ -16,7 +16,7 @@ KINDS = ("contour", "surface", "loss")
 def main(args, _world) -> None:
     planes, directory = args.planes, args.run_dir
     figures = {plane: [directory / "figures" / f"{plane}_{kind}.png" for kind in KINDS] for plane in planes}
-    figures["spectra"] = [directory / "figures" / f"spectra_{kind}.png" for kind in ("density", "evolution")]
+    figures["spectra"] = [directory / "figures" / f"spectra_{kind}.png" for kind in args.spectra]
     materials = report.Materials(
         run=args.run,
         settings=args.settings["runs"][args.run],
@@ -59,7 +59,7 @@ if __name__ == "__main__":
     parser.add_argument("--settings", type=json.loads, required=True, help="a config with this run alone, as JSON")
     parser.add_argument("--planes", nargs="*", default=[])
     parser.add_argument("--directions", nargs="*", default=[], help="sets that the planes use")
-    parser.add_argument("--spectra", action="store_true", help="the run has spectra")
+    parser.add_argument("--spectra", nargs="*", default=[], help="kinds of figures, none without spectra")
     parser.add_argument("--output", type=Path, required=True)
     parsed = parser.parse_args()
     cli.run(lambda world: main(parsed, world), label=f"{parsed.run}/report")

@@ -19,6 +19,7 @@ from lossatlas.render import figures, video
 from lossatlas.render.frame import FrameRenderer
 from lossatlas.training import record_training, recorded_iterations
 
+from tests.bench import curvature
 from tests.bench.table import Row, interleaved, report, row
 from tests.conftest import BIN, ROOT, environment
 from tests.unit.test_render import CHOICES, datasets
@@ -135,5 +136,7 @@ def recording() -> Row:
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    passed = report([dry_run(), large_plan(), frames_per_second(), recording()], ROOT / "results" / "bench.json")
+    passed = report(
+        [dry_run(), large_plan(), frames_per_second(), recording(), *curvature.rows()], ROOT / "results" / "bench.json"
+    )
     sys.exit(not passed)

@@ -1,14 +1,17 @@
 """Hessian products of networks (oracles 1-6, 18): against closed forms, dense Hessians and differences."""
 
+from fnmatch import fnmatch
+
 import numpy as np
 import pytest
 import torch
 from lossatlas import zoo
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
+from lossatlas.backends.torch.products import OPERATORS
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from torch import nn
-from torch.func import functional_call, hessian
+from torch.func import functional_call, hessian, jacrev
 
 FLOAT64 = Device(torch.device("cpu"), torch.float64)
 FLOAT32 = Device(torch.device("cpu"), torch.float32)
@@ -99,6 +102,47 @@ def test_oracle_2_dense_hessian_of_a_small_network(device, exact, strategy):
     ours = dense_of(problem.linearize(*point(problem), strategy=strategy))
     oracle = dense_oracle(module, split)
     assert np.abs(ours - oracle).max() < (1e-9 if exact else 1e-4) * np.linalg.norm(oracle, 2)
+
+
+@PRECISIONS
+@STRATEGIES
+def test_gauss_newton_and_residual_add_up_to_the_hessian(device, exact, strategy):
+    """The oracle builds the Jacobian and the softmax curvature densely."""
+    module, split, problem = conv_problem(device)
+    theta, buffers = point(problem)
+    found = {name: dense_of(problem.linearize(theta, buffers, operator=name, strategy=strategy)) for name in OPERATORS}
+    module = module.double().eval()
+    named = dict(module.named_parameters())
+    inputs = torch.tensor(split.inputs).double()
+    jacobians = jacrev(lambda p: functional_call(module, p, (inputs,)))({n: p.detach() for n, p in named.items()})
+    count = len(split)
+    jacobian = torch.cat([jacobians[name].reshape(count, -1, named[name].numel()) for name in named], dim=2)
+    shares = module(inputs).detach().softmax(dim=1)
+    curved = torch.diag_embed(shares) - shares[:, :, None] * shares[:, None, :]
+    oracle = (torch.einsum("nci,ncd,ndj->ij", jacobian, curved, jacobian) / count).detach().numpy()
+    size = np.linalg.norm(found["hessian"], 2)
+    assert np.abs(found["ggn"] - oracle).max() < (1e-10 if exact else 1e-5) * size
+    assert np.linalg.eigvalsh(oracle)[0] > -1e-12 * size
+    rest = found["hessian"] - found["ggn"] - found["residual"]
+    assert np.abs(rest).max() < (1e-11 if exact else 1e-5) * size
+    assert np.abs(found["residual"]).max() > 1e-3 * size
+
+
+@STRATEGIES
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+def test_some_parameters_give_a_block_of_the_matrix(operator, strategy):
+    _, _, problem = conv_problem(FLOAT64)
+    theta, buffers = point(problem)
+    whole = dense_of(problem.linearize(theta, buffers, operator=operator))
+    names = [slot.name for slot in problem.layout]
+    for patterns in ((names[0],), ("*bias",), (names[0], names[-1])):
+        kept = [slot for slot in problem.layout if any(fnmatch(slot.name, p) for p in patterns)]
+        rows = np.concatenate([np.arange(slot.slice.start, slot.slice.stop) for slot in kept])
+        part = problem.linearize(theta, buffers, operator=operator, parameters=patterns, strategy=strategy)
+        assert part.size == len(rows) < theta.size
+        assert np.abs(dense_of(part) - whole[np.ix_(rows, rows)]).max() < 1e-12 * np.abs(whole).max()
+    with pytest.raises(LossAtlasError, match=r"parameters: 'head\*' matches none of"):
+        problem.linearize(theta, buffers, operator=operator, parameters=("head*",))
 
 
 def test_oracle_3_modes_agree_and_equal_differences_of_the_gradient():

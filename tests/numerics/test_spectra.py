@@ -18,6 +18,7 @@ from tests.conftest import contents, make_trajectory
 
 FLOAT64 = Device(torch.device("cpu"), torch.float64)
 SPEC = {"stride": 3, "probes": 4, "steps": 12, "seed": 0, "distribution": "gaussian", "memory_gb": 1.0}
+SPEC |= {"operator": "hessian", "parameters": ["*"]}
 
 
 def make(run_dir, module=None, spec=SPEC, thetas=None):
@@ -150,3 +151,18 @@ def test_eigenvector_plane_is_unbent_and_curves_as_its_eigenvalue(tmp_path):
         assert curvature == pytest.approx(raw.values["eigenvalue"][k], abs=1e-4 * exact[-1])
         slope = (plane.metrics(step)[0] - plane.metrics(-step)[0]) / 2e-3
         assert slope == pytest.approx(gradient @ made.used[k], abs=1e-5)
+
+
+def test_spectra_of_other_matrices_and_of_some_parameters(tmp_path):
+    chosen = {"operator": "ggn", "parameters": ["2.*"], "steps": 4}
+    made, evaluator, trajectory, problem = make(tmp_path, spec=SPEC | chosen)
+    run(made, evaluator)
+    assert made.attrs["parameters"] == 18
+    choices = {"operator": "ggn", "parameters": ("2.*",), "strategy": "rebuild"}
+    operator = problem.linearize(trajectory.parameters(7), np.zeros(0), **choices)
+    dense = operator.matmat(np.eye(18))
+    probes = probe_vectors(18, range(4), 0)
+    for power in (1, 2, 7):
+        exact = np.einsum("pi,ij,pj->p", probes, np.linalg.matrix_power(dense, power), probes)
+        ours = np.nansum(made["weights"][-1] * made["nodes"][-1] ** power, axis=1)
+        assert np.abs(ours - exact).max() < 1e-10 * np.linalg.norm(dense, 2) ** power

@@ -104,4 +104,4 @@ def test_snakemakes_report_has_categories_labels_and_captions(undisturbed, tmp_p
 
 def test_captions_are_there_for_every_picture():
     found = {file.stem for file in (ROOT / "workflow/report").glob("*.rst")}
-    assert found == {"workflow", "video", "contour", "surface", "loss", "density", "evolution"}
+    assert found == {"workflow", "video", "contour", "surface", "loss", "density", "evolution", "variants"}

@@ -147,6 +147,28 @@ def test_settings_that_return_bring_their_store_back(undisturbed, tmp_path):
     assert all_contents(tmp_path / "copy") == before
 
 
+def test_variants_of_the_spectra_are_made_and_compared(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
+    variants = {"ggn": {"operator": "ggn"}, "rest": {"operator": "residual"}, "head": {}}
+    names = [slot["name"] for slot in json.loads(open_trajectory(undisturbed).attrs["layout"])]
+    variants["head"]["parameters"] = [names[-2], names[-1]]
+    spectra = test_config()["runs"]["tiny"]["spectra"]
+    config = test_config(spectra={**spectra, "stride": 10, "variants": variants})
+    run_config(tmp_path / "copy", config, "results/tiny/figures/spectra_variants.png")
+    run = tmp_path / "copy/results/tiny"
+    opened = {name: xr.open_zarr(run / f"spectra/{name}.zarr", chunks=None) for name in variants}
+    whole = xr.open_zarr(run / "spectra.zarr", chunks=None)
+    assert opened["ggn"]["smallest"].values.min() > -1e-5 * opened["ggn"]["largest"].values.max()
+    parts = opened["ggn"]["trace"].values + opened["rest"]["trace"].values
+    assert np.allclose(parts, whole["trace"].values, rtol=1e-3, atol=1e-3 * np.abs(opened["ggn"]["trace"].values).max())
+    assert opened["head"].attrs["parameters"] < 1000 < whole.attrs["parameters"]
+    assert (run / "figures/spectra_variants.pdf").stat().st_size > 5000
+
+
+def open_trajectory(folder):
+    return xr.open_zarr(folder / "results/tiny/trajectory.zarr", chunks=None)
+
+
 def test_fresh_recomputes_and_gets_the_same(undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
     before = all_contents(tmp_path / "copy")

@@ -36,7 +36,15 @@ _BLOCK = 10
 
 
 def hessian(
-    model: Any, loss: Any, data: Any, *, batch_size: int = 100, dtype: str | None = None, memory_gb: float = 2.0
+    model: Any,
+    loss: Any,
+    data: Any,
+    *,
+    operator: str = "hessian",
+    parameters: Sequence[str] = ("*",),
+    batch_size: int = 100,
+    dtype: str | None = None,
+    memory_gb: float = 2.0,
 ) -> "Hessian":
     """Return the Hessian of the mean loss over ``data`` at the model's present parameters.
 
@@ -47,6 +55,8 @@ def hessian(
             or ``"mse"``. Without weight decay.
         data: a pair (inputs, targets) of arrays or tensors, or an iterable of such batches, such as a
             ``DataLoader``. It is read once and kept on the model's device.
+        operator: ``"hessian"``; ``"ggn"``, its generalised Gauss-Newton part; or ``"residual"``, the rest.
+        parameters: patterns of names (``"fc*"``) of the parameters that the matrix is restricted to.
         batch_size: samples per chunk; results agree to rounding for any value.
         dtype: ``"float32"`` or ``"float64"`` for the products; left out it is the model's.
         memory_gb: for values kept between products.
@@ -55,12 +65,13 @@ def hessian(
         LossAtlasError: model, loss and data do not fit together, nothing requires a gradient, loss or gradient is
             NaN or infinite, or the loss draws random numbers.
     """
-    config.check({"batch_size": batch_size, "memory_gb": memory_gb}, "spectra", "hessian")
+    choices = {"operator": operator, "parameters": list(parameters), "memory_gb": memory_gb}
+    config.check({"batch_size": batch_size, **choices}, "spectra", "hessian")
     with backend.own_modes():
         problem, network = _problem(model, loss, _split(data), batch_size, dtype)
         theta, buffers = network.parameters(), network.buffers()
-        check_deterministic(lambda: problem.linearize(theta, buffers, memory_gb=memory_gb))
-        return Hessian(problem.linearize(theta, buffers, memory_gb=memory_gb))
+        check_deterministic(lambda: problem.linearize(theta, buffers, **choices))
+        return Hessian(problem.linearize(theta, buffers, **choices))
 
 
 class Hessian:
@@ -68,7 +79,7 @@ class Hessian:
 
     def __init__(self, operator: Any):
         self._operator = operator
-        self.layout, self.samples = operator.problem.layout, operator.samples
+        self.layout, self.samples = operator.layout, operator.samples
         self.size, self.dtype = operator.size, operator.dtype
         self.shape = (self.size, self.size)
 

@@ -44,7 +44,8 @@ class Plan:
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store."""
-        size, probes, steps = self.problem.layout.size, self.spec["probes"], self.spec["steps"]
+        probes, steps = self.spec["probes"], self.spec["steps"]
+        size = self.problem.layout.select(self.spec["parameters"]).size
         check_steps(size, steps, probes)
         rows = spectrum_rows(self.trajectory, self.spec["stride"])
         group.attrs.update(
@@ -53,6 +54,8 @@ class Plan:
                 "summary": "The density of eigenvalues at iteration i is mean over probes of sum over nodes of "
                 "weight * N(t; node, sigma^2); sigma is chosen when drawing.",
                 "parameters": size,
+                "operator": self.spec["operator"],
+                "parameter_patterns": self.spec["parameters"],
                 "distribution": self.spec["distribution"],
                 "samples": len(self.subset),
                 "subset_digest": self.subset.digest,
@@ -95,10 +98,11 @@ class Evaluator:
         probes, steps = self.spec["probes"], self.spec["steps"]
         row = int(self.rows[unit.start // probes])
         numbers = range(unit.start % probes, unit.start % probes + len(unit))
-        vectors = probe_vectors(self.problem.layout.size, numbers, self.spec["seed"], self.spec["distribution"])
+        choices = {key: self.spec[key] for key in ("operator", "parameters", "memory_gb")}
         try:
             theta, buffers = self.trajectory.parameters(row), self.trajectory.buffers(row)
-            operator = self.problem.linearize(theta, buffers, memory_gb=self.spec["memory_gb"])
+            operator = self.problem.linearize(theta, buffers, **choices)
+            vectors = probe_vectors(operator.size, numbers, self.spec["seed"], self.spec["distribution"])
             runs = lanczos(operator, vectors, steps)
         except LossAtlasError as error:
             raise LossAtlasError(f"spectra: iteration {self.trajectory.iterations[row]}: {error}") from error

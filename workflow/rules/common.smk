@@ -50,6 +50,10 @@ shell.prefix(
 )
 
 
+PLANE_FIGURES = ("contour", "surface", "loss")
+SPECTRA_FIGURES = ("density", "evolution")
+
+
 wildcard_constraints:
     run="|".join(RUNS),
     plane=r"[A-Za-z0-9][A-Za-z0-9_-]*",
@@ -177,8 +181,26 @@ def plane_spec(wildcards):
     return {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"], "plane": settings}
 
 
-def spectra_spec(run):
-    return {**PROBLEMS[run], "evaluation": RUNS[run]["evaluation"], "spectra": RUNS[run]["spectra"]}
+def spectra_spec(wildcards):
+    """Return what determines the spectra `spectra.zarr`, or the variant `spectra/<name>.zarr`."""
+    settings, variant = RUNS[wildcards.run], wildcards.spectra.removeprefix("spectra").removeprefix("/")
+    chosen = {key: value for key, value in settings["spectra"].items() if key != "variants"}
+    try:
+        chosen |= settings["spectra"]["variants"][variant] if variant else {}
+    except KeyError:
+        raise WorkflowError(f"config: runs.{wildcards.run}.spectra.variants: no {variant!r}")
+    return {**PROBLEMS[wildcards.run], "evaluation": settings["evaluation"], "spectra": chosen}
+
+
+def variant_stores(run):
+    return [f"{RESULTS}/{run}/spectra/{name}.zarr" for name in RUNS[run].get("spectra", {}).get("variants", {})]
+
+
+def spectra_figures(run):
+    """Return the kinds of figures of a run's spectra."""
+    if "spectra" not in RUNS[run]:
+        return []
+    return [*SPECTRA_FIGURES, *(["variants"] if variant_stores(run) else [])]
 
 
 def spectra_store(wildcards):

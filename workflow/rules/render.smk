@@ -1,10 +1,6 @@
 # Pictures and videos; they read stores and know no deep-learning framework.
 
 
-PLANE_FIGURES = ("contour", "surface", "loss")
-SPECTRA_FIGURES = ("density", "evolution")
-
-
 rule figures:
     input:
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
@@ -57,6 +53,34 @@ rule spectra_figures:
         "Figures of the spectra of {wildcards.run}"
     shell:
         "python {params.script} --spectra {input.spectra}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+
+
+rule variants_figure:
+    input:
+        spectra=f"{RESULTS}/{{run}}/spectra.zarr",
+        variants=lambda wildcards: variant_stores(wildcards.run),
+    output:
+        figure_files("spectra", ["variants"], "pdf"),
+        reported_figures("spectra", ["variants"], "spectra"),
+    log:
+        f"{RESULTS}/{{run}}/logs/figures/variants.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/figures/variants.benchmark.tsv"
+    conda:
+        "../../envs/render.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=growing(10),
+    params:
+        script=SCRIPTS / "figures.py",
+        choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
+        prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/spectra",
+        title=lambda wildcards: f"{wildcards.run}: spectra of several matrices",
+    message:
+        "Figure that compares the spectra of {wildcards.run}"
+    shell:
+        "python {params.script} --spectra {input.spectra} --variants {input.variants}"
         " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
 
 
@@ -137,11 +161,7 @@ rule report:
             for plane in RUNS[wildcards.run]["planes"]
             for figure in expand(figure_files(plane, PLANE_FIGURES, "png"), run=wildcards.run)
         ],
-        lambda wildcards: (
-            expand(figure_files("spectra", SPECTRA_FIGURES, "png"), run=wildcards.run)
-            if "spectra" in RUNS[wildcards.run]
-            else []
-        ),
+        lambda wildcards: expand(figure_files("spectra", spectra_figures(wildcards.run), "png"), run=wildcards.run),
     output:
         f"{RESULTS}/{{run}}/report.html",
     log:
@@ -159,7 +179,7 @@ rule report:
         settings=lambda wildcards: as_json(reported_settings(wildcards.run)),
         planes=lambda wildcards: list(RUNS[wildcards.run]["planes"]),
         directions=lambda wildcards: sets_in_use(wildcards.run),
-        spectra=lambda wildcards: "--spectra" if "spectra" in RUNS[wildcards.run] else "",
+        spectra=lambda wildcards: " ".join(["--spectra", *spectra_figures(wildcards.run)]),
     message:
         "Report of {wildcards.run}"
     shell:

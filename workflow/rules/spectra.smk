@@ -6,11 +6,13 @@ rule spectra:
         dataset_ready,
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
     output:
-        directory(f"{RESULTS}/{{run}}/spectra.zarr"),
+        directory(f"{RESULTS}/{{run}}/{{spectra}}.zarr"),
     log:
-        f"{RESULTS}/{{run}}/logs/spectra.log",
+        f"{RESULTS}/{{run}}/logs/{{spectra}}.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/spectra.benchmark.tsv"
+        f"{RESULTS}/{{run}}/logs/{{spectra}}.benchmark.tsv"
+    wildcard_constraints:
+        spectra=r"spectra(/[A-Za-z0-9][A-Za-z0-9_-]*)?",
     conda:
         "../../envs/torch.yaml"
     threads: MPI["ranks"] * MPI["threads_per_rank"]
@@ -23,17 +25,17 @@ rule spectra:
     params:
         script=SCRIPTS / "spectra.py",
         run_dir=run_dir,
-        spec=lambda wildcards: as_json(spectra_spec(wildcards.run)),
+        spec=lambda wildcards: as_json(spectra_spec(wildcards)),
         device=lambda wildcards: RUNS[wildcards.run]["device"],
-        timing=f"{RESULTS}/{{run}}/logs/spectra.timing.json",
+        timing=f"{RESULTS}/{{run}}/logs/{{spectra}}.timing.json",
         queue=MPI["queue"],
         fresh=fresh(),
     message:
-        "Hessian spectra of {wildcards.run} by {resources.tasks} MPI ranks"
+        "Hessian {wildcards.spectra} of {wildcards.run} by {resources.tasks} MPI ranks"
     shell:
         "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
         "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
-        " --run-dir {params.run_dir} --label {wildcards.run}/spectra --spec {params.spec:q}"
+        " --run-dir {params.run_dir} --label {wildcards.run}/{wildcards.spectra} --spec {params.spec:q}"
         " --trajectory {input.trajectory} --timing {params.timing}"
         " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
         " --queue {params.queue} {params.fresh} 2>&1 | logged {log}"

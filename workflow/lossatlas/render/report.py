@@ -21,6 +21,7 @@ _CAPTIONS = {
     "loss": "The loss of the checkpoints themselves and (dashed) of their projections.",
     "density": "Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
     "intervals over probes.",
+    "variants": "Densities of several matrices at the last iteration.",
     "evolution": "Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes.",
 }
 _WORKS = {

@@ -116,3 +116,29 @@ def evolution_figure(spectra: xr.Dataset, title: str) -> Figure:
         axes.legend()
     above.set_title(title)
     return figure
+
+
+def variants_figure(spectra: dict[str, xr.Dataset], sigma: float | None, title: str) -> Figure:
+    """Return the last densities of several matrices (Hessian, Gauss-Newton, parts of the parameters) on one axis."""
+    low = min(float(dataset["smallest"][-1]) for dataset in spectra.values())
+    high = max(float(dataset["largest"][-1]) for dataset in spectra.values())
+    sigma = sigma or max(0.01 * (high - low), 1e-12)
+    margin = 0.05 * (high - low) + 4 * sigma
+    grid = np.linspace(low - margin, high + margin, POINTS)
+    figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
+    floors, tops = [], []
+    for name, dataset in spectra.items():
+        size, last = dataset.attrs["parameters"], dataset.isel(iteration=-1)
+        values = Spectrum(last["nodes"].values, np.nan_to_num(last["weights"].values), size).density(grid, sigma).value
+        patterns = ", ".join(dataset.attrs["parameter_patterns"])
+        axes.plot(grid, values, label=f"{name}: {dataset.attrs['operator']} of {patterns}, N = {size:,}")
+        floors.append(FLOOR / (size * sigma * np.sqrt(2 * np.pi)))
+        tops.append(values.max())
+    axes.set_yscale("log")
+    axes.set_ylim(min(floors), 2 * max(tops))
+    axes.set_xlabel(f"eigenvalue λ at the last iteration  (kernel width σ = {sigma:.2g})")
+    axes.set_ylabel("density")
+    axes.grid(alpha=0.3)
+    axes.set_title(title)
+    axes.legend(fontsize=8)
+    return figure

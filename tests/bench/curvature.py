@@ -1,0 +1,108 @@
+"""Speed of Hessian products and spectra against PyHessian and curvlinops: equal threads, dtype, samples and vectors."""
+
+import curvlinops
+import numpy as np
+import pyhessian
+import torch
+from lossatlas import zoo
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem
+from lossatlas.data import Split, load_dataset
+from lossatlas.krylov import Spectrum, lanczos
+from torch import nn
+from torch.nn import functional
+
+from tests.bench.table import Row, interleaved, row
+from tests.numerics.test_peers import rademacher, stand_in_for_eig
+
+
+def setting(name: str, samples: int) -> tuple[nn.Module, FlatNetwork, TorchProblem]:
+    """A network with initial weights, and its problem on images in chunks of 100, float32."""
+    torch.manual_seed(0)
+    module, data = zoo.builder(name)(), load_dataset({"name": "fashion-mnist-mini"}).train
+    module.train()(torch.as_tensor(data.inputs[:200]))
+    module.eval()
+    network = FlatNetwork(module, Device(torch.device("cpu"), torch.float32))
+    split = Split(data.inputs[:samples], data.targets[:samples])
+    return module, network, TorchProblem(network, functional.cross_entropy, split, 100)
+
+
+def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def products_against_curvlinops(name: str, samples: int, target: float) -> Row:
+    """A block of ten products."""
+    module, network, problem = setting(name, samples)
+    vectors = np.random.default_rng(0).standard_normal((10, problem.layout.size))
+    columns = torch.as_tensor(vectors.T, dtype=torch.float32).contiguous()
+    operator = problem.linearize(network.parameters(), network.buffers())
+    parameters, found = list(module.parameters()), {}
+    peer = curvlinops.HessianLinearOperator(
+        module, nn.CrossEntropyLoss(), parameters, problem.chunks, check_deterministic=False, num_data=samples
+    )
+    ours_s, peer_s = interleaved(
+        lambda: found.update(ours=operator.matmat(vectors)), lambda: found.update(peer=peer @ columns), rounds=3
+    )
+    gap = distance(found["ours"], found["peer"].detach().numpy().T)
+    what = f"block of 10 products, {name}, {samples} samples : curvlinops"
+    return row(what, ours_s, peer_s, target, "higher", f"relative {gap:.0e}", gap < 1e-3)
+
+
+def products_against_rebuilding(name: str, samples: int, target: float) -> Row:
+    """Ten single products against a forward and two backward passes each, as PyHessian does."""
+    module, network, problem = setting(name, samples)
+    vectors = np.random.default_rng(0).standard_normal((2, problem.layout.size))
+    operator = problem.linearize(network.parameters(), network.buffers())
+    peer, found = pyhessian.hessian(module, functional.cross_entropy, dataloader=problem.chunks, cuda=False), {}
+
+    def theirs() -> None:
+        found["peer"] = [flat(peer.dataloader_hv_product(unflat(module, v))[1]) for v in vectors]
+
+    ours_s, peer_s = interleaved(
+        lambda: found.update(ours=np.stack([operator.matvec(v) for v in vectors])), theirs, rounds=3
+    )
+    gap = distance(found["ours"], np.stack(found["peer"]))
+    what = f"single products, {name}, {samples} samples : rebuilding"
+    return row(what, ours_s / 2, peer_s / 2, target, "higher", f"relative {gap:.0e}", gap < 1e-3)
+
+
+def spectrum_against_pyhessian(samples: int = 2000, steps: int = 6) -> Row:
+    """SLQ of LeNet with ten probes: seconds of a probe's step, the linearisation included."""
+    torch.eig = stand_in_for_eig
+    module, network, problem = setting("lenet", samples)
+    peer, found = pyhessian.hessian(module, functional.cross_entropy, dataloader=problem.chunks, cuda=False), {}
+    torch.manual_seed(5)
+    probes = np.stack([rademacher(module) for _ in range(10)])
+
+    def ours() -> None:
+        operator = problem.linearize(network.parameters(), network.buffers())
+        found["ours"] = Spectrum.of(lanczos(operator, probes, steps), problem.layout.size)
+
+    def theirs() -> None:
+        torch.manual_seed(5)
+        found["peer"] = peer.density(iter=steps, n_v=1)
+
+    ours_s, peer_s = interleaved(ours, theirs, rounds=3)
+    nodes = np.sort(np.array(found["peer"][0][0]))
+    gap = np.abs(nodes - found["ours"].nodes[0]).max() / np.abs(nodes).max()
+    what = f"SLQ LeNet, {samples} samples, per probe-step : PyHessian"
+    return row(what, ours_s / (10 * steps), peer_s / steps, 4.0, "higher", f"nodes {gap:.0e}", gap < 5e-3)
+
+
+def flat(tensors: list[torch.Tensor]) -> np.ndarray:
+    return torch.cat([t.detach().reshape(-1) for t in tensors]).double().numpy()
+
+
+def unflat(module: nn.Module, vector: np.ndarray) -> list[torch.Tensor]:
+    parts = torch.as_tensor(vector, dtype=torch.float32).split([p.numel() for p in module.parameters()])
+    return [part.view(p.shape) for part, p in zip(parts, module.parameters(), strict=True)]
+
+
+def rows() -> list[Row]:
+    """Return all comparisons."""
+    return [
+        spectrum_against_pyhessian(),
+        products_against_curvlinops("lenet", 1000, 1.2),
+        products_against_curvlinops("resnet20", 100, 1.1),
+        products_against_rebuilding("resnet20", 100, 1.6),
+    ]
