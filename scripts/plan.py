@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 
 import zarr
 from lossatlas import backends, cli, landscape, spectra
@@ -12,33 +13,34 @@ from lossatlas.trajectory import CHUNK_COLUMNS, Recording
 
 def main(args, _world) -> None:
     total_files = total_bytes = 0
-    print(f"{'store':<48}{'chunk files':>12}{'MB':>12}")
+    print(f"{'store':<48}{'files':>12}{'MB':>12}")
     for run, spec in args.runs.items():
         for name, files, size in stores(spec):
             print(f"{run + '/' + name:<48}{files:>12}{size / 1e6:>12.1f}")
             total_files, total_bytes = total_files + files, total_bytes + size
-    print(f"{'together, at most (most arrays are compressed)':<48}{total_files:>12}{total_bytes / 1e6:>12.1f}")
+    print(f"{'together (figures and videos come on top)':<48}{total_files:>12}{total_bytes / 1e6:>12.1f}")
 
 
 def stores(spec: dict):
-    """Yield (name, chunk files, bytes) of every store of one run."""
+    """Yield (name, files, bytes at most) of every store of one run; every array and group has a file of metadata."""
     recording = record(spec)
     group = zarr.open_group(zarr.storage.MemoryStore(), mode="w", zarr_format=3)
     recording.build(group)
     arrays = [array for _, array in group.arrays()]
-    yield "trajectory", sum(array.nchunks for array in arrays), sum(array.nbytes for array in arrays)
+    whole = [array.nchunks * math.prod(array.chunks) * array.dtype.itemsize for array in arrays]
+    yield "trajectory", sum(array.nchunks for array in arrays) + len(arrays) + 1, sum(whole)
     size, rows = recording.layout.size, len(recording.iterations)
     for name, count in spec["directions"].items():
-        yield f"directions/{name}", 2 * count * -(-size // CHUNK_COLUMNS) + 8, 2 * 8 * count * size
+        yield f"directions/{name}", 2 * count * -(-size // CHUNK_COLUMNS) + 19, 2 * 8 * count * size
     columns = 4 * len(spec["splits"]) + 1
     for name, plane in spec["planes"].items():
         points = plane["points"][0] * plane["points"][1] + 2 * rows
         per_chunk = landscape.points_per_chunk(plane, points)
-        yield f"landscape/{name}", -(-points // per_chunk) + 16, 8 * points * columns
-    if spec["spectra"]:
+        yield f"landscape/{name}", -(-points // per_chunk) + 34, 8 * points * columns
+    for name in spec["spectra_stores"]:
         count = len(range(0, rows, spec["spectra"]["stride"])) + 1
         probes, steps = spec["spectra"]["probes"], spec["spectra"]["steps"]
-        yield "spectra", count * probes // spectra.block_size(probes) + 12, 8 * count * probes * steps * 7
+        yield name, count * probes // spectra.block_size(probes) + 27, 8 * count * probes * steps * 7
 
 
 def record(spec: dict) -> Recording:

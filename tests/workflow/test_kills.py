@@ -151,8 +151,8 @@ def test_a_job_that_is_told_to_stop_keeps_its_units_and_goes_on(tmp_path, expect
     launcher.send_signal(getattr(signal, name))
     process.wait(timeout=60)
     assert process.returncode != 0
-    assert re.search(r"spectra: stopped, \d+ chunks missing; run the same command again", log.read_text())
-    assert "What failed:\n  tiny/spectra: stopped" in (tmp_path / "output.log").read_text()
+    assert re.search(rf"spectra: stopped by {name}, \d+ chunks missing; run the same command again", log.read_text())
+    assert f"What failed:\n  tiny/spectra: stopped by {name}" in (tmp_path / "output.log").read_text()
     run_config(tmp_path, spectra_config(), "--rerun-incomplete", "--until", "spectra")
     assert all_contents(tmp_path) == expected_of("spectra")
 

@@ -70,9 +70,8 @@ def conclude(
             print(f"{args.label}: rank {record['rank']} did {record['units']} chunks; seconds: {record['seconds']}")
         write_json(args.timing, {"label": args.label, "wall_seconds": wall, "device": device, "ranks": records})
         if missing:
-            print(
-                f"{args.label}: stopped with {missing} chunks missing; run the same command again to go on", flush=True
-            )
+            why = f"stopped by {interrupt.requested() or 'another rank'}, {missing} chunks missing"
+            print(f"{args.label}: {why}; run the same command again to go on", flush=True)
         else:
             store.publish(args.output, args.run_dir)
     if missing:

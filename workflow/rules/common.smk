@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from lossatlas import config as config_module
-from lossatlas import sources
+from lossatlas import profile, sources
 from lossatlas.errors import LossAtlasError
 
 
@@ -35,7 +35,7 @@ RUNS = CONFIG["runs"]
 MPI = CONFIG["mpi"]
 TRAINED = [run for run, settings in RUNS.items() if "train" in settings]
 IMPORTED = [run for run in RUNS if run not in TRAINED]
-FAILED = r": error: |stopped, |stopped by |rank \d+ of \d+ failed|task \d+: |EXIT STRING"
+FAILED = r": error: |stopped by |rank \d+ of \d+ failed|task \d+: |EXIT STRING"
 STARTED = time.time()
 SCRIPTS = Path(workflow.basedir) / "scripts"
 # conda or a container brings the programs, and our package comes from here; otherwise they are those of the environment
@@ -110,6 +110,16 @@ def problem_spec(run):
     if spec["data"].get("name", "fashion-mnist-mini") != "fashion-mnist-mini":
         spec["data"] = {**spec["data"], "data_root": CONFIG["data_root"]}
     return spec
+
+
+def check_profile():
+    """Refuse mistakes in the `set-resources` of a profile; called when all rules are there."""
+    given = workflow.resource_settings.overwrite_resources
+    plain = {name: {resource: value.raw for resource, value in named.items()} for name, named in given.items()}
+    try:
+        profile.check(plain, [one.name for one in workflow.rules])
+    except LossAtlasError as error:
+        raise WorkflowError(str(error))
 
 
 def growing(minutes):
@@ -193,7 +203,13 @@ def spectra_spec(wildcards):
 
 
 def variant_stores(run):
-    return [f"{RESULTS}/{run}/spectra/{name}.zarr" for name in RUNS[run].get("spectra", {}).get("variants", {})]
+    return [f"{RESULTS}/{run}/{name}.zarr" for name in spectra_stores(run)[1:]]
+
+
+def spectra_stores(run):
+    """Return the names of a run's spectra stores."""
+    variants = RUNS[run].get("spectra", {}).get("variants", {})
+    return ["spectra", *(f"spectra/{name}" for name in variants)] if "spectra" in RUNS[run] else []
 
 
 def spectra_figures(run):
@@ -253,6 +269,7 @@ def planned_stores(run):
         "directions": counts,
         "planes": settings["planes"],
         "spectra": settings.get("spectra"),
+        "spectra_stores": spectra_stores(run),
         "splits": ["train"] if settings["evaluation"].get("test_samples") == 0 else ["train", "test"],
     }
 

@@ -1,0 +1,53 @@
+"""Mistakes in a cluster profile's resources, which would otherwise be ignored without a word."""
+
+import difflib
+from collections.abc import Iterable
+
+from lossatlas.errors import LossAtlasError
+
+MPI_RULES = ("landscape", "spectra")
+RESOURCES = (
+    *("mpi", "tasks", "cpus_per_task", "nodes", "gpu", "gpu_model", "gres", "tasks_per_gpu", "cpus_per_gpu"),
+    *("mem_mb", "mem_mb_per_cpu", "disk_mb", "runtime", "slurm_account", "slurm_partition", "slurm_extra"),
+    *("constraint", "qos"),
+)
+
+
+def check(given: dict[str, dict], rules: Iterable[str]) -> None:
+    """Check ``set-resources``: {rule: {resource: value}}.
+
+    Raises:
+        LossAtlasError: a rule is unknown, a resource misspelt, a number none, or an MPI rule without a launcher
+            although the other one has one.
+    """
+    rules = list(rules)
+    for name, settings in given.items():
+        where = f"profile: set-resources.{name}"
+        if name not in rules:
+            raise LossAtlasError(f"{where}: no such rule{_nearest(name, rules)}; rules: {', '.join(rules)}")
+        for resource in settings:
+            if resource not in RESOURCES and _nearest(resource, RESOURCES):
+                raise LossAtlasError(f"{where}: unknown resource {resource!r}{_nearest(resource, RESOURCES)}")
+        if name in MPI_RULES:
+            _check_ranks(where, settings)
+    launchers = {name: given.get(name, {}).get("mpi") for name in MPI_RULES}
+    for name, launcher in launchers.items():
+        if launcher is None and any(launchers.values()):
+            other = next(other for other, found in launchers.items() if found)
+            raise LossAtlasError(
+                f"profile: set-resources.{name}: 'mpi' is missing, though {other} has {launchers[other]!r}; "
+                "all MPI rules need a launcher"
+            )
+
+
+def _check_ranks(where: str, settings: dict) -> None:
+    # Slurm's plugin refuses MPI jobs of a single task, but only when it submits them.
+    for resource, least in (("tasks", 2 if "srun" in str(settings.get("mpi")) else 1), ("cpus_per_task", 1)):
+        value = settings.get(resource, least)
+        if not (isinstance(value, int) and value >= least):
+            raise LossAtlasError(f"{where}.{resource}: {value!r} is not a whole number of at least {least}")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.8)
+    return f"; did you mean {near[0]!r}?" if near else ""
