@@ -159,7 +159,7 @@ def test_a_job_that_is_told_to_stop_keeps_its_units_and_goes_on(tmp_path, expect
 
 def test_training_that_is_told_to_stop_saves_its_state(tmp_path, expected_of):
     config = long_config()
-    config["runs"]["tiny"]["train"]["epochs"] = 40
+    config["runs"]["tiny"]["train"]["epochs"] = 20
     write_config(tmp_path, config)
     process = start(tmp_path, "--until", "train")
     log = tmp_path / "results/tiny/logs/train.log"
@@ -171,7 +171,7 @@ def test_training_that_is_told_to_stop_saves_its_state(tmp_path, expected_of):
     process.wait(timeout=60)
     stopped = int(re.search(r"stopped by SIGTERM at iteration (\d+)", log.read_text())[1])
     done = run_config(tmp_path, config, "--rerun-incomplete", "--until", "train")
-    assert f"resuming at iteration {stopped} of 1600" in done.stdout + done.stderr
+    assert f"resuming at iteration {stopped} of 800" in done.stdout + done.stderr
     fresh = tmp_path / "fresh"
     run_config(fresh, config, "--until", "train")
     assert all_contents(tmp_path / "results") == all_contents(fresh / "results")

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 TEXT = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-YAML = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+YAML = [text for text in re.findall(r"^```yaml\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL) if "runs:" in text]
 
 
 def run(code: str, undisturbed: Path, monkeypatch) -> dict:

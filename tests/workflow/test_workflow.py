@@ -51,12 +51,6 @@ def test_dry_run_plans_the_demo_without_torch(poisoned_torch):
     }
 
 
-def test_slurm_profile_plans_mpi_jobs():
-    done = snakemake("--profile", str(ROOT / "slurm"), "-n", "-p", "--forceall")
-    text = done.stdout + done.stderr
-    assert text.count("srun -n 2 python") == 4
-
-
 @pytest.mark.parametrize("option", ["--dag", "--rulegraph"])
 def test_graphs_are_drawn(option):
     assert "digraph" in snakemake(option, "--forceall").stdout
