@@ -3,6 +3,7 @@
 import json
 import mmap
 import os
+import re
 import sys
 import time
 
@@ -94,3 +95,16 @@ def test_segments_of_killed_ranks_are_removed_and_those_in_use_are_kept(tmp_path
         os.utime(tmp_path / names["used"], (0, 0))
         parallel.remove_stale_segments(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[n] for n in ("used", "young", "foreign"))
+
+
+@pytest.mark.mpi
+def test_warnings_say_which_rank_gave_them(tmp_path):
+    script = tmp_path / "warn.py"
+    script.write_text(
+        "import warnings\n"
+        "from lossatlas import cli\n"
+        "cli.run(lambda world: warnings.warn(f'odd {world.rank}'), ranks=2)\n"
+    )
+    said = mpiexec(2, sys.executable, str(script)).stderr
+    for rank in (0, 1):
+        assert re.search(rf"^rank {rank}: .*UserWarning: odd {rank}$", said, re.MULTILINE)
