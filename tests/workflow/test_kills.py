@@ -128,15 +128,15 @@ def test_ten_random_kills_change_nothing(tmp_path, expected_of, case, seed):
 
 def test_two_attempts_that_overlap_do_no_harm(tmp_path, expected_of):
     """As after a requeue, or when a job outlives a killed snakemake: both compute the same units of one store."""
-    make_config, stores = CASES["landscape and spectra"]
+    make_config, stores = CASES["spectra"]
     write_config(tmp_path, make_config())
-    run_config(tmp_path, make_config(), "--until", "directions", "eigen")
+    run_config(tmp_path, make_config(), "--until", "train")
     attempts = [start(tmp_path, *stores, "--nolock") for _ in range(2)]
     for attempt in attempts:
         attempt.wait(timeout=400)
     assert 0 in [attempt.returncode for attempt in attempts], (tmp_path / "output.log").read_text()[-5000:]
     run_config(tmp_path, make_config(), "--rerun-incomplete", *stores)
-    assert all_contents(tmp_path) == expected_of("landscape and spectra")
+    assert all_contents(tmp_path) == expected_of("spectra")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])

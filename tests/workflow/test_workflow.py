@@ -121,7 +121,7 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else(undisturbed, tmp_pa
 @pytest.mark.parametrize(("ranks", "queue"), [(1, "counter"), (3, "counter"), (4, "static")])
 def test_oracle_14_stores_are_equal_bit_for_bit_on_any_number_of_ranks(undisturbed, tmp_path, ranks, queue):
     """The spectra have two probes, so three and four ranks are more than there are probes."""
-    run_config(tmp_path, test_config(mpi={"ranks": ranks, "queue": queue}))
+    run_config(tmp_path, test_config(mpi={"ranks": ranks, "queue": queue}), "--until", "landscape", "spectra")
     for folder, size in ((tmp_path, ranks), (undisturbed, 2)):
         for job in ("landscape/pca", "landscape/random", "spectra"):
             timing = json.loads((folder / f"results/tiny/logs/{job}.timing.json").read_text())
