@@ -68,7 +68,8 @@ def hessian(
     choices = {"operator": operator, "parameters": list(parameters), "memory_gb": memory_gb}
     config.check({"batch_size": batch_size, **choices}, "spectra", "hessian")
     with backend.own_modes():
-        problem, network = _problem(model, loss, _split(data), batch_size, dtype)
+        network = backend.FlatNetwork(model, backend.device_of(model, dtype))
+        problem = backend.TorchProblem(network, backend.as_loss(loss), _split(data), batch_size)
         theta, buffers = network.parameters(), network.buffers()
         check_deterministic(lambda: problem.linearize(theta, buffers, **choices))
         return Hessian(problem.linearize(theta, buffers, **choices))
@@ -229,17 +230,12 @@ def plane(
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         splits = {name: _split(given) for name, given in splits.items()}
         subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}
-        problem, network = _problem(model, loss, splits["train"], batch_size, dtype)
-        problems = backend.problems(network, problem.loss, subsets, batch_size)
+        network = backend.FlatNetwork(model, backend.device_of(model, dtype))
+        problems = backend.problems(network, backend.as_loss(loss), subsets, batch_size)
         trajectory = _record(Path(folder), model, list(path), network)
-        raw = _raw(directions, choices, trajectory, problem, network)
+        raw = _raw(directions, choices, trajectory, problems["train"], network)
         made = direction_sets.complete(raw, choices, trajectory)
         return _evaluate(Path(folder), spec, made, trajectory, problems, subsets)
-
-
-def _problem(model: Any, loss: Any, split: Split, batch_size: int, dtype: str | None) -> tuple[Problem, Any]:
-    network = backend.FlatNetwork(model, backend.device_of(model, dtype))
-    return backend.TorchProblem(network, backend.as_loss(loss), split, batch_size), network
 
 
 def _record(folder: Path, model: Any, path: Sequence[Any], network: Any) -> Trajectory:

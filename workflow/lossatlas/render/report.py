@@ -163,7 +163,8 @@ def _spectra(m: Materials) -> dict | None:
         ("method", f"stochastic Lanczos quadrature, {spectra.sizes['probe']} {spectra.attrs['distribution']} probes, "
                    f"{spectra.sizes['node']} steps with full reorthogonalisation"),
         ("iterations", f"{spectra.sizes['iteration']} of {m.trajectory.sizes['iteration']} recorded ones"),
-        ("matrix", f"{size:,} x {size:,}, Hessian of the mean loss over {spectra.attrs['samples']} training samples"),
+        ("matrix", f"{size:,} x {size:,}, {spectra.attrs['operator']} of the mean loss over "
+                   f"{spectra.attrs['samples']} training samples"),
         ("runs that ended early", spectra.attrs["short_runs"]),
     ]  # fmt: skip
     head = ["iteration", "smallest node", "largest node", "trace", "95 % interval"]
