@@ -28,6 +28,7 @@ def claims(ranks, kind, units, busy=0.0):
 def test_every_unit_is_claimed_once(kind, ranks, units):
     everyone = claims(ranks, kind, units)
     assert sorted(u for rank in everyone for u in rank["claimed"]) == list(range(units))
+    assert [rank["claimed"][:1] for rank in everyone] == [[r] if r < units else [] for r in range(ranks)]
 
 
 @pytest.mark.mpi

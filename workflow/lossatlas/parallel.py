@@ -159,7 +159,7 @@ class StaticQueue:
 class CounterQueue:
     """A shared counter in rank 0's memory, advanced by one-sided MPI (Fetch_and_op under Lock_all).
 
-    The memory comes from ``Win.Allocate``: with ``Win.Create`` the other ranks waited for seconds until
+    Rank r's first unit is r, whoever comes first; the counter hands out the rest. The memory comes from ``Win.Allocate``: with ``Win.Create`` the other ranks waited for seconds until
     rank 0, busy computing, came back into MPI.
     """
 
@@ -168,16 +168,21 @@ class CounterQueue:
         from mpi4py import MPI
 
         self._mpi, self._np, self._n, self._claimed = MPI, np, n, 0
+        self._own = iter(range(world.rank, min(n, world.size), world.size))
         size = MPI.INT64_T.Get_size() if world.rank == 0 else 0
         self._window = MPI.Win.Allocate(size, disp_unit=8, comm=world.comm)
         if world.rank == 0:
             self._window.Lock(0)
-            np.frombuffer(self._window.tomemory(), dtype=np.int64)[0] = 0
+            np.frombuffer(self._window.tomemory(), dtype=np.int64)[0] = world.size
             self._window.Unlock(0)
         world.barrier()
         self._window.Lock_all()
 
     def claim(self) -> int | None:
+        own = next(self._own, None)
+        if own is not None:
+            self._claimed = max(self._claimed, own + 1)
+            return own
         before = self._advance(1)
         self._claimed = min(before + 1, self._n)
         return before if before < self._n else None
@@ -192,6 +197,7 @@ class CounterQueue:
         return self._claimed
 
     def drain(self) -> None:
+        self._own = iter(())
         self._advance(self._n)
 
     def close(self) -> None:
