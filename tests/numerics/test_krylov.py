@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import Spectrum, eigenpairs, lanczos, probe_vectors
+from lossatlas.krylov.lanczos import quadrature_error
 from lossatlas.krylov.quadrature import estimate
 from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.stats import wasserstein_distance
@@ -188,6 +189,74 @@ def test_quadrature_bounds_hold_for_every_probe():
         exact = np.concatenate([[0], np.cumsum((probe @ vectors)[0] ** 2)])[np.searchsorted(values, at, side="right")]
         assert (cumulative[np.maximum(left - 1, 0)] <= exact + 1e-12).all()
         assert (exact <= cumulative[np.minimum(left + 1, len(nodes))] + 1e-12).all()
+
+
+def test_more_steps_change_no_more_than_the_quadrature_bound_says():
+    """The measure of a probe is known exactly: squared components along the eigenvectors."""
+    values, vectors = np.linalg.eigh(symmetric(network_like()))
+    probes = probe_vectors(300, range(6), 2)
+    for steps in (12, 30, 60):
+        for probe, run in zip(probes, lanczos(Dense(symmetric(network_like())), probes, steps), strict=True):
+            nodes, weights, bounds = run.ritz()
+            distance = wasserstein_distance(nodes, values, weights, (vectors.T @ probe) ** 2)
+            assert 0 < distance <= quadrature_error(nodes, weights, bounds)
+
+
+def test_accuracy_says_how_far_the_density_is_from_the_spectrum():
+    eigenvalues, distances, stated = network_like(), [], []
+    for seed in range(40):
+        runs = lanczos(Dense(symmetric(eigenvalues)), probe_vectors(300, range(6), seed), 40)
+        found = Spectrum.of(runs, 300)
+        accuracy = found.accuracy()
+        distances.append(wasserstein_distance(found.nodes.ravel(), eigenvalues, found.weights.ravel()))
+        stated.append(accuracy.steps + accuracy.probes)
+        assert accuracy.scale == pytest.approx(20, rel=1e-6)
+    assert np.mean(distances) <= np.mean(stated) <= 3 * np.mean(distances)
+
+
+@pytest.mark.parametrize(("steps", "probes", "tolerance", "said"), [
+    (4, 30, 0.002, "raise steps"),
+    (60, 2, 0.002, "raise probes"),
+    (4, 2, 0.001, "raise steps and probes"),
+    (60, 30, 0.01, "steps and probes suffice"),
+])  # fmt: skip
+def test_a_statement_says_what_to_raise(steps, probes, tolerance, said):
+    found = Spectrum.of(lanczos(Dense(symmetric(network_like())), probe_vectors(300, range(probes), 0), steps), 300)
+    assert found.accuracy().statement(tolerance).endswith(said)
+    assert found.accuracy().suffices(tolerance) == ("suffice" in said)
+
+
+@EXACT
+def test_steps_up_to_a_tolerance_stop_early_and_keep_it(dtype, exact):
+    matrix, probes = symmetric(network_like()), probe_vectors(300, range(4), 1)
+    values, vectors = np.linalg.eigh(matrix)
+    counts = []
+    for tolerance in (0.02, 0.005, 0.001):
+        runs = lanczos(Dense(matrix, dtype), probes, 200, tolerance=tolerance)
+        counts.append(max(run.steps for run in runs))
+        for probe, run in zip(probes, runs, strict=True):
+            nodes, weights, _ = run.ritz()
+            distance = wasserstein_distance(nodes, values, weights, (vectors.T @ probe) ** 2)
+            assert distance <= 0.5 * tolerance * np.abs(values).max()
+    assert counts == sorted(counts) and counts[0] < counts[-1] < 200
+    fixed = lanczos(Dense(matrix, dtype), probes, counts[0])
+    assert np.array_equal(fixed[0].alpha[:4], runs[0].alpha[:4])
+
+
+def test_effective_dimension_against_its_sum():
+    eigenvalues = network_like()
+    found = Spectrum.of(lanczos(Dense(symmetric(eigenvalues)), probe_vectors(300, range(30), 4), 100), 300)
+    for alpha in (0.01, 0.1, 1.0):
+        exact = sum(value / (value + alpha) for value in eigenvalues if value > 0)
+        got = found.effective_dimension(alpha)
+        assert abs(got.value - exact) < 4 * got.standard_error + 1e-6
+
+
+def test_probes_that_were_left_out_do_not_count():
+    nodes, weights = np.array([[1.0, 3.0], [np.nan, np.nan]]), np.array([[0.5, 0.5], [np.nan, np.nan]])
+    found = Spectrum.read(nodes, weights, nodes, 10)
+    assert found.trace().value == 20
+    assert len(found.nodes) == 1
 
 
 def coverage(matrix, steps, probes, distribution):

@@ -159,8 +159,9 @@ class StaticQueue:
 class CounterQueue:
     """A shared counter in rank 0's memory, advanced by one-sided MPI (Fetch_and_op under Lock_all).
 
-    Rank r's first unit is r, whoever comes first; the counter hands out the rest. The memory comes from ``Win.Allocate``: with ``Win.Create`` the other ranks waited for seconds until
-    rank 0, busy computing, came back into MPI.
+    Rank r's first unit is r, whoever comes first; the counter hands out the rest. The memory comes from
+    ``Win.Allocate``: with ``Win.Create`` the other ranks waited for seconds until rank 0, busy computing, came back
+    into MPI.
     """
 
     def __init__(self, world: World, n: int):

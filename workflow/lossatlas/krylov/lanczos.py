@@ -34,8 +34,36 @@ class Tridiagonal:
         return nodes, vectors[0] ** 2, self.beta[-1] * np.abs(vectors[-1])
 
 
-def lanczos(operator: SymmetricOperator, probes: np.ndarray, steps: int, keep_basis: bool = False) -> list[Tridiagonal]:
+def quadrature_error(nodes: np.ndarray, weights: np.ndarray, bounds: np.ndarray) -> float:
+    """Return how far a probe's quadrature may be from its measure, as Wasserstein-1; the smaller of two bounds.
+
+    For f of slope at most 1 and Ritz vectors y_j with ||H y_j - l_j y_j|| = b_j, v'f(H)v differs from the quadrature
+    by at most sum_j sqrt(w_j) b_j. And by the Chebyshev-Markov-Stieltjes inequalities the share of eigenvalues between
+    two neighbouring nodes is known up to the larger of their weights: the bound is the sum of gap times larger weight.
+    There, converged nodes (b_j below a thousandth of the way to the next node) are atoms known for themselves.
+
+    Args:
+        nodes, weights, bounds: ascending Gauss nodes, their weights and residual bounds b_j, (steps,).
+    """
+    moved, gaps = np.sqrt(weights) * bounds, np.diff(nodes, prepend=-np.inf, append=np.inf)
+    bulk = bounds > 1e-3 * np.minimum(gaps[1:], gaps[:-1])
+    if not bulk.any():
+        return float(moved.sum())
+    between = np.diff(nodes[bulk]) @ np.maximum(weights[bulk][1:], weights[bulk][:-1])
+    return float(min(moved.sum(), between + moved[~bulk].sum() + moved[bulk][0] + moved[bulk][-1]))
+
+
+def lanczos(
+    operator: SymmetricOperator,
+    probes: np.ndarray,
+    steps: int,
+    keep_basis: bool = False,
+    tolerance: float | None = None,
+) -> list[Tridiagonal]:
     """Run ``steps`` Lanczos steps from every row of ``probes`` (k, N), unit vectors, in lockstep.
+
+    With a ``tolerance`` a probe stops when its ``quadrature_error`` and the residual bounds of its first and last node
+    are at most half of it times the largest magnitude of a node.
 
     The recurrence is float64 whatever the products' precision; the basis is kept in the products' precision.
     A probe stops early when its Krylov space is exhausted: the remainder is then at most a small multiple of
@@ -48,7 +76,7 @@ def lanczos(operator: SymmetricOperator, probes: np.ndarray, steps: int, keep_ba
     noise = measured_noise(operator, probes[0])
     runs = [_Run(probe, steps, operator.dtype) for probe in probes]
     for step in range(steps):
-        active = [run for run in runs if not run.exhausted]
+        active = [run for run in runs if not (run.exhausted or (tolerance and run.settled(tolerance)))]
         if not active:
             break
         products = operator.matmat(np.stack([run.current for run in active]))
@@ -105,6 +133,14 @@ class _Run:
             self.beta[j], self.exhausted = 0.0, True
         elif self.done < len(self.alpha):
             self.basis[self.done] = rest / self.beta[j]
+
+    def settled(self, tolerance: float) -> bool:
+        """Return whether more steps would change the quadrature by less than tolerated."""
+        if self.done < 2:
+            return False
+        nodes, weights, bounds = self.result(False).ritz()
+        error = max(quadrature_error(nodes, weights, bounds), bounds[0], bounds[-1])
+        return error <= 0.5 * tolerance * np.abs(nodes).max()
 
     def result(self, keep_basis: bool) -> Tridiagonal:
         n = self.done

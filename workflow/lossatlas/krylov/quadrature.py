@@ -4,14 +4,18 @@ Notation of GradVis (Chatzimichailidis et al. 2019), eqs. 3-8 and Algorithm 2: p
 weights w_ij; the density is phi(t) = mean_i sum_j w_ij N(t; l_ij, sigma^2).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm, t
 
-from lossatlas.krylov.lanczos import Tridiagonal
+from lossatlas.krylov.lanczos import Tridiagonal, quadrature_error
 
 CONFIDENCE = 0.95
+
+TOLERANCE = 0.05
+"""Relative Wasserstein-1 error up to which steps and probes are said to suffice, unless another is given."""
 
 
 @dataclass(frozen=True)
@@ -39,21 +43,30 @@ def estimate(per_probe: np.ndarray) -> Estimate:
 class Spectrum:
     """Gauss quadratures of all probes of one matrix: ``nodes`` and ``weights`` (probe, node), ``size`` = N.
 
-    After breakdown a probe has fewer nodes; the rest are NaN with weight zero.
+    After breakdown a probe has fewer nodes; the rest are NaN with weight zero. ``bounds`` are the nodes' residual
+    bounds (probe, node), which only ``accuracy`` needs.
     """
 
     nodes: np.ndarray
     weights: np.ndarray
     size: int
+    bounds: np.ndarray | None = None
 
     @classmethod
     def of(cls, runs: list[Tridiagonal], size: int) -> "Spectrum":
         """Collect the quadratures of Lanczos runs."""
         steps = max(run.steps for run in runs)
-        nodes, weights = np.full((len(runs), steps), np.nan), np.zeros((len(runs), steps))
+        nodes, bounds = np.full((2, len(runs), steps), np.nan)
+        weights = np.zeros((len(runs), steps))
         for i, run in enumerate(runs):
-            nodes[i, : run.steps], weights[i, : run.steps], _ = run.ritz()
-        return cls(nodes, weights, size)
+            nodes[i, : run.steps], weights[i, : run.steps], bounds[i, : run.steps] = run.ritz()
+        return cls(nodes, weights, size, bounds)
+
+    @classmethod
+    def read(cls, nodes: np.ndarray, weights: np.ndarray, bounds: np.ndarray, size: int) -> "Spectrum":
+        """Take what a store holds of one matrix, NaN where there is nothing; probes that were left out are dropped."""
+        used = np.isfinite(nodes).any(axis=-1)
+        return cls(nodes[used], np.nan_to_num(weights[used]), size, bounds[used])
 
     def integrate(self, function: np.ndarray) -> np.ndarray:
         """Return sum_j w_ij f_ij per probe; ``function`` is given at the nodes, (..., probe, node)."""
@@ -87,15 +100,40 @@ class Spectrum:
         """
         at = np.asarray(at, dtype=float)
         middle, lower, upper = (np.empty((len(self.nodes), len(at))) for _ in range(3))
-        for i, (nodes, weights) in enumerate(zip(self.nodes, self.weights, strict=True)):
-            known = np.isfinite(nodes)
-            cumulative = np.concatenate([[0.0], np.cumsum(weights[known])])
+        for i, (nodes, weights) in enumerate(self._pairs()):
+            known, cumulative = np.isfinite(nodes), _cumulative(nodes, weights)
             left = np.searchsorted(nodes[known], at, side="right")
             middle[i] = cumulative[left]
             lower[i] = cumulative[np.maximum(left - 1, 0)]
             upper[i] = cumulative[np.minimum(left + 1, known.sum())]
         value, low, high = estimate(middle), estimate(lower), estimate(upper)
         return Estimate(value.value, value.standard_error, np.clip(low.low, 0, 1), np.clip(high.high, 0, 1))
+
+    def effective_dimension(self, alpha: float) -> Estimate:
+        """Return the estimate of sum_i l_i / (l_i + alpha) over the positive eigenvalues l_i (MacKay 1992, eq. 4.9).
+
+        It counts directions that the loss determines better than a prior of precision ``alpha`` > 0 does.
+        """
+        positive = np.maximum(self.nodes, 0.0)
+        return estimate(self.size * self.integrate(positive / (positive + alpha)))
+
+    def accuracy(self) -> "Accuracy":
+        """Return how far the density may be from that of the matrix, as Wasserstein-1 distances.
+
+        ``steps`` is what more Lanczos steps could still change, a bound for each probe (``quadrature_error``), of which
+        the mean is given. ``probes`` is what more probes could change: the standard error of the share of eigenvalues
+        <= t, integrated over t.
+        """
+        known, ends = np.isfinite(self.nodes), np.unique(self.nodes[np.isfinite(self.nodes)])
+        parts = zip(self.nodes, self.weights, self.bounds, known, strict=True)
+        bounds = [quadrature_error(n[k], w[k], b[k]) for n, w, b, k in parts]
+        shares = [_cumulative(n, w)[np.searchsorted(n[np.isfinite(n)], ends, side="right")] for n, w in self._pairs()]
+        spread = estimate(np.stack(shares)).standard_error[:-1]
+        sampling = float(spread @ np.diff(ends)) if len(ends) > 1 else 0.0
+        return Accuracy(float(np.mean(bounds)), sampling, float(np.abs(ends).max()))
+
+    def _pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return zip(self.nodes, self.weights, strict=True)
 
     def count(self, epsilon: float) -> dict[str, Estimate]:
         """Return how many eigenvalues lie below -epsilon, within, and above epsilon, with intervals."""
@@ -109,6 +147,38 @@ class Spectrum:
             np.minimum(upto, ends[1].high - ends[0].low),
         )
         return {"below": ends[0], "within": middle, "above": above}
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Wasserstein-1 errors of a density due to few Lanczos steps and few probes, and the largest magnitude of a node.
+
+    All three have the eigenvalues' unit. With one probe, what more probes would change is unknown (infinite).
+    """
+
+    steps: float
+    probes: float
+    scale: float
+
+    def suffices(self, tolerance: float) -> bool:
+        """Return whether both errors are at most half of ``tolerance`` times the largest magnitude."""
+        return max(self.steps, self.probes) <= 0.5 * tolerance * self.scale
+
+    def statement(self, tolerance: float = TOLERANCE) -> str:
+        """Return in words whether steps and probes suffice for a relative ``tolerance``, and what to raise if not."""
+        scale = self.scale or 1.0
+        errors = {"steps": self.steps, "probes": self.probes}
+        lacking = [name for name, error in errors.items() if error > 0.5 * tolerance * scale]
+        verdict = "raise " + " and ".join(lacking) if lacking else "steps and probes suffice"
+        return (
+            f"Wasserstein-1 error of the density, of the largest |eigenvalue|: steps {self.steps / scale:.1e}, probes "
+            f"{self.probes / scale:.1e} (half of {tolerance:g} allowed each): {verdict}"
+        )
+
+
+def _cumulative(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return 0 and the running sums of the weights of a probe's nodes."""
+    return np.concatenate([[0.0], np.cumsum(weights[np.isfinite(nodes)])])
 
 
 def _fields(estimated: Estimate) -> tuple:

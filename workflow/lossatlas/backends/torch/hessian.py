@@ -50,7 +50,7 @@ class TorchHessian:
         self.theta, self.buffers = self.network.theta.clone(), self.network.vector(buffers)
         self.free = self.curvature.free(self.theta)
         self.strategy = problem.strategy(self.curvature, strategy)
-        self._kept: list[tuple | None] = [None] * len(problem.chunks)
+        self._kept: list[tuple | None] = [None] * len(problem.pieces)
         self._room = memory_gb * 2**30
         self._check()
 
@@ -59,7 +59,7 @@ class TorchHessian:
         return self.matmat(vector[None])[0]
 
     def matmat(self, vectors: np.ndarray) -> np.ndarray:
-        """Return H v for every row of ``vectors`` (k, N), float64; chunks weigh by their number of samples."""
+        """Return H v for every row of ``vectors`` (k, N), float64; pieces weigh by their number of samples."""
         vectors = np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != self.size:
             raise LossAtlasError(f"Hessian product: vectors of shape {vectors.shape}, expected (k, {self.size})")
@@ -70,19 +70,19 @@ class TorchHessian:
     def _block(self, vectors: np.ndarray) -> np.ndarray:
         v = self.network.vector(vectors)
         total = torch.zeros(v.shape, dtype=torch.float64, device=v.device)
-        for number, chunk in enumerate(self.problem.chunks):
-            total.add_(self._product(number, chunk, v), alpha=len(chunk[0]) / self.samples)
+        for number, piece in enumerate(self.problem.pieces):
+            total.add_(self._product(number, piece, v), alpha=len(piece[0]) / self.samples)
         return total.cpu().numpy()
 
-    def _product(self, number: int, chunk: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
+    def _product(self, number: int, piece: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
         if self.strategy == "rebuild":
-            return torch.stack([self.curvature.rebuilt(self.theta, self.buffers, chunk, row).detach() for row in v])
-        primal, tangent = self.curvature.graphs(self.theta, self.buffers, chunk, len(v))
+            return torch.stack([self.curvature.rebuilt(self.theta, self.buffers, piece, row).detach() for row in v])
+        primal, tangent = self.curvature.graphs(self.theta, self.buffers, piece, len(v))
         with torch.no_grad():
             key, kept = (tuple(v.shape), self._kept[number])
             saved = kept[1] if kept is not None and kept[0] == key else None
             if saved is None:
-                saved = primal(self.free, self.theta, self.buffers, *chunk)
+                saved = primal(self.free, self.theta, self.buffers, *piece)
                 self._keep(number, key, saved)
             return tangent(*saved, v)
 

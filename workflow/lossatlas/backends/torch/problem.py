@@ -1,13 +1,16 @@
 """The mean loss of a network over fixed samples, evaluated on the flat parameter vector."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 
 from lossatlas.backends.torch.build import Loss
-from lossatlas.backends.torch.hessian import TorchHessian
+from lossatlas.backends.torch.hessian import BLOCK, TorchHessian
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.products import Curvature
 from lossatlas.data import Split, Subset
@@ -34,6 +37,24 @@ class TorchProblem:
         self._curvatures: dict[tuple, Curvature] = {}
         self._strategies: dict[Curvature, str] = {}
 
+    @cached_property
+    def pieces(self) -> list[tuple[Tensor, Tensor]]:
+        """The chunks as products with blocks of vectors take them: on a CPU cut further, images channels first.
+
+        An activation of a whole block that is larger than ``PIECE_BYTES`` leaves the caches; beyond 32 MiB the C
+        library maps fresh pages for every one. Weight gradients of several vectors at once want channels first.
+        """
+        most = max(len(inputs) for inputs, _ in self.chunks)
+        if self.network.theta.device.type == "cpu":
+            need = BLOCK * largest_activation(self.network, self.chunks[0][0][:2])
+            most = max(1, min(most, PIECE_BYTES // need))
+        pieces = []
+        for inputs, targets in self.chunks:
+            size = -(-len(inputs) // -(-len(inputs) // most))
+            cut = zip(inputs.contiguous().split(size), targets.split(size), strict=True)
+            pieces += [(x.contiguous(), y.contiguous()) for x, y in cut]
+        return pieces
+
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return (loss,) or (loss, accuracy) at theta."""
         self.network.load(theta=theta, buffers=buffers)
@@ -59,7 +80,7 @@ class TorchProblem:
         """Return loss and gradient of one chunk's mean."""
         whole, theta = self.curvature(), theta.detach().requires_grad_(True)
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            value = self.loss(whole.outputs(theta, theta, buffers, chunk[0]), chunk[1])
+            value = self.loss(whole.outputs(whole.parts(theta), theta, buffers, chunk[0]), chunk[1])
             (gradient,) = torch.autograd.grad(value, theta)
         return value.detach(), gradient
 
@@ -78,7 +99,7 @@ class TorchProblem:
             self._strategies[curvature] = "split"
             try:
                 theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
-                curvature.graphs(theta, buffers, self.chunks[0], 1)
+                curvature.graphs(theta, buffers, self.pieces[0], 1)
             except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
                 first = str(error).strip().split("\n")[0]
                 print(f"Hessian products: second backward passes; network or loss has no forward derivative ({first})")
@@ -131,6 +152,27 @@ def to_tensors(split: Split, network: FlatNetwork) -> tuple[Tensor, Tensor]:
     if not tensors[1].is_floating_point():
         tensors[1] = tensors[1].long()  # what class losses ask for
     return tensors[0], tensors[1]
+
+
+PIECE_BYTES = 16 * 2**20
+"""Largest activation of a piece of samples and a block of vectors, in bytes."""
+
+
+@torch.inference_mode()
+def largest_activation(network: FlatNetwork, inputs: Tensor) -> int:
+    """Return the bytes per sample of the largest tensor that goes into or comes out of any layer."""
+    sizes = [inputs[0].numel()]
+
+    def note(_layer: nn.Module, _inputs: tuple, output: object) -> None:
+        sizes.extend(t.numel() // len(inputs) for t in tree_leaves(output) if isinstance(t, Tensor))
+
+    hooks = [layer.register_forward_hook(note) for layer in network.module.modules()]
+    try:
+        network.module.eval()(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(1, *sizes) * network.theta.element_size()
 
 
 CHECKED = 32

@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.func import functional_call, grad, jvp, vjp, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lossatlas.backends.torch import graphs
 from lossatlas.errors import LossAtlasError
 from lossatlas.layout import ParameterLayout
 
@@ -33,38 +33,42 @@ class Curvature:
         if operator not in OPERATORS:
             raise LossAtlasError(f"operator: {operator!r} is not one of {', '.join(OPERATORS)}")
         self.network, self.loss, self.operator, self.chosen = network, loss, operator, chosen
-        self._free = {slot.name: slot for slot in chosen}
+        self._names = {slot.name for slot in chosen}
         self._graphs: dict[tuple, tuple] = {}
 
     def free(self, theta: Tensor) -> Tensor:
         """Return the chosen parameters of theta as one vector."""
-        return torch.cat([theta[slot.slice] for slot in self.network.layout if slot.name in self._free])
+        return torch.cat([theta[slot.slice] for slot in self.network.layout if slot.name in self._names])
 
-    def outputs(self, free: Tensor, theta: Tensor, buffers: Tensor, inputs: Tensor) -> Tensor:
+    def parts(self, flat: Tensor) -> tuple[Tensor, ...]:
+        """Return the chosen parameters, in their shapes, as views into one vector of them."""
+        return tuple(flat[slot.slice].view(slot.shape) for slot in self.chosen)
+
+    def outputs(self, parts: tuple[Tensor, ...], theta: Tensor, buffers: Tensor, inputs: Tensor) -> Tensor:
         """Return the network's outputs, a pure function."""
-        parameters = {}
-        for slot in self.network.layout:
-            chosen = self._free.get(slot.name)
-            part = theta[slot.slice] if chosen is None else free[chosen.slice]
-            parameters[slot.name] = part.view(slot.shape)
+        parameters = {slot.name: theta[slot.slice].view(slot.shape) for slot in self.network.layout}
+        parameters |= {slot.name: part for slot, part in zip(self.chosen, parts, strict=True)}
         return functional_call(self.network.module, (parameters, self.network.unflatten_buffers(buffers)), (inputs,))
 
     def along(self, free: Tensor, theta: Tensor, buffers: Tensor, inputs: Tensor, targets: Tensor, v: Tensor) -> Tensor:
         """Return the product with one vector by forward derivatives."""
 
-        def outputs(at: Tensor) -> Tensor:
-            return self.outputs(at, theta, buffers, inputs)
+        def outputs(at: tuple[Tensor, ...]) -> Tensor:
+            with graphs.FrozenNorms():
+                return self.outputs(at, theta, buffers, inputs)
 
         def loss(of: Tensor) -> Tensor:
             return self.loss(of, targets)
 
+        # Parameter by parameter: the derivative of a slice of one vector would be a whole vector of zeros each time.
+        at, along = self.parts(free), self.parts(v)
         product = torch.zeros_like(v)
         if self.operator != "ggn":
-            product = jvp(grad(lambda at: loss(outputs(at))), (free,), (v,))[1]
+            product = _joined(jvp(grad(lambda parts: loss(outputs(parts))), (at,), (along,))[1])
         if self.operator != "hessian":
-            values, pushed = jvp(outputs, (free,), (v,))
+            values, pushed = jvp(outputs, (at,), (along,))
             curved = jvp(grad(loss), (values,), (pushed,))[1]
-            (gauss_newton,) = vjp(outputs, free)[1](curved)
+            gauss_newton = _joined(vjp(outputs, at)[1](curved)[0])
             product = gauss_newton if self.operator == "ggn" else product - gauss_newton
         return product
 
@@ -81,9 +85,8 @@ class Curvature:
             with warnings.catch_warnings(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                 warnings.simplefilter("ignore")
                 self._block(free, theta, buffers, chunk[0][:2], chunk[1][:2], vectors[:1])
-                joint = make_fx(self._block)(free, theta, buffers, *chunk, vectors)
-            joint.graph.eliminate_dead_code()
-            self._graphs[key] = split_graph(joint)
+                joint = graphs.trace(self._block, free, theta, buffers, *chunk, vectors)
+            self._graphs[key] = graphs.split(joint)
         return self._graphs[key]
 
     def _block(self, *arguments: Tensor) -> Tensor:
@@ -94,7 +97,7 @@ class Curvature:
         """Return the product with one vector by second backward passes, the plainest way."""
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             free = self.free(theta).detach().requires_grad_(True)
-            outputs = self.outputs(free, theta, buffers, chunk[0])
+            outputs = self.outputs(self.parts(free), theta, buffers, chunk[0])
             product = torch.zeros_like(v)
             if self.operator != "ggn":
                 product = _twice(self.loss(outputs, chunk[1]), free, v)
@@ -112,6 +115,10 @@ class Curvature:
         return _gradient(outputs, free, curved)
 
 
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
 def _twice(value: Tensor, at: Tensor, v: Tensor) -> Tensor:
     """Return the derivative along ``v`` of the gradient of a scalar."""
     (gradient,) = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
@@ -123,37 +130,3 @@ def _twice(value: Tensor, at: Tensor, v: Tensor) -> Tensor:
 def _gradient(of: Tensor, at: Tensor, along: Tensor, **how: bool) -> Tensor:
     (found,) = torch.autograd.grad(of, at, along, allow_unused=True, **how)
     return torch.zeros_like(at) if found is None else found
-
-
-def split_graph(joint: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Split a graph whose last input is v into what does not depend on v and what does.
-
-    ``primal`` takes the other inputs and returns a tuple; ``tangent`` takes that tuple and v.
-    """
-    *inputs, v = [node for node in joint.graph.nodes if node.op == "placeholder"]
-    dependent, crossing = {v}, {}
-    for node in joint.graph.nodes:
-        if node.op != "output" and any(source in dependent for source in node.all_input_nodes):
-            dependent.add(node)
-    output = next(node for node in joint.graph.nodes if node.op == "output")
-    for node in [*dependent, output]:
-        crossing |= {source: None for source in node.all_input_nodes if source not in dependent}
-    saved = [node for node in joint.graph.nodes if node in crossing]
-    primal, tangent = fx.Graph(), fx.Graph()
-    copies = {node: primal.placeholder(node.name) for node in inputs}
-    for node in joint.graph.nodes:
-        if node not in dependent and node.op not in ("placeholder", "output"):
-            copies[node] = primal.node_copy(node, copies.__getitem__)
-    primal.output(tuple(copies[node] for node in saved))
-    copies = {node: tangent.placeholder(f"saved_{i}") for i, node in enumerate(saved)}
-    copies[v] = tangent.placeholder("v")
-    for node in joint.graph.nodes:
-        if node in dependent and node is not v:
-            copies[node] = tangent.node_copy(node, copies.__getitem__)
-    tangent.output(copies[output.args[0]])
-    return _module(joint, primal), _module(joint, tangent)
-
-
-def _module(joint: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
-    graph.eliminate_dead_code()
-    return fx.GraphModule(joint, graph)

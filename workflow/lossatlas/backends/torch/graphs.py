@@ -1,0 +1,119 @@
+"""Graphs of products with curvature: rid of work that changes nothing, and split where the vectors come in."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+_aten = torch.ops.aten
+_ZEROS = (_aten.zeros, _aten.zeros_like, _aten.new_zeros, _aten._new_zeros_with_same_feature_meta)
+_VIEWS = (_aten.view, _aten.reshape, _aten.expand, _aten.permute, _aten.alias, _aten.transpose, _aten.unsqueeze)
+
+
+def trace(function: Callable, *arguments: Tensor) -> fx.GraphModule:
+    """Return the operations of a pure function as a graph, without those that only add zeros or copy."""
+    joint = make_fx(functionalize(function))(*arguments)
+    zeros = _zeros(joint.graph)
+    for node in list(joint.graph.nodes):
+        same = _same(node, zeros)
+        if same is not None:
+            node.replace_all_uses_with(same)
+        elif node.op == "call_function" and node.target in (_aten.view.default, _aten._unsafe_view.default):
+            node.target = _aten.reshape.default  # a tensor that is no longer copied may lie otherwise in memory
+    joint.graph.eliminate_dead_code()
+    joint.recompile()
+    return joint
+
+
+def _kind(node: fx.Node) -> object:
+    """Return the operation of a node without its overload."""
+    return getattr(node.target, "overloadpacket", None)
+
+
+def _shape(node: fx.Node) -> tuple | None:
+    meta = node.meta.get("tensor_meta")
+    return (tuple(meta.shape), meta.dtype) if hasattr(meta, "shape") else None
+
+
+def _zeros(graph: fx.Graph) -> set[fx.Node]:
+    """Return the nodes that are zero whatever the inputs are: forward derivatives of constants, mostly."""
+    zeros: set[fx.Node] = set()
+    for node in graph.nodes:
+        kind, arguments = (
+            _kind(node),
+            [argument in zeros for argument in node.args[:2] if isinstance(argument, fx.Node)],
+        )
+        viewed = kind in _VIEWS and arguments[0]
+        convolved = kind is _aten.convolution and node.args[2] is None and any(arguments)
+        if kind in _ZEROS or viewed or convolved:
+            zeros.add(node)
+    return zeros
+
+
+def _same(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
+    """Return an argument that a node equals: the other summand of zero, or what is copied over zeros."""
+    kind = _kind(node)
+    if kind is _aten.copy:
+        candidates = [node.args[1]]
+    elif kind is _aten.add and not node.kwargs:
+        candidates = [a for a, b in (node.args, node.args[::-1]) if b in zeros]
+    else:
+        return None
+    return next((c for c in candidates if isinstance(c, fx.Node) and _shape(c) == _shape(node) is not None), None)
+
+
+def split(joint: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Split a graph whose last input is v into what does not depend on v and what does.
+
+    ``primal`` takes the other inputs and returns a tuple; ``tangent`` takes that tuple and v.
+    """
+    *inputs, v = [node for node in joint.graph.nodes if node.op == "placeholder"]
+    dependent, crossing = {v}, {}
+    for node in joint.graph.nodes:
+        if node.op != "output" and any(source in dependent for source in node.all_input_nodes):
+            dependent.add(node)
+    output = next(node for node in joint.graph.nodes if node.op == "output")
+    for node in [*dependent, output]:
+        crossing |= {source: None for source in node.all_input_nodes if source not in dependent}
+    saved = [node for node in joint.graph.nodes if node in crossing]
+    primal, tangent = fx.Graph(), fx.Graph()
+    copies = {node: primal.placeholder(node.name) for node in inputs}
+    for node in joint.graph.nodes:
+        if node not in dependent and node.op not in ("placeholder", "output"):
+            copies[node] = primal.node_copy(node, copies.__getitem__)
+    primal.output(tuple(copies[node] for node in saved))
+    copies = {node: tangent.placeholder(f"saved_{i}") for i, node in enumerate(saved)}
+    copies[v] = tangent.placeholder("v")
+    for node in joint.graph.nodes:
+        if node in dependent and node is not v:
+            copies[node] = tangent.node_copy(node, copies.__getitem__)
+    tangent.output(copies[output.args[0]])
+    return _module(joint, primal), _module(joint, tangent)
+
+
+def _module(joint: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+    graph.eliminate_dead_code()
+    return fx.GraphModule(joint, graph)
+
+
+class FrozenNorms(TorchFunctionMode):
+    """Lets BatchNorm with frozen statistics be what it is, one affine map per channel: cheaper to differentiate."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Replace ``batch_norm`` outside training; pass on everything else."""
+        if func is functional.batch_norm:
+            return _batch_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    if training:
+        return functional.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
+    scale = torch.rsqrt(running_var + eps) * (1.0 if weight is None else weight)
+    shift = -running_mean * scale + (0.0 if bias is None else bias)
+    shape = (1, -1) + (1,) * (input.ndim - 2)
+    return input * scale.view(shape) + shift.view(shape)
