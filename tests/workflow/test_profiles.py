@@ -105,7 +105,7 @@ def test_the_plan_counts_what_a_run_really_takes(undisturbed):
     file = write_config(undisturbed, test_config())
     done = snakemake("plan", "--cores", "1", "--configfile", str(file), cwd=undisturbed)
     planned = dict(re.findall(r"^tiny/(\S+) +(\d+) +[\d.]+$", done.stdout + done.stderr, re.MULTILINE))
-    for name in ("trajectory", "directions/pca", "landscape/pca", "spectra"):
+    for name in ("trajectory", "directions/pca", "landscape/pca", "spectra", "spectra_between/training"):
         store = (undisturbed / f"results/tiny/{name}.zarr").resolve()
         files = [file for file in store.rglob("*") if file.is_file() and file.name != ".snakemake_timestamp"]
         assert int(planned[name]) == pytest.approx(len(files), abs=3), name

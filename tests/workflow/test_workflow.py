@@ -31,7 +31,7 @@ def jobs(done) -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
 
 
-DRAWN = {"video", "figures", "spectra_figures", "report"}
+DRAWN = {"video", "figures", "spectra_figures", "line_figure", "report"}
 
 
 def test_dry_run_plans_the_demo_without_torch(poisoned_torch):
@@ -64,6 +64,7 @@ def test_every_target_is_made_and_opens(undisturbed, recwarn):
         "directions/random",
         "directions/eigen",
         "spectra",
+        "spectra_between/training",
         "landscape/pca",
         "landscape/random",
     ]
@@ -102,7 +103,7 @@ def test_nothing_is_done_twice(undisturbed):
     ("changes", "expected"),
     [
         ({"video": {"fps": 5, "hold_seconds": 0.5}}, {"video", "report"}),
-        ({"figures": {"levels": 7}}, {"video", "figures", "spectra_figures", "report"}),
+        ({"figures": {"levels": 7}}, DRAWN),
         (
             {"evaluation": {"train_samples": 90, "test_samples": 50, "batch_size": 40}},
             {"eigen", "spectra", "landscape", *DRAWN},

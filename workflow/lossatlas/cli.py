@@ -39,6 +39,18 @@ def mpi_arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_trajectories(parser: argparse.ArgumentParser) -> None:
+    """Add the run's own trajectory and, as pairs (run, path), those of other runs."""
+    parser.add_argument("--trajectory", type=Path, required=True)
+    other = {"metavar": "RUN=PATH", "help": "trajectory of another run"}
+    parser.add_argument("--other", action="append", default=[], type=_named_path, **other)
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, path = text.split("=", 1)
+    return name, Path(path)
+
+
 def conclude(
     args: argparse.Namespace,
     world: World,

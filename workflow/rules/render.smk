@@ -84,6 +84,33 @@ rule variants_figure:
         " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
 
 
+rule line_figure:
+    input:
+        spectra=f"{RESULTS}/{{run}}/spectra_between/{{line}}.zarr",
+    output:
+        figure_files("{line}", LINE_FIGURES, "pdf"),
+        reported_figures("{line}", LINE_FIGURES, "line {line}"),
+    log:
+        f"{RESULTS}/{{run}}/logs/figures/{{line}}_between.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/figures/{{line}}_between.benchmark.tsv"
+    conda:
+        "../../envs/render.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=growing(10),
+    params:
+        script=SCRIPTS / "figures.py",
+        choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
+        prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/{wildcards.line}",
+        title=lambda wildcards: f"{wildcards.run}: Hessian spectra on line {wildcards.line}",
+    message:
+        "Figure of the spectra of {wildcards.run} on line {wildcards.line}"
+    shell:
+        "python {params.script} --line {input.spectra}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+
+
 rule video:
     input:
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
@@ -162,6 +189,7 @@ rule report:
             for figure in expand(figure_files(plane, PLANE_FIGURES, "png"), run=wildcards.run)
         ],
         lambda wildcards: expand(figure_files("spectra", spectra_figures(wildcards.run), "png"), run=wildcards.run),
+        lambda wildcards: line_results(wildcards.run),
     output:
         f"{RESULTS}/{{run}}/report.html",
     log:
@@ -180,9 +208,10 @@ rule report:
         planes=lambda wildcards: list(RUNS[wildcards.run]["planes"]),
         directions=lambda wildcards: sets_in_use(wildcards.run),
         spectra=lambda wildcards: " ".join(["--spectra", *spectra_figures(wildcards.run)]),
+        lines=lambda wildcards: " ".join(["--lines", *RUNS[wildcards.run]["spectra_between"]]),
     message:
         "Report of {wildcards.run}"
     shell:
         "python {params.script} --run {wildcards.run} --run-dir {params.run_dir} --settings {params.settings:q}"
-        " --planes {params.planes} --directions {params.directions} {params.spectra} --output {output}"
+        " --planes {params.planes} --directions {params.directions} {params.spectra} {params.lines} --output {output}"
         " 2>&1 | logged {log}"
