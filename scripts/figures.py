@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lossatlas import cli
 from lossatlas.render import figures, spectrum
+from lossatlas.render.curvature import curvature_figure
 from lossatlas.store import open_dataset
 
 
@@ -19,7 +20,7 @@ def main(args, _world) -> None:
 def drawing(args) -> Callable[[argparse.Namespace], dict]:
     """Choose what to draw by the stores that are given."""
     if args.landscape:
-        return of_plane
+        return of_curvature if args.curvature else of_plane
     if args.line:
         return of_line
     return of_variants if args.variants else of_spectra
@@ -33,6 +34,12 @@ def of_plane(args) -> dict:
         "surface": figures.surface_figure(landscape, args.choices, args.title),
         "loss": figures.curve_figure(landscape, trajectory, args.title),
     }
+
+
+def of_curvature(args) -> dict:
+    """Draw the extreme eigenvalues on the plane."""
+    curvature, landscape = open_dataset(args.curvature), open_dataset(args.landscape)
+    return {"curvature": curvature_figure(curvature, landscape, args.choices, args.title)}
 
 
 def of_spectra(args) -> dict:
@@ -59,10 +66,11 @@ def of_line(args) -> dict:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     drawn = parser.add_mutually_exclusive_group(required=True)
-    drawn.add_argument("--landscape", type=Path, help="a plane; needs --trajectory")
+    drawn.add_argument("--landscape", type=Path, help="a plane; needs --trajectory or --curvature")
     drawn.add_argument("--spectra", type=Path)
     drawn.add_argument("--line", type=Path, help="spectra on a line between two checkpoints")
     parser.add_argument("--variants", type=Path, nargs="+", help="spectra of other matrices to compare with --spectra")
+    parser.add_argument("--curvature", type=Path, help="extreme eigenvalues on the plane of --landscape")
     parser.add_argument("--trajectory", type=Path)
     parser.add_argument("--choices", type=json.loads, required=True, help="the config's `figures`, as JSON")
     parser.add_argument("--title", required=True)

@@ -5,7 +5,7 @@ import json
 import math
 
 import zarr
-from lossatlas import backends, cli, landscape, spectra
+from lossatlas import backends, cli, curvature, landscape, spectra
 from lossatlas.data import training_samples
 from lossatlas.training import recorded_iterations
 from lossatlas.trajectory import CHUNK_COLUMNS, Recording
@@ -37,6 +37,10 @@ def stores(spec: dict):
         points = plane["points"][0] * plane["points"][1] + 2 * rows
         per_chunk = landscape.points_per_chunk(plane, points)
         yield f"landscape/{name}", -(-points // per_chunk) + 34, 8 * points * columns
+        if "curvature" in plane:
+            points = math.prod(plane["curvature"]["points"])
+            arrays, per_chunk = len(curvature.COLUMNS), curvature.points_per_chunk(points)
+            yield f"curvature/{name}", -(-points // per_chunk) + 2 * arrays + 7, 8 * points * (2 * arrays + 1)
     for name in spec["spectra_stores"]:
         count = len(range(0, rows, spec["spectra"]["stride"])) + 1
         yield name, *spectra_size(count, **spec["spectra"], scalars=6)

@@ -39,6 +39,21 @@ def mpi_arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def plane_arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all MPI scripts on a plane have; an axis is (store, index from 0)."""
+    parser = mpi_arguments(description)
+    parser.add_argument("--trajectory", type=Path, required=True)
+    for name in ("x", "y"):
+        told = f"direction of the {name} axis, counted from 1"
+        parser.add_argument(f"--{name}", type=_axis, required=True, metavar="STORE:NUMBER", help=told)
+    return parser
+
+
+def _axis(text: str) -> tuple[Path, int]:
+    path, number = text.rsplit(":", 1)
+    return Path(path), int(number) - 1
+
+
 def add_trajectories(parser: argparse.ArgumentParser) -> None:
     """Add the run's own trajectory and, as pairs (run, path), those of other runs."""
     parser.add_argument("--trajectory", type=Path, required=True)

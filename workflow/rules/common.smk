@@ -53,6 +53,7 @@ shell.prefix(
 PLANE_FIGURES = ("contour", "surface", "loss")
 SPECTRA_FIGURES = ("density", "evolution")
 LINE_FIGURES = ("between",)
+CURVATURE_FIGURES = ("curvature",)
 
 
 wildcard_constraints:
@@ -189,8 +190,28 @@ def plane_settings(wildcards):
 
 
 def plane_spec(wildcards):
-    settings = plane_settings(wildcards)
+    settings = {key: value for key, value in plane_settings(wildcards).items() if key != "curvature"}
     return {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"], "plane": settings}
+
+
+def curvature_spec(wildcards):
+    """Return what determines the curvature on a plane: where the plane lies, and the search of eigenvalues."""
+    spec, settings = plane_spec(wildcards), plane_settings(wildcards)
+    if "curvature" not in settings:
+        raise WorkflowError(f"config: runs.{wildcards.run}.planes.{wildcards.plane}: no key 'curvature'")
+    plane = {key: value for key, value in spec["plane"].items() if key not in ("points", "points_per_chunk")}
+    return {**spec, "plane": plane, "curvature": settings["curvature"]}
+
+
+def curved_planes(run):
+    """Return the planes on which the curvature is asked for."""
+    return [plane for plane, settings in RUNS[run]["planes"].items() if "curvature" in settings]
+
+
+def curvature_results(run):
+    """Return the stores and pictures of the curvature on a run's planes."""
+    figures = [file for p in curved_planes(run) for file in expand(figure_files(p, CURVATURE_FIGURES, "png"), run=run)]
+    return [*(f"{RESULTS}/{run}/curvature/{plane}.zarr" for plane in curved_planes(run)), *figures]
 
 
 def spectra_spec(wildcards):

@@ -29,6 +29,34 @@ rule figures:
         " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
 
 
+rule curvature_figure:
+    input:
+        landscape=f"{RESULTS}/{{run}}/landscape/{{plane}}.zarr",
+        curvature=f"{RESULTS}/{{run}}/curvature/{{plane}}.zarr",
+    output:
+        figure_files("{plane}", CURVATURE_FIGURES, "pdf"),
+        reported_figures("{plane}", CURVATURE_FIGURES, "plane {plane}"),
+    log:
+        f"{RESULTS}/{{run}}/logs/figures/{{plane}}_curvature.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/figures/{{plane}}_curvature.benchmark.tsv"
+    conda:
+        "../../envs/render.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=growing(10),
+    params:
+        script=SCRIPTS / "figures.py",
+        choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
+        prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/{wildcards.plane}",
+        title=title,
+    message:
+        "Figure of the curvature on plane {wildcards.plane} of {wildcards.run}"
+    shell:
+        "python {params.script} --landscape {input.landscape} --curvature {input.curvature}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+
+
 rule spectra_figures:
     input:
         spectra=f"{RESULTS}/{{run}}/spectra.zarr",
@@ -190,6 +218,7 @@ rule report:
         ],
         lambda wildcards: expand(figure_files("spectra", spectra_figures(wildcards.run), "png"), run=wildcards.run),
         lambda wildcards: line_results(wildcards.run),
+        lambda wildcards: curvature_results(wildcards.run),
     output:
         f"{RESULTS}/{{run}}/report.html",
     log:
@@ -209,9 +238,10 @@ rule report:
         directions=lambda wildcards: sets_in_use(wildcards.run),
         spectra=lambda wildcards: " ".join(["--spectra", *spectra_figures(wildcards.run)]),
         lines=lambda wildcards: " ".join(["--lines", *RUNS[wildcards.run]["spectra_between"]]),
+        curvature=lambda wildcards: " ".join(["--curvature", *curved_planes(wildcards.run)]),
     message:
         "Report of {wildcards.run}"
     shell:
         "python {params.script} --run {wildcards.run} --run-dir {params.run_dir} --settings {params.settings:q}"
-        " --planes {params.planes} --directions {params.directions} {params.spectra} {params.lines} --output {output}"
-        " 2>&1 | logged {log}"
+        " --planes {params.planes} --directions {params.directions} {params.spectra} {params.lines}"
+        " {params.curvature} --output {output} 2>&1 | logged {log}"

@@ -18,6 +18,8 @@ _MEDIA = {".png": "image/png", ".mp4": "video/mp4"}
 _CAPTIONS = {
     "contour": "The loss on the plane from above, with the projected path.",
     "surface": "The same as a surface; the path lies at the loss of its projection.",
+    "curvature": "|λ_min / λ_max| of the Hessian: near 0 the surface is convex, larger values tell of negative "
+    "curvature that the plane may hide. Lines are contours of the loss, with the projected path.",
     "loss": "The loss of the checkpoints themselves and (dashed) of their projections.",
     "density": "Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
     "intervals over probes.",
@@ -28,7 +30,8 @@ _CAPTIONS = {
 }
 _WORKS = {
     "landscape": "H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein. Visualizing the Loss Landscape of Neural Nets. "
-    "NeurIPS 2018. (planes, filter normalisation, PCA of the path)",
+    "NeurIPS 2018. (planes, filter normalisation, PCA of the path, "
+    "convexity)",
     "gradvis": "A. Chatzimichailidis, F.-J. Pfreundt, N. R. Gauger, J. Keuper. GradVis: Visualization and Second Order "
     "Analysis of Optimization Surfaces during the Training of Deep Neural Networks. MLHPC 2019. (eigenvector planes, "
     "spectra along training)",
@@ -58,6 +61,7 @@ class Materials:
     videos: dict[str, Path]
     figures: dict[str, list[Path]]
     spectra: xr.Dataset | None = None
+    curvatures: dict[str, xr.Dataset] = field(default_factory=dict)
     lines: dict[str, xr.Dataset] = field(default_factory=dict)
     jobs: list[tuple[str, float, float]] = field(default_factory=list)
     timings: list[dict] = field(default_factory=list)
@@ -69,6 +73,7 @@ def render(materials: Materials) -> str:
     stores = {"trajectory": m.trajectory}
     stores |= {f"directions/{name}": dataset for name, dataset in m.directions.items()}
     stores |= {f"landscape/{name}": dataset for name, dataset in m.landscapes.items()}
+    stores |= {f"curvature/{name}": dataset for name, dataset in m.curvatures.items()}
     if m.spectra is not None:
         stores["spectra"] = m.spectra
     stores |= {f"spectra_between/{name}": dataset for name, dataset in m.lines.items()}
@@ -156,7 +161,23 @@ def _plane(name: str, m: Materials) -> dict:
                                               f"up to {plane['path_residual'].values.max():.3g}"),
         ("BatchNorm", "running statistics of the plane's centre on the plane, each checkpoint's own for its true loss"),
     ]  # fmt: skip
+    facts += _curvature_facts(m.curvatures[name]) if name in m.curvatures else []
     return {"name": name, "video": embed(m.videos[name]), "facts": facts, "figures": _figures(m.figures[name])}
+
+
+def _curvature_facts(curvature: xr.Dataset) -> list[tuple]:
+    """Return what the extreme eigenvalues on a plane are of, their ranges, and what is missing."""
+    values = {name: curvature[name].values[np.isfinite(curvature[name].values)] for name in ("largest", "smallest")}
+    said = [f"{name} {found.min():.4g} to {found.max():.4g}" for name, found in values.items() if found.size]
+    return [
+        ("extreme eigenvalues", ", ".join(said) or "nowhere finite"),
+        ("of the matrix", f"{curvature.attrs['operator']} of {curvature.attrs['parameters']:,} parameters over "
+                          f"{curvature.attrs['samples']} training samples, at {curvature.sizes['x']} x "
+                          f"{curvature.sizes['y']} points"),
+        ("negative curvature", f"at {int((values['smallest'] < 0).sum())} points; NaN or inf at "
+                               f"{curvature.attrs['nonfinite_points']}, not converged at "
+                               f"{curvature.attrs['unconverged_points']}"),
+    ]  # fmt: skip
 
 
 def _spectra(m: Materials) -> dict | None:
@@ -231,9 +252,11 @@ def _works(m: Materials, version: str) -> list[str]:
     kinds = {dataset.attrs["kind"] for dataset in m.directions.values()}
     wanted = ["landscape"] if m.landscapes else []
     quadrature = m.spectra is not None or bool(m.lines)
-    wanted += ["gradvis", "products"] if quadrature or "eigen" in kinds else []
+    pairs = "eigen" in kinds or bool(m.curvatures)
+    wanted += ["gradvis"] if quadrature or "eigen" in kinds else []
+    wanted += ["products"] if quadrature or pairs else []
     wanted += ["quadrature"] if quadrature else []
-    wanted += ["eigen"] if "eigen" in kinds else []
+    wanted += ["eigen"] if pairs else []
     wanted += ["fashion-mnist"] if str(m.settings["data"].get("name")).startswith("fashion-mnist") else []
     ours = f"The LossAtlas authors. LossAtlas: an atlas of a training run's loss surface. Version {version}."
     return [ours, *(_WORKS[key] for key in wanted)]

@@ -165,6 +165,9 @@ def _draw_line_extremes(axes: Axes, spectra: xr.Dataset) -> None:
     draw_trace(right, spectra, position, "0.35")
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.set_ylabel("eigenvalue λ")
+    (low, high), ends = axes.get_ylim(), right.get_ylim()
+    stretch = max(ends[0] / low, ends[1] / high)
+    right.set_ylim(stretch * low, stretch * high)  # one zero for both scales
     right.set_ylabel("trace of the Hessian", color="0.35")
     right.tick_params(axis="y", colors="0.35")
     axes.grid(alpha=0.3)
