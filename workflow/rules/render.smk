@@ -37,9 +37,9 @@ rule curvature_figure:
         figure_files("{plane}", CURVATURE_FIGURES, "pdf"),
         reported_figures("{plane}", CURVATURE_FIGURES, "plane {plane}"),
     log:
-        f"{RESULTS}/{{run}}/logs/figures/{{plane}}_curvature.log",
+        f"{RESULTS}/{{run}}/logs/figures/curvature/{{plane}}.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/figures/{{plane}}_curvature.benchmark.tsv"
+        f"{RESULTS}/{{run}}/logs/figures/curvature/{{plane}}.benchmark.tsv"
     conda:
         "../../envs/render.yaml"
     resources:
@@ -49,7 +49,7 @@ rule curvature_figure:
         script=SCRIPTS / "figures.py",
         choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
         prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/{wildcards.plane}",
-        title=title,
+        title=lambda wildcards: f"{wildcards.run}: curvature on plane {wildcards.plane}",
     message:
         "Figure of the curvature on plane {wildcards.plane} of {wildcards.run}"
     shell:
@@ -119,9 +119,9 @@ rule line_figure:
         figure_files("{line}", LINE_FIGURES, "pdf"),
         reported_figures("{line}", LINE_FIGURES, "line {line}"),
     log:
-        f"{RESULTS}/{{run}}/logs/figures/{{line}}_between.log",
+        f"{RESULTS}/{{run}}/logs/figures/between/{{line}}.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/figures/{{line}}_between.benchmark.tsv"
+        f"{RESULTS}/{{run}}/logs/figures/between/{{line}}.benchmark.tsv"
     conda:
         "../../envs/render.yaml"
     resources:

@@ -5,6 +5,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from lossatlas.render.contour import label_axes, mark_nonfinite, path_lines
 from lossatlas.render.style import CHOICES, COLORMAP, LossScale, loss_scale
@@ -36,8 +37,8 @@ def curvature_figure(curvature: xr.Dataset, landscape: xr.Dataset, choices: dict
     bar = figure.colorbar(
         mesh, ax=axes, pad=0.02, fraction=0.05, extend="max" if highest > LARGEST_RATIO else "neither"
     )
-    bar.set_label("|λ_min / λ_max|  (0: convex)")
-    _draw_loss(axes, landscape, loss_scale(landscape, choices))
+    bar.set_label(r"$|\lambda_\min\,/\,\lambda_\max|$   (0: convex)")
+    _draw_loss(axes, landscape, loss_scale(landscape, choices), choices["levels"])
     path, now = path_lines(axes)
     path.set_data(landscape["path_x"].values, landscape["path_y"].values)
     now.set_data(landscape["path_x"].values[-1:], landscape["path_y"].values[-1:])
@@ -51,15 +52,16 @@ def curvature_figure(curvature: xr.Dataset, landscape: xr.Dataset, choices: dict
     return figure
 
 
-def _draw_loss(axes: Axes, landscape: xr.Dataset, scale: LossScale) -> None:
-    """Draw labelled contours of the loss at round values."""
+def _draw_loss(axes: Axes, landscape: xr.Dataset, scale: LossScale, count: int) -> None:
+    """Draw the contours of the loss that the contour plot has; every third one says its loss."""
     heights = scale(landscape["loss"].sel(split="train").values)
     if not np.isfinite(heights).any():
         return
-    positions, texts = scale.ticks()
-    drawn = {"colors": "white", "linewidths": 0.9}
-    lines = axes.contour(landscape["x"].values, landscape["y"].values, heights, levels=positions, **drawn)
-    axes.clabel(lines, fmt=dict(zip(positions, texts, strict=True)), fontsize=8)
+    levels, outlined = scale.levels(count + 1)[1:-1], [withStroke(linewidth=2, foreground="black")]
+    drawn = {"levels": levels, "colors": "white", "linewidths": 0.9, "path_effects": outlined}
+    lines = axes.contour(landscape["x"].values, landscape["y"].values, heights, **drawn)
+    for text in axes.clabel(lines, levels[::3], fmt=lambda height: f"{scale.loss(height):.2g}", fontsize=8):
+        text.set_path_effects(outlined)
 
 
 def _mark_unconverged(axes: Axes, curvature: xr.Dataset) -> list:
