@@ -58,8 +58,8 @@ def _draw_loss(axes: Axes, landscape: xr.Dataset, scale: LossScale, count: int) 
     if not np.isfinite(heights).any():
         return
     levels, outlined = scale.levels(count + 1)[1:-1], [withStroke(linewidth=2, foreground="black")]
-    drawn = {"levels": levels, "colors": "white", "linewidths": 0.9, "path_effects": outlined}
-    lines = axes.contour(landscape["x"].values, landscape["y"].values, heights, **drawn)
+    drawn = {"levels": levels, "colors": "white", "linewidths": 0.9, "linestyles": "solid"}
+    lines = axes.contour(landscape["x"].values, landscape["y"].values, heights, path_effects=outlined, **drawn)
     for text in axes.clabel(lines, levels[::3], fmt=lambda height: f"{scale.loss(height):.2g}", fontsize=8):
         text.set_path_effects(outlined)
 
@@ -71,6 +71,5 @@ def _mark_unconverged(axes: Axes, curvature: xr.Dataset) -> list:
     if not len(rows):
         return []
     label = f"not converged ({len(rows)} of {converged.size} points)"
-    return axes.plot(
-        *(curvature["x"].values[columns], curvature["y"].values[rows]), "x", color="black", markersize=5, label=label
-    )
+    looks = {"color": "black", "markersize": 6, "path_effects": [withStroke(linewidth=3, foreground="white")]}
+    return axes.plot(curvature["x"].values[columns], curvature["y"].values[rows], "x", label=label, **looks)
