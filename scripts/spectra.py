@@ -13,11 +13,11 @@ def main(args, world) -> None:
     with timing("read"):
         trajectory = Trajectory(args.trajectory)
         others = {name: Trajectory(file) for name, file in args.other}
-        sites = make_sites(args, trajectory, others)
         samples = {**spec["evaluation"], "test_samples": 0, "batch_size": spec["spectra"]["batch_size"]}
         subsets = evaluation_subsets(load_dataset(spec["data"]), samples)
         backend = backends.backend(spec["backend"])
         device = backend.set_up(args.device, spec["dtype"], args.threads, world.local_rank)
+        sites = make_sites(args, trajectory, others)  # after the limit on threads, on which sums depend
         problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, samples["batch_size"])["train"]
     if world.rank == 0:
         inputs = {"trajectory": trajectory.store.identity, "subset/train": subsets["train"].digest}
