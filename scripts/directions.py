@@ -14,7 +14,7 @@ def main(args, _world) -> None:
     started, spec = time.monotonic(), args.spec
     limit_threads(spec["threads"])
     path = Trajectory(args.trajectory)
-    others = {name: Trajectory(Path(file)) for name, file in (pair.split("=", 1) for pair in args.other)}
+    others = {name: Trajectory(file) for name, file in args.other}
     inputs = {"trajectory": path.store.identity, **{f"run/{name}": t.store.identity for name, t in others.items()}}
     if spec["kind"] == "file":
         inputs["file"] = hashlib.sha256(Path(spec["path"]).read_bytes()).hexdigest()
@@ -36,7 +36,6 @@ def main(args, _world) -> None:
 
 if __name__ == "__main__":
     parser = cli.arguments(__doc__)
-    parser.add_argument("--trajectory", type=Path, required=True)
-    parser.add_argument("--other", action="append", default=[], metavar="RUN=PATH", help="trajectory of another run")
+    cli.add_trajectories(parser)
     parsed = parser.parse_args()
     cli.run(lambda world: main(parsed, world), label=parsed.label)

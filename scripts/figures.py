@@ -1,19 +1,29 @@
-"""Draw the still figures of one plane, or those of a run's spectra."""
+"""Draw the still figures of one plane, those of a run's spectra, or that of the spectra on a line."""
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from lossatlas import cli
 from lossatlas.render import figures, spectrum
+from lossatlas.render.curvature import curvature_figure
 from lossatlas.store import open_dataset
 
 
 def main(args, _world) -> None:
     with figures.style():
-        drawn = of_plane(args) if args.landscape else of_variants(args) if args.variants else of_spectra(args)
-        for name, figure in drawn.items():
+        for name, figure in drawing(args)(args).items():
             figures.save(figure, [Path(f"{args.prefix}_{name}.{suffix}") for suffix in ("pdf", "png")])
+
+
+def drawing(args) -> Callable[[argparse.Namespace], dict]:
+    """Choose what to draw by the stores that are given."""
+    if args.landscape:
+        return of_curvature if args.curvature else of_plane
+    if args.line:
+        return of_line
+    return of_variants if args.variants else of_spectra
 
 
 def of_plane(args) -> dict:
@@ -24,6 +34,12 @@ def of_plane(args) -> dict:
         "surface": figures.surface_figure(landscape, args.choices, args.title),
         "loss": figures.curve_figure(landscape, trajectory, args.title),
     }
+
+
+def of_curvature(args) -> dict:
+    """Draw the extreme eigenvalues on the plane."""
+    curvature, landscape = open_dataset(args.curvature), open_dataset(args.landscape)
+    return {"curvature": curvature_figure(curvature, landscape, args.choices, args.title)}
 
 
 def of_spectra(args) -> dict:
@@ -42,12 +58,19 @@ def of_variants(args) -> dict:
     return {"variants": spectrum.variants_figure(opened, args.choices.get("kernel_width"), args.title)}
 
 
+def of_line(args) -> dict:
+    """Draw loss, extreme eigenvalues, trace and densities on a line between two checkpoints."""
+    return {"between": spectrum.line_figure(open_dataset(args.line), args.choices.get("kernel_width"), args.title)}
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     drawn = parser.add_mutually_exclusive_group(required=True)
-    drawn.add_argument("--landscape", type=Path, help="a plane; needs --trajectory")
+    drawn.add_argument("--landscape", type=Path, help="a plane; needs --trajectory or --curvature")
     drawn.add_argument("--spectra", type=Path)
+    drawn.add_argument("--line", type=Path, help="spectra on a line between two checkpoints")
     parser.add_argument("--variants", type=Path, nargs="+", help="spectra of other matrices to compare with --spectra")
+    parser.add_argument("--curvature", type=Path, help="extreme eigenvalues on the plane of --landscape")
     parser.add_argument("--trajectory", type=Path)
     parser.add_argument("--choices", type=json.loads, required=True, help="the config's `figures`, as JSON")
     parser.add_argument("--title", required=True)

@@ -1,7 +1,5 @@
 """Evaluate the loss on a plane and along the path, by MPI ranks that share one queue."""
 
-from pathlib import Path
-
 from lossatlas import backends, cli, landscape, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.directions import read_axes
@@ -13,7 +11,7 @@ def main(args, world) -> None:
     timing, spec, missing = Timing(), args.spec, 0
     with timing("read"):
         trajectory = Trajectory(args.trajectory)
-        axes = read_axes([axis(args.x), axis(args.y)])
+        axes = read_axes([args.x, args.y])
         subsets = evaluation_subsets(load_dataset(spec["data"]), spec["evaluation"])
         backend = backends.backend(spec["backend"])
         device = backend.set_up(args.device, spec["dtype"], args.threads, world.local_rank)
@@ -31,12 +29,6 @@ def main(args, world) -> None:
     cli.conclude(args, world, timing, made, landscape.finish, missing, device.description)
 
 
-def axis(text: str) -> tuple[Path, int]:
-    """Split PATH:NUMBER, counted from 1."""
-    path, number = text.rsplit(":", 1)
-    return Path(path), int(number) - 1
-
-
 def prepare(args, trajectory: Trajectory, axes, problems: dict, subsets: dict) -> None:
     """Find or create the store."""
     inputs = {"trajectory": trajectory.store.identity, **axes.identities}
@@ -48,9 +40,6 @@ def prepare(args, trajectory: Trajectory, axes, problems: dict, subsets: dict) -
 
 
 if __name__ == "__main__":
-    parser = cli.mpi_arguments(__doc__)
-    parser.add_argument("--trajectory", type=Path, required=True)
-    parser.add_argument("--x", required=True, metavar="STORE:NUMBER", help="direction of the x axis, counted from 1")
-    parser.add_argument("--y", required=True, metavar="STORE:NUMBER", help="direction of the y axis")
+    parser = cli.plane_arguments(__doc__)
     parsed = parser.parse_args()
     cli.run(lambda world: main(parsed, world), ranks=parsed.ranks, label=parsed.label)

@@ -5,7 +5,7 @@ import json
 import math
 
 import zarr
-from lossatlas import backends, cli, landscape, spectra
+from lossatlas import backends, cli, curvature, landscape, spectra
 from lossatlas.data import training_samples
 from lossatlas.training import recorded_iterations
 from lossatlas.trajectory import CHUNK_COLUMNS, Recording
@@ -37,10 +37,21 @@ def stores(spec: dict):
         points = plane["points"][0] * plane["points"][1] + 2 * rows
         per_chunk = landscape.points_per_chunk(plane, points)
         yield f"landscape/{name}", -(-points // per_chunk) + 34, 8 * points * columns
+        if "curvature" in plane:
+            points = math.prod(plane["curvature"]["points"])
+            arrays, per_chunk = len(curvature.COLUMNS), curvature.points_per_chunk(points)
+            yield f"curvature/{name}", -(-points // per_chunk) + 2 * arrays + 7, 8 * points * (2 * arrays + 1)
     for name in spec["spectra_stores"]:
         count = len(range(0, rows, spec["spectra"]["stride"])) + 1
-        probes, steps = spec["spectra"]["probes"], spec["spectra"]["steps"]
-        yield name, count * probes // spectra.block_size(probes) + 27, 8 * count * probes * steps * 7
+        yield name, *spectra_size(count, **spec["spectra"], scalars=6)
+    for name, line in spec["spectra_between"].items():
+        yield f"spectra_between/{name}", *spectra_size(line["points"], **line, scalars=9)
+
+
+def spectra_size(sites: int, *, probes: int, steps: int, scalars: int, **_) -> tuple[int, int]:
+    """Return files and bytes at most of spectra; ``scalars`` is the number of arrays with one number a site."""
+    files = sites * probes // spectra.block_size(probes) + 2 * (scalars + 5) + 3
+    return files, 8 * sites * probes * steps * 7
 
 
 def record(spec: dict) -> Recording:

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -11,12 +12,19 @@ from lossatlas.render import report
 from lossatlas.store import open_dataset
 
 KINDS = ("contour", "surface", "loss")
+LINE_KINDS, CURVATURE_KINDS = ("between",), ("curvature",)
 
 
 def main(args, _world) -> None:
     planes, directory = args.planes, args.run_dir
-    figures = {plane: [directory / "figures" / f"{plane}_{kind}.png" for kind in KINDS] for plane in planes}
-    figures["spectra"] = [directory / "figures" / f"spectra_{kind}.png" for kind in args.spectra]
+
+    def pictures(stem: str, kinds: Iterable[str]) -> list[Path]:
+        return [directory / "figures" / f"{stem}_{kind}.png" for kind in kinds]
+
+    figures = {plane: pictures(plane, KINDS) for plane in planes} | {"spectra": pictures("spectra", args.spectra)}
+    for plane in args.curvature:
+        figures[plane] += pictures(plane, CURVATURE_KINDS)
+    figures |= {f"spectra_between/{line}": pictures(line, LINE_KINDS) for line in args.lines}
     materials = report.Materials(
         run=args.run,
         settings=args.settings["runs"][args.run],
@@ -29,6 +37,8 @@ def main(args, _world) -> None:
         videos={plane: directory / "video" / f"{plane}.mp4" for plane in planes},
         figures=figures,
         spectra=open_dataset(directory / "spectra.zarr") if args.spectra else None,
+        curvatures={plane: open_dataset(directory / "curvature" / f"{plane}.zarr") for plane in args.curvature},
+        lines={line: open_dataset(directory / "spectra_between" / f"{line}.zarr") for line in args.lines},
         jobs=jobs(directory / "logs"),
         timings=[json.loads(file.read_text()) for file in sorted((directory / "logs").rglob("*.timing.json"))],
     )
@@ -60,6 +70,8 @@ if __name__ == "__main__":
     parser.add_argument("--planes", nargs="*", default=[])
     parser.add_argument("--directions", nargs="*", default=[], help="sets that the planes use")
     parser.add_argument("--spectra", nargs="*", default=[], help="kinds of figures, none without spectra")
+    parser.add_argument("--lines", nargs="*", default=[], help="lines with spectra between two checkpoints")
+    parser.add_argument("--curvature", nargs="*", default=[], help="planes with extreme eigenvalues")
     parser.add_argument("--output", type=Path, required=True)
     parsed = parser.parse_args()
     cli.run(lambda world: main(parsed, world), label=f"{parsed.run}/report")

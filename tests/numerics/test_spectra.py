@@ -9,8 +9,9 @@ from lossatlas.data import Split, Subset
 from lossatlas.directions import complete
 from lossatlas.directions.eigen import eigen
 from lossatlas.errors import LossAtlasError
-from lossatlas.krylov import check_deterministic, probe_vectors
+from lossatlas.krylov import check_deterministic, lanczos, probe_vectors
 from lossatlas.parallel import Timing, World
+from lossatlas.sites import AlongTraining
 from torch import nn
 from torch.nn import functional
 
@@ -30,10 +31,11 @@ def make(run_dir, module=None, spec=SPEC, thetas=None):
     if thetas is None:
         thetas = rng.standard_normal((8, network.layout.size))
     trajectory = make_trajectory(run_dir, thetas, network.layout)
-    plan = spectra.Plan(spec, trajectory, problem, Subset(split, np.arange(17), "digest", True))
+    sites = AlongTraining(trajectory, spec["stride"])
+    plan = spectra.Plan(spec, sites, problem, Subset(split, np.arange(17), "digest", True))
     link, fingerprint = run_dir / "spectra.zarr", store.Fingerprint("spectra", spec)
     made = store.find(link, run_dir, fingerprint) or store.create(link, run_dir, fingerprint, plan.build)
-    return made, spectra.Evaluator(spec, trajectory, problem), trajectory, problem
+    return made, spectra.Evaluator(spec, sites, problem), trajectory, problem
 
 
 def run(made, evaluator):
@@ -62,6 +64,22 @@ def test_spectra_along_training_equal_dense_ones(tmp_path):
         bounds = made["residual_bounds"][i]
         distances = np.abs(nodes[:, :, None] - exact).min(axis=2)
         assert (distances <= bounds + 1e-10).all()
+
+
+def test_the_store_holds_the_quadratures_bit_for_bit_and_nothing_else(tmp_path):
+    made, evaluator, trajectory, problem = make(tmp_path)
+    run(made, evaluator)
+    arrays = {"iteration", "row", "nodes", "weights", "residual_bounds", "alpha", "beta"}
+    assert set(made.group.array_keys()) == arrays | {"trace", "trace_error", "largest", "smallest"}
+    assert made["nodes"].metadata.dimension_names == ("iteration", "probe", "node")
+    assert made["work/rows"].shape == (16, 26)
+    probes = probe_vectors(problem.layout.size, range(4), 0)
+    for i, row in enumerate((0, 3, 6, 7)):
+        operator = problem.linearize(trajectory.parameters(row), np.zeros(0), memory_gb=1.0)
+        for p, alone in enumerate(lanczos(operator, probes, 12)):
+            found = (made[name][i, p] for name in ("nodes", "weights", "residual_bounds", "alpha", "beta"))
+            for ours, direct in zip(found, (*alone.ritz(), alone.alpha, alone.beta), strict=True):
+                assert np.array_equal(ours, direct)
 
 
 def test_interrupted_spectra_resume_to_the_same_bits(tmp_path):

@@ -14,8 +14,8 @@ FLOORS = {
     "sources": 0, "units": 0, "interrupt": 0, "profile": 0,
     "problem": 1, "backends": 1, "zoo": 1, "data": 1,
     "krylov": 2,
-    "directions": 3, "normalize": 3,
-    "landscape": 4, "training": 4, "spectra": 4,
+    "directions": 3, "normalize": 3, "sites": 3,
+    "landscape": 4, "training": 4, "spectra": 4, "curvature": 4,
     "render": 5,
     "cli": 6, "api": 6,
 }  # fmt: skip

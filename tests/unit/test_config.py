@@ -46,6 +46,22 @@ BAD = [
         "centres",
     ),
     (run(directions={"d": {"kind": "pca", "center": "lst"}}, planes={}), "'lst' does not fit: first, last"),
+    (
+        run(planes={"p": {"x": "pca/1", "y": "pca/2", "curvature": {"points": [1, 9]}}}),
+        "runs.a.planes.p.curvature.points.0: 1 is less than the minimum of 2",
+    ),
+    (
+        run(planes={"p": {"x": "pca/1", "y": "pca/2", "curvature": {"product": 9}}}),
+        "curvature: unknown key 'product'; did you mean 'max_products'?",
+    ),
+    (run(spectra_between={"l": {}}), "runs.a.spectra_between.l: the key 'to' is missing"),
+    (run(spectra_between={"l": {"to": {"run": "b"}}}), "runs.a.spectra_between.l.to.run: no run 'b'; runs: a"),
+    (run(spectra_between={"l": {"to": {}}}), "'from' and 'to' are both iteration 'last' of this run"),
+    (run(spectra_between={"l": {"from": 3, "to": {"run": "a", "iteration": 3}}}), "are both iteration 3 of this run"),
+    (
+        run(spectra_between={"l": {"from": "first", "to": {}, "points": 1}}),
+        "spectra_between.l.points: 1 is less than the minimum of 2",
+    ),
     ({"defaults": {"sead": 1}, **run()}, "unknown key 'sead'; did you mean 'seed'?"),
 ]
 

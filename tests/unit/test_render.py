@@ -7,7 +7,9 @@ import pytest
 import xarray as xr
 from lossatlas.config import resolve
 from lossatlas.render import figures, style, video
+from lossatlas.render.curvature import curvature_figure
 from lossatlas.render.frame import FrameRenderer
+from lossatlas.render.spectrum import line_figure
 from lossatlas.render.style import HEIGHT, WIDTH, loss_scale, percent
 
 CHOICES = {"scale": "auto", "levels": 12, "elevation": 35, "azimuth": -60}
@@ -112,6 +114,76 @@ def test_nan_and_inf_are_hatched_counted_and_never_filled(tmp_path):
         figures.save(figure, [tmp_path / "contour.png"])
         figures.save(figures.surface_figure(landscape, CHOICES, "broken"), [tmp_path / "surface.png"])
     assert matplotlib.image.imread(tmp_path / "contour.png").std() > 0.05
+
+
+def curvatures(landscape):
+    """Eigenvalues on 5 x 3 points: the ratio grows with x, one point is unknown and one has not converged."""
+    x, y = np.linspace(-2, 2, 5), np.linspace(-1, 1, 3)
+    largest, smallest = np.full((3, 5), 4.0), np.tile(-np.arange(5.0), (3, 1))
+    largest[0, 0] = smallest[0, 0] = np.nan
+    converged = np.ones((3, 5))
+    converged[0, 0], converged[2, 3] = np.nan, 0
+    arrays = {"largest": largest, "smallest": smallest, "largest_converged": converged}
+    arrays["smallest_converged"] = np.ones((3, 5))
+    return xr.Dataset({name: (("y", "x"), values) for name, values in arrays.items()}, coords={"x": x, "y": y})
+
+
+def test_the_curvature_is_mapped_with_unknown_and_unconverged_points():
+    landscape, _ = datasets(broken)
+    with figures.style():
+        figure = curvature_figure(curvatures(landscape), landscape, CHOICES, "test")
+        figure.canvas.draw()
+    axes, bar = figure.axes
+    mesh = axes.collections[0].get_array()
+    assert np.ma.getmaskarray(mesh).sum() == 1
+    assert np.allclose(mesh[1], np.arange(5) / 4)
+    assert any("1 of 15 points are NaN or inf" in text.get_text() for text in axes.texts)
+    assert r"\lambda_\min" in bar.get_ylabel()
+    (crossed,) = [line for line in axes.get_lines() if "not converged" in str(line.get_label())]
+    assert crossed.get_xydata().tolist() == [[1.0, 1.0]]
+    written = {float(text.get_text()) for text in axes.texts if "points" not in text.get_text()}
+    assert written
+    assert all(0.5 < loss < 3 for loss in written), "contours say their loss"
+    assert crossed.get_label() == "not converged (1 of 15 points)"
+
+
+def test_a_curvature_of_nothing_but_nan_is_drawn():
+    landscape, _ = datasets(lambda x, y: np.full((11, 15), np.nan))
+    unknown = curvatures(landscape) * np.nan
+    with figures.style():
+        curvature_figure(unknown, landscape, CHOICES, "nan").canvas.draw()
+
+
+def test_a_line_has_three_panels_over_one_axis():
+    position = np.linspace(-0.1, 1.1, 7)
+    nodes = np.stack([np.array([[-1.0, 0.0, 5 + t], [-0.9, 0.1, 4 + t]]) for t in position])
+    dims = ("position", "probe", "node")
+    line = xr.Dataset(
+        {
+            "nodes": (dims, nodes),
+            "weights": (dims, np.full_like(nodes, 1 / 3)),
+            "largest": ("position", nodes.max(axis=(1, 2))),
+            "smallest": ("position", nodes.min(axis=(1, 2))),
+            "loss": ("position", 1 + position * (1 - position)),
+        },
+        coords={"position": position},
+        attrs={"parameters": 100, "from": "iteration 3", "to": "b, iteration 9"},
+    )
+    with figures.style():
+        figure = line_figure(line, None, "test")
+        figure.canvas.draw()
+    panels = [axes for axes in figure.axes if axes.axison and axes.get_ylabel()]
+    labels = [axes.get_ylabel() for axes in panels]
+    assert labels[:2] == ["loss", "eigenvalue λ"]
+    assert {"density (log scale)", "trace of the Hessian"} <= set(labels)
+    above, middle, below = (panels[labels.index(name)] for name in (*labels[:2], labels[2]))
+    assert above.get_xlim() == middle.get_xlim() == below.get_xlim()
+    assert len({round(axes.get_position().x1, 6) for axes in (above, middle, below)}) == 1
+    (trace,) = [axes for axes in panels if axes.get_ylabel().startswith("trace")]
+    low, high = middle.get_ylim()
+    assert trace.get_ylim()[0] / trace.get_ylim()[1] == pytest.approx(low / high), "one zero for both scales"
+    ends = [text.get_text() for axes in above.child_axes for text in axes.get_xticklabels()]
+    assert ends == ["from: iteration 3", "to: b, iteration 9"]
 
 
 def test_a_surface_of_nothing_but_nan_is_drawn():

@@ -31,7 +31,8 @@ def jobs(done) -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
 
 
-DRAWN = {"video", "figures", "spectra_figures", "report"}
+RULES = ("landscape", "spectra", "curvature")
+DRAWN = {"video", "figures", "spectra_figures", "line_figure", "curvature_figure", "report"}
 
 
 def test_dry_run_plans_the_demo_without_torch(poisoned_torch):
@@ -64,6 +65,8 @@ def test_every_target_is_made_and_opens(undisturbed, recwarn):
         "directions/random",
         "directions/eigen",
         "spectra",
+        "spectra_between/training",
+        "curvature/random",
         "landscape/pca",
         "landscape/random",
     ]
@@ -102,12 +105,12 @@ def test_nothing_is_done_twice(undisturbed):
     ("changes", "expected"),
     [
         ({"video": {"fps": 5, "hold_seconds": 0.5}}, {"video", "report"}),
-        ({"figures": {"levels": 7}}, {"video", "figures", "spectra_figures", "report"}),
+        ({"figures": {"levels": 7}}, DRAWN),
         (
             {"evaluation": {"train_samples": 90, "test_samples": 50, "batch_size": 40}},
-            {"eigen", "spectra", "landscape", *DRAWN},
+            {"eigen", "spectra", "landscape", "curvature", *DRAWN},
         ),
-        ({"seed": 1}, {"train", "directions", "eigen", "spectra", "landscape", *DRAWN}),
+        ({"seed": 1}, {"train", "directions", "eigen", "spectra", "landscape", "curvature", *DRAWN}),
     ],
     ids=["video", "figures", "evaluation", "seed"],
 )
@@ -125,7 +128,7 @@ def test_oracle_14_stores_are_equal_bit_for_bit_on_any_number_of_ranks(undisturb
     Fixed shares give every rank at least two units. The counter promises one: a rank that gets no processor on a busy
     machine leaves the others to the rest, which is what the counter is for.
     """
-    run_config(tmp_path, test_config(mpi={"ranks": ranks, "queue": queue}), "--until", "landscape", "spectra")
+    run_config(tmp_path, test_config(mpi={"ranks": ranks, "queue": queue}), "--until", *RULES)
     for folder, size, how in ((tmp_path, ranks, queue), (undisturbed, 2, "counter")):
         for job in ("landscape/pca", "landscape/random", "spectra"):
             timing = json.loads((folder / f"results/tiny/logs/{job}.timing.json").read_text())

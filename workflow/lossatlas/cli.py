@@ -39,6 +39,33 @@ def mpi_arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def plane_arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all MPI scripts on a plane have; an axis is (store, index from 0)."""
+    parser = mpi_arguments(description)
+    parser.add_argument("--trajectory", type=Path, required=True)
+    for name in ("x", "y"):
+        told = f"direction of the {name} axis, counted from 1"
+        parser.add_argument(f"--{name}", type=_axis, required=True, metavar="STORE:NUMBER", help=told)
+    return parser
+
+
+def _axis(text: str) -> tuple[Path, int]:
+    path, number = text.rsplit(":", 1)
+    return Path(path), int(number) - 1
+
+
+def add_trajectories(parser: argparse.ArgumentParser) -> None:
+    """Add the run's own trajectory and, as pairs (run, path), those of other runs."""
+    parser.add_argument("--trajectory", type=Path, required=True)
+    other = {"metavar": "RUN=PATH", "help": "trajectory of another run"}
+    parser.add_argument("--other", action="append", default=[], type=_named_path, **other)
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, path = text.split("=", 1)
+    return name, Path(path)
+
+
 def conclude(
     args: argparse.Namespace,
     world: World,

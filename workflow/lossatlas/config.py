@@ -177,6 +177,8 @@ def _check_run(where: str, run: dict, config: dict) -> None:
         _check_directions(f"{where}.directions.{name}", directions, config)
     for name, plane in run["planes"].items():
         _check_plane(f"{where}.planes.{name}", plane, run["directions"])
+    for name, line in run["spectra_between"].items():
+        _check_line(f"{where}.spectra_between.{name}", line, where.split(".", 1)[1], config)
 
 
 def _check_directions(where: str, directions: dict, config: dict) -> None:
@@ -193,9 +195,22 @@ def _check_directions(where: str, directions: dict, config: dict) -> None:
     if kind == "eigen" and directions["largest"] + directions["smallest"] == 0:
         raise LossAtlasError(f"config: {where}: largest and smallest are both 0; ask for at least one eigenvector")
     for i, end in enumerate(directions.get("to", [])):
-        if "run" in end and end["run"] not in config["runs"]:
-            known = ", ".join(config["runs"])
-            raise LossAtlasError(f"config: {where}.to.{i}.run: no run {end['run']!r}; runs: {known}")
+        _check_point(f"{where}.to.{i}", end, config)
+
+
+def _check_point(where: str, point: dict, config: dict) -> None:
+    if "run" in point and point["run"] not in config["runs"]:
+        known = ", ".join(config["runs"])
+        raise LossAtlasError(f"config: {where}.run: no run {point['run']!r}; runs: {known}")
+
+
+def _check_line(where: str, line: dict, name: str, config: dict) -> None:
+    _check_point(f"{where}.to", line["to"], config)
+    if line["to"].get("run", name) == name and line["to"]["iteration"] == line["from"]:
+        raise LossAtlasError(
+            f"config: {where}: 'from' and 'to' are both iteration {line['from']!r} of this run; "
+            "a line needs two different checkpoints"
+        )
 
 
 def _check_plane(where: str, plane: dict, directions: dict) -> None:

@@ -6,3 +6,7 @@ class LossAtlasError(Exception):
 
     Scripts print the message without a traceback and exit with status 2.
     """
+
+
+class NonFiniteError(LossAtlasError):
+    """The loss or one of its derivatives is NaN or infinite at a point."""

@@ -1,7 +1,7 @@
-"""Driver: Hessian spectra along training by stochastic Lanczos quadrature (GradVis Algorithms 2 and 5).
+"""Driver: Hessian spectra at sites along training or between checkpoints, by stochastic Lanczos quadrature.
 
-A unit of work is one iteration and one block of probes. Probes are common to all iterations, so that what changes
-from one iteration to the next is the Hessian and not the noise.
+GradVis Algorithms 2 and 5, section 3.4. A unit of work is one site and one block of probes. Probes are common to all
+sites, so that what changes from one site to the next is the Hessian and not the noise.
 """
 
 from dataclasses import dataclass
@@ -16,21 +16,20 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import Spectrum, Tridiagonal, lanczos, probe_vectors
 from lossatlas.krylov.lanczos import check_steps
 from lossatlas.problem import Problem
+from lossatlas.sites import Sites
 from lossatlas.store import Store, add_array
-from lossatlas.trajectory import Trajectory
 
 MAX_BLOCK = 10
 """Probes that share one product; more gain nothing."""
 
 
 def block_size(probes: int) -> int:
-    """Return the largest divisor of ``probes`` up to ``MAX_BLOCK``, so that no unit spans two iterations."""
+    """Return the largest divisor of ``probes`` up to ``MAX_BLOCK``, so that no unit spans two sites."""
     return max(size for size in range(1, min(probes, MAX_BLOCK) + 1) if probes % size == 0)
 
 
-def spectrum_rows(trajectory: Trajectory, stride: int) -> np.ndarray:
-    """Return the rows of the trajectory whose spectra are computed: every ``stride``-th and the last."""
-    return np.unique(np.append(np.arange(0, len(trajectory), stride), len(trajectory) - 1))
+MEASURES = {"loss": "loss on the same samples", "gradient_norm": "Euclidean norm of the gradient of all parameters"}
+"""What is measured at each site besides the spectrum, where the sites ask for it."""
 
 
 @dataclass
@@ -38,20 +37,19 @@ class Plan:
     """Everything that a spectra store is built from."""
 
     spec: dict
-    trajectory: Trajectory
+    sites: Sites
     problem: Problem
     subset: Subset
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store."""
-        probes, steps = self.spec["probes"], self.spec["steps"]
+        probes, steps, sites = self.spec["probes"], self.spec["steps"], self.sites
         size = self.problem.layout.select(self.spec["parameters"]).size
         check_steps(size, steps, probes)
-        rows = spectrum_rows(self.trajectory, self.spec["stride"])
         group.attrs.update(
             {
                 "title": "Hessian spectra by stochastic Lanczos quadrature",
-                "summary": "The density of eigenvalues at iteration i is mean over probes of sum over nodes of "
+                "summary": f"The density of eigenvalues at {sites.axis} i is mean over probes of sum over nodes of "
                 "weight * N(t; node, sigma^2); sigma is chosen when drawing.",
                 "parameters": size,
                 "operator": self.spec["operator"],
@@ -59,12 +57,12 @@ class Plan:
                 "distribution": self.spec["distribution"],
                 "samples": len(self.subset),
                 "subset_digest": self.subset.digest,
-                "batchnorm": "frozen: each checkpoint's own running statistics",
+                **sites.attributes,
             }
         )
-        iterations = self.trajectory.iterations[rows]
-        add_array(group, "iteration", ("iteration",), data=iterations, long_name="iteration")
-        add_array(group, "row", ("iteration",), data=rows, long_name="row of the trajectory")
+        add_array(group, sites.axis, (sites.axis,), data=sites.coordinate, long_name=sites.long_name)
+        for name, (values, text) in sites.arrays.items():
+            add_array(group, name, (sites.axis,), data=values, long_name=text)
         for name, text in (
             ("nodes", "Ritz values (Gauss nodes)"),
             ("weights", "squared first components (Gauss weights)"),
@@ -72,55 +70,69 @@ class Plan:
             ("alpha", "diagonal of the tridiagonal matrix"),
             ("beta", "off-diagonal; the last one is what was left over"),
         ):
-            dims, shape = ("iteration", "probe", "node"), (len(rows), probes, steps)
+            dims, shape = (sites.axis, "probe", "node"), (len(sites), probes, steps)
             add_array(group, name, dims, shape=shape, fill_value=np.nan, long_name=text)
         for name, text in (
             ("trace", "trace of the Hessian"),
             ("trace_error", "standard error of the trace over probes"),
             ("largest", "largest node"),
             ("smallest", "smallest node"),
+            *((name, MEASURES[name]) for name in sites.measures),
         ):
-            add_array(group, name, ("iteration",), shape=(len(rows),), long_name=text)
+            add_array(group, name, (sites.axis,), shape=(len(sites),), long_name=text)
         columns = [*(f"alpha_{j}" for j in range(steps)), *(f"beta_{j}" for j in range(steps)), "steps"]
-        summary = "One row per iteration and probe, in this order."
-        units.add_rows(group, summary, len(rows) * probes, columns, block_size(probes))
+        summary = f"One row per {sites.axis} and probe, in this order."
+        units.add_rows(group, summary, len(sites) * probes, [*columns, *sites.measures], block_size(probes))
 
 
 class Evaluator:
-    """Runs Lanczos for the rows of a unit: some probes at one iteration."""
+    """Runs Lanczos for the rows of a unit: some probes at one site."""
 
-    def __init__(self, spec: dict, trajectory: Trajectory, problem: Problem):
-        self.spec, self.trajectory, self.problem = spec, trajectory, problem
-        self.rows = spectrum_rows(trajectory, spec["stride"])
+    def __init__(self, spec: dict, sites: Sites, problem: Problem):
+        self.spec, self.sites, self.problem = spec, sites, problem
 
     def __call__(self, unit: range) -> np.ndarray:
-        """Return alpha, beta and the number of steps for each row of the unit."""
+        """Return alpha, beta, the number of steps and the site's measures for each row of the unit."""
         probes, steps = self.spec["probes"], self.spec["steps"]
-        row = int(self.rows[unit.start // probes])
+        site = unit.start // probes
         numbers = range(unit.start % probes, unit.start % probes + len(unit))
         choices = {key: self.spec[key] for key in ("operator", "parameters", "memory_gb")}
+        theta, buffers = self.sites.parameters(site), self.sites.buffers(site)
         try:
-            theta, buffers = self.trajectory.parameters(row), self.trajectory.buffers(row)
             operator = self.problem.linearize(theta, buffers, **choices)
             vectors = probe_vectors(operator.size, numbers, self.spec["seed"], self.spec["distribution"])
             runs = lanczos(operator, vectors, steps)
         except LossAtlasError as error:
-            raise LossAtlasError(f"spectra: iteration {self.trajectory.iterations[row]}: {error}") from error
-        table = np.zeros((len(runs), 2 * steps + 1))
+            raise LossAtlasError(f"spectra: {self.sites.axis} {self.sites.coordinate[site]:.10g}: {error}") from error
+        table = np.zeros((len(runs), 2 * steps + 1 + len(self.sites.measures)))
         for line, run in zip(table, runs, strict=True):
-            line[: run.steps], line[steps : steps + run.steps], line[-1] = run.alpha, run.beta, run.steps
+            line[: run.steps], line[steps : steps + run.steps], line[2 * steps] = run.alpha, run.beta, run.steps
+        table[:, 2 * steps + 1 :] = [self._measure(name, theta, buffers) for name in self.sites.measures]
         return table
+
+    def _measure(self, name: str, theta: np.ndarray, buffers: np.ndarray) -> float:
+        if name == "loss":
+            return self.problem.metrics(theta, buffers)[0]
+        return np.linalg.norm(self.problem.gradient(theta, buffers))
 
 
 def read_runs(store: Store) -> list[list[Tridiagonal]]:
-    """Return the Lanczos runs of a computed store, per iteration and probe."""
+    """Return the Lanczos runs of a computed store, per site and probe."""
     table = units.results(store)
-    iterations, probes, steps = store["nodes"].shape
+    sites, probes, steps = store["nodes"].shape
     runs = []
     for line in table:
-        count = int(line[-1])
+        count = int(line[2 * steps])
         runs.append(Tridiagonal(line[:count], line[steps : steps + count]))
-    return [runs[i * probes : (i + 1) * probes] for i in range(iterations)]
+    return [runs[i * probes : (i + 1) * probes] for i in range(sites)]
+
+
+def read_measures(store: Store) -> dict[str, np.ndarray]:
+    """Return what was measured at each site of a computed store by name, (site,) each; nothing along training."""
+    _, probes, steps = store["nodes"].shape
+    columns = store[units.ARRAY].attrs["columns"][2 * steps + 1 : -1]
+    values = units.results(store)[::probes, 2 * steps + 1 :]
+    return dict(zip(columns, values.T, strict=True))
 
 
 def finish(store: Store, attempt: dict[str, Any]) -> dict:
@@ -140,7 +152,7 @@ def finish(store: Store, attempt: dict[str, Any]) -> dict:
         trace = spectrum.trace()
         scalars["trace"][i], scalars["trace_error"][i] = trace.value, trace.standard_error
         scalars["largest"][i], scalars["smallest"][i] = np.nanmax(spectrum.nodes), np.nanmin(spectrum.nodes)
-    for name, values in {**arrays, **scalars}.items():
+    for name, values in {**arrays, **scalars, **read_measures(store)}.items():
         store[name][...] = values
     store.update(short_runs=int(broken))
     store.finish(attempt)

@@ -52,12 +52,15 @@ shell.prefix(
 
 PLANE_FIGURES = ("contour", "surface", "loss")
 SPECTRA_FIGURES = ("density", "evolution")
+LINE_FIGURES = ("between",)
+CURVATURE_FIGURES = ("curvature",)
 
 
 wildcard_constraints:
     run="|".join(RUNS),
     plane=r"[A-Za-z0-9][A-Za-z0-9_-]*",
     directions=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+    line=r"[A-Za-z0-9][A-Za-z0-9_-]*",
 
 
 def everything():
@@ -187,12 +190,34 @@ def plane_settings(wildcards):
 
 
 def plane_spec(wildcards):
-    settings = plane_settings(wildcards)
+    settings = {key: value for key, value in plane_settings(wildcards).items() if key != "curvature"}
     return {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"], "plane": settings}
 
 
+def curvature_spec(wildcards):
+    """Return what determines the curvature on a plane: where the plane lies, and the search of eigenvalues."""
+    spec, settings = plane_spec(wildcards), plane_settings(wildcards)
+    if "curvature" not in settings:
+        raise WorkflowError(f"config: runs.{wildcards.run}.planes.{wildcards.plane}: no key 'curvature'")
+    plane = {key: value for key, value in spec["plane"].items() if key not in ("points", "points_per_chunk")}
+    return {**spec, "plane": plane, "curvature": settings["curvature"]}
+
+
+def curved_planes(run):
+    """Return the planes on which the curvature is asked for."""
+    return [plane for plane, settings in RUNS[run]["planes"].items() if "curvature" in settings]
+
+
+def curvature_results(run):
+    """Return the stores and pictures of the curvature on a run's planes."""
+    figures = [file for p in curved_planes(run) for file in expand(figure_files(p, CURVATURE_FIGURES, "png"), run=run)]
+    return [*(f"{RESULTS}/{run}/curvature/{plane}.zarr" for plane in curved_planes(run)), *figures]
+
+
 def spectra_spec(wildcards):
-    """Return what determines the spectra `spectra.zarr`, or the variant `spectra/<name>.zarr`."""
+    """Return what determines the spectra `spectra.zarr`, `spectra/<variant>.zarr` or `spectra_between/<line>.zarr`."""
+    if wildcards.spectra.startswith("spectra_between/"):
+        return line_spec(wildcards)
     settings, variant = RUNS[wildcards.run], wildcards.spectra.removeprefix("spectra").removeprefix("/")
     chosen = {key: value for key, value in settings["spectra"].items() if key != "variants"}
     try:
@@ -200,6 +225,48 @@ def spectra_spec(wildcards):
     except KeyError:
         raise WorkflowError(f"config: runs.{wildcards.run}.spectra.variants: no {variant!r}")
     return {**PROBLEMS[wildcards.run], "evaluation": settings["evaluation"], "spectra": chosen}
+
+
+def line_settings(wildcards):
+    """Return the config of the line that a spectra store lies on, nothing for spectra along training."""
+    folder, _, line = wildcards.spectra.partition("/")
+    if folder != "spectra_between":
+        return {}
+    try:
+        return RUNS[wildcards.run]["spectra_between"][line]
+    except KeyError:
+        raise WorkflowError(f"config: runs.{wildcards.run}.spectra_between: no {line!r}")
+
+
+def line_spec(wildcards):
+    """Return what determines the spectra on a line: where it lies, and the quadrature."""
+    settings = line_settings(wildcards)
+    line = {key: settings[key] for key in ("from", "to", "points", "extend", "buffers")}
+    chosen = {key: value for key, value in settings.items() if key not in line}
+    evaluation = RUNS[wildcards.run]["evaluation"]
+    return {**PROBLEMS[wildcards.run], "evaluation": evaluation, "spectra": chosen, "line": line}
+
+
+def line_end(wildcards):
+    """Return the other run at the end of a line, if it is another one."""
+    end = line_settings(wildcards).get("to", {})
+    return [end["run"]] if "run" in end else []
+
+
+def line_results(run):
+    """Return the stores and pictures of a run's lines."""
+    lines = RUNS[run]["spectra_between"]
+    figures = [file for line in lines for file in expand(figure_files(line, LINE_FIGURES, "png"), run=run)]
+    return [*(f"{RESULTS}/{run}/spectra_between/{line}.zarr" for line in lines), *figures]
+
+
+def trajectories(runs):
+    return [f"{RESULTS}/{run}/trajectory.zarr" for run in runs]
+
+
+def other_arguments(runs):
+    """Return the arguments that hand a script the trajectories of other runs."""
+    return " ".join(f"--other {run}={RESULTS}/{run}/trajectory.zarr" for run in runs)
 
 
 def variant_stores(run):
@@ -253,7 +320,9 @@ def sets_in_use(run):
 
 def reported_settings(run):
     """Return a config by which this run alone, and those that its differences lead to, can be made again."""
-    others = {end["run"] for d in RUNS[run]["directions"].values() for end in d.get("to", []) if "run" in end}
+    ends = [end for d in RUNS[run]["directions"].values() for end in d.get("to", [])]
+    ends += [line["to"] for line in RUNS[run]["spectra_between"].values()]
+    others = {end["run"] for end in ends if "run" in end}
     kept = {key: value for key, value in CONFIG.items() if key not in ("runs", "fresh")}
     return {**kept, "runs": {name: RUNS[name] for name in [run, *sorted(others - {run})]}}
 
@@ -270,6 +339,7 @@ def planned_stores(run):
         "planes": settings["planes"],
         "spectra": settings.get("spectra"),
         "spectra_stores": spectra_stores(run),
+        "spectra_between": settings["spectra_between"],
         "splits": ["train"] if settings["evaluation"].get("test_samples") == 0 else ["train", "test"],
     }
 

@@ -4,7 +4,7 @@
 rule directions:
     input:
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
-        others=lambda wildcards: [f"{RESULTS}/{run}/trajectory.zarr" for run in other_runs(wildcards)],
+        others=lambda wildcards: trajectories(other_runs(wildcards)),
         file=lambda wildcards: directions_spec(wildcards).get("path", []),
     output:
         directory(f"{RESULTS}/{{run}}/directions/{{directions}}.zarr"),
@@ -24,9 +24,7 @@ rule directions:
         script=SCRIPTS / "directions.py",
         run_dir=run_dir,
         spec=lambda wildcards: as_json(directions_spec(wildcards)),
-        others=lambda wildcards: " ".join(
-            f"--other {run}={RESULTS}/{run}/trajectory.zarr" for run in other_runs(wildcards)
-        ),
+        others=lambda wildcards: other_arguments(other_runs(wildcards)),
         fresh=fresh(),
     message:
         "Directions {wildcards.directions} of {wildcards.run}"

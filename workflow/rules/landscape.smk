@@ -1,4 +1,4 @@
-# The loss on planes, by MPI ranks that share one queue.
+# The loss on planes and its curvature there, by MPI ranks that share one queue.
 
 
 rule landscape:
@@ -37,7 +37,22 @@ rule landscape:
     shell:
         "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
         "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
-        " --run-dir {params.run_dir} --label {wildcards.run}/landscape/{wildcards.plane} --spec {params.spec:q}"
+        " --run-dir {params.run_dir} --label {wildcards.run}/{rule}/{wildcards.plane} --spec {params.spec:q}"
         " --trajectory {input.trajectory} --x {params.x} --y {params.y} --timing {params.timing}"
         " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
         " --queue {params.queue} {params.fresh} 2>&1 | logged {log}"
+
+
+use rule landscape as curvature with:
+    output:
+        directory(f"{RESULTS}/{{run}}/curvature/{{plane}}.zarr"),
+    log:
+        f"{RESULTS}/{{run}}/logs/curvature/{{plane}}.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/curvature/{{plane}}.benchmark.tsv"
+    params:
+        script=SCRIPTS / "curvature.py",
+        spec=lambda wildcards: as_json(curvature_spec(wildcards)),
+        timing=f"{RESULTS}/{{run}}/logs/curvature/{{plane}}.timing.json",
+    message:
+        "Extreme Hessian eigenvalues on plane {wildcards.plane} of {wildcards.run} by {resources.tasks} MPI ranks"

@@ -29,6 +29,34 @@ rule figures:
         " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
 
 
+rule curvature_figure:
+    input:
+        landscape=f"{RESULTS}/{{run}}/landscape/{{plane}}.zarr",
+        curvature=f"{RESULTS}/{{run}}/curvature/{{plane}}.zarr",
+    output:
+        figure_files("{plane}", CURVATURE_FIGURES, "pdf"),
+        reported_figures("{plane}", CURVATURE_FIGURES, "plane {plane}"),
+    log:
+        f"{RESULTS}/{{run}}/logs/figures/curvature/{{plane}}.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/figures/curvature/{{plane}}.benchmark.tsv"
+    conda:
+        "../../envs/render.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=growing(10),
+    params:
+        script=SCRIPTS / "figures.py",
+        choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
+        prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/{wildcards.plane}",
+        title=lambda wildcards: f"{wildcards.run}: curvature on plane {wildcards.plane}",
+    message:
+        "Figure of the curvature on plane {wildcards.plane} of {wildcards.run}"
+    shell:
+        "python {params.script} --landscape {input.landscape} --curvature {input.curvature}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+
+
 rule spectra_figures:
     input:
         spectra=f"{RESULTS}/{{run}}/spectra.zarr",
@@ -81,6 +109,33 @@ rule variants_figure:
         "Figure that compares the spectra of {wildcards.run}"
     shell:
         "python {params.script} --spectra {input.spectra} --variants {input.variants}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+
+
+rule line_figure:
+    input:
+        spectra=f"{RESULTS}/{{run}}/spectra_between/{{line}}.zarr",
+    output:
+        figure_files("{line}", LINE_FIGURES, "pdf"),
+        reported_figures("{line}", LINE_FIGURES, "line {line}"),
+    log:
+        f"{RESULTS}/{{run}}/logs/figures/between/{{line}}.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/figures/between/{{line}}.benchmark.tsv"
+    conda:
+        "../../envs/render.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=growing(10),
+    params:
+        script=SCRIPTS / "figures.py",
+        choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
+        prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/{wildcards.line}",
+        title=lambda wildcards: f"{wildcards.run}: Hessian spectra on line {wildcards.line}",
+    message:
+        "Figure of the spectra of {wildcards.run} on line {wildcards.line}"
+    shell:
+        "python {params.script} --line {input.spectra}"
         " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
 
 
@@ -162,6 +217,8 @@ rule report:
             for figure in expand(figure_files(plane, PLANE_FIGURES, "png"), run=wildcards.run)
         ],
         lambda wildcards: expand(figure_files("spectra", spectra_figures(wildcards.run), "png"), run=wildcards.run),
+        lambda wildcards: line_results(wildcards.run),
+        lambda wildcards: curvature_results(wildcards.run),
     output:
         f"{RESULTS}/{{run}}/report.html",
     log:
@@ -180,9 +237,11 @@ rule report:
         planes=lambda wildcards: list(RUNS[wildcards.run]["planes"]),
         directions=lambda wildcards: sets_in_use(wildcards.run),
         spectra=lambda wildcards: " ".join(["--spectra", *spectra_figures(wildcards.run)]),
+        lines=lambda wildcards: " ".join(["--lines", *RUNS[wildcards.run]["spectra_between"]]),
+        curvature=lambda wildcards: " ".join(["--curvature", *curved_planes(wildcards.run)]),
     message:
         "Report of {wildcards.run}"
     shell:
         "python {params.script} --run {wildcards.run} --run-dir {params.run_dir} --settings {params.settings:q}"
-        " --planes {params.planes} --directions {params.directions} {params.spectra} --output {output}"
-        " 2>&1 | logged {log}"
+        " --planes {params.planes} --directions {params.directions} {params.spectra} {params.lines}"
+        " {params.curvature} --output {output} 2>&1 | logged {log}"

@@ -1,10 +1,11 @@
-# Hessian spectra along training, by MPI ranks that share one queue.
+# Hessian spectra along training and on lines between checkpoints, by MPI ranks that share one queue.
 
 
 rule spectra:
     input:
         dataset_ready,
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
+        others=lambda wildcards: trajectories(line_end(wildcards)),
     output:
         directory(f"{RESULTS}/{{run}}/{{spectra}}.zarr"),
     log:
@@ -12,7 +13,7 @@ rule spectra:
     benchmark:
         f"{RESULTS}/{{run}}/logs/{{spectra}}.benchmark.tsv"
     wildcard_constraints:
-        spectra=r"spectra(/[A-Za-z0-9][A-Za-z0-9_-]*)?",
+        spectra=r"spectra(|(_between)?/[A-Za-z0-9][A-Za-z0-9_-]*)",
     conda:
         "../../envs/torch.yaml"
     threads: MPI["ranks"] * MPI["threads_per_rank"]
@@ -26,6 +27,7 @@ rule spectra:
         script=SCRIPTS / "spectra.py",
         run_dir=run_dir,
         spec=lambda wildcards: as_json(spectra_spec(wildcards)),
+        others=lambda wildcards: other_arguments(line_end(wildcards)),
         device=lambda wildcards: RUNS[wildcards.run]["device"],
         timing=f"{RESULTS}/{{run}}/logs/{{spectra}}.timing.json",
         queue=MPI["queue"],
@@ -36,6 +38,6 @@ rule spectra:
         "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
         "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
         " --run-dir {params.run_dir} --label {wildcards.run}/{wildcards.spectra} --spec {params.spec:q}"
-        " --trajectory {input.trajectory} --timing {params.timing}"
+        " --trajectory {input.trajectory} {params.others} --timing {params.timing}"
         " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
         " --queue {params.queue} {params.fresh} 2>&1 | logged {log}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lossatlas import rng
-from lossatlas.errors import LossAtlasError
+from lossatlas.errors import LossAtlasError, NonFiniteError
 from lossatlas.krylov.lanczos import measured_noise, orthogonalize
 from lossatlas.krylov.operator import SymmetricOperator
 
@@ -42,7 +42,8 @@ def eigenpairs(
     a fresh random vector orthogonal to the pairs found, until a look changes nothing.
 
     Raises:
-        LossAtlasError: more pairs than parameters, no pair at all, or a product that is NaN or infinite.
+        LossAtlasError: more pairs than parameters, or no pair at all.
+        NonFiniteError: a product is NaN or infinite.
     """
     wanted, looks = largest + smallest, 0
     check_count(operator.size, wanted)
@@ -113,7 +114,7 @@ class _Space:
             self.basis[j] = self.next
             product = self.operator.matmat(self.next[None])[0]
             if not np.isfinite(product).all():
-                raise LossAtlasError(f"eigenpairs: product {self.products + 1} holds NaN or inf")
+                raise NonFiniteError(f"eigenpairs: product {self.products + 1} holds NaN or inf")
             self.products += 1
             self.filled += 1
             coefficients = self.basis[: j + 1] @ product

@@ -26,6 +26,11 @@ def draw_contours(axes: Axes, landscape: xr.Dataset, scale: LossScale, choices: 
         bar.set_label(scale.label)
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
+    label_axes(axes, landscape)
+
+
+def label_axes(axes: Axes, landscape: xr.Dataset) -> None:
+    """Write direction and share of the path's variance at both axes."""
     x_label, y_label = axis_labels(landscape)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label.replace(" (", "\n("))  # the height is short

@@ -18,15 +18,20 @@ _MEDIA = {".png": "image/png", ".mp4": "video/mp4"}
 _CAPTIONS = {
     "contour": "The loss on the plane from above, with the projected path.",
     "surface": "The same as a surface; the path lies at the loss of its projection.",
+    "curvature": "|λ_min / λ_max| of the Hessian: near 0 the surface is convex, larger values tell of negative "
+    "curvature that the plane may hide. Lines are contours of the loss, with the projected path.",
     "loss": "The loss of the checkpoints themselves and (dashed) of their projections.",
     "density": "Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
     "intervals over probes.",
     "variants": "Densities of several matrices at the last iteration.",
     "evolution": "Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes.",
+    "between": "Loss, extreme eigenvalues with the trace (bars are 95 % intervals over probes), and the density of the "
+    "Hessian's eigenvalues on the straight line between the two checkpoints, which dotted lines mark.",
 }
 _WORKS = {
     "landscape": "H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein. Visualizing the Loss Landscape of Neural Nets. "
-    "NeurIPS 2018. (planes, filter normalisation, PCA of the path)",
+    "NeurIPS 2018. (planes, filter normalisation, PCA of the path, "
+    "convexity)",
     "gradvis": "A. Chatzimichailidis, F.-J. Pfreundt, N. R. Gauger, J. Keuper. GradVis: Visualization and Second Order "
     "Analysis of Optimization Surfaces during the Training of Deep Neural Networks. MLHPC 2019. (eigenvector planes, "
     "spectra along training)",
@@ -56,6 +61,8 @@ class Materials:
     videos: dict[str, Path]
     figures: dict[str, list[Path]]
     spectra: xr.Dataset | None = None
+    curvatures: dict[str, xr.Dataset] = field(default_factory=dict)
+    lines: dict[str, xr.Dataset] = field(default_factory=dict)
     jobs: list[tuple[str, float, float]] = field(default_factory=list)
     timings: list[dict] = field(default_factory=list)
 
@@ -66,14 +73,17 @@ def render(materials: Materials) -> str:
     stores = {"trajectory": m.trajectory}
     stores |= {f"directions/{name}": dataset for name, dataset in m.directions.items()}
     stores |= {f"landscape/{name}": dataset for name, dataset in m.landscapes.items()}
+    stores |= {f"curvature/{name}": dataset for name, dataset in m.curvatures.items()}
     if m.spectra is not None:
         stores["spectra"] = m.spectra
+    stores |= {f"spectra_between/{name}": dataset for name, dataset in m.lines.items()}
     versions = {k: v for s in stores.values() for a in s.attrs["attempts"] for k, v in a.get("software", {}).items()}
     return _template("report.html.j2").render(
         run=m.run,
         summary=_summary(m),
         planes=[_plane(name, m) for name in m.landscapes],
         spectra=_spectra(m),
+        lines=[_line(name, m) for name in m.lines],
         settings=m.settings_text,
         stores=[_store(name, dataset) for name, dataset in stores.items()],
         jobs=m.jobs,
@@ -151,31 +161,78 @@ def _plane(name: str, m: Materials) -> dict:
                                               f"up to {plane['path_residual'].values.max():.3g}"),
         ("BatchNorm", "running statistics of the plane's centre on the plane, each checkpoint's own for its true loss"),
     ]  # fmt: skip
+    facts += _curvature_facts(m.curvatures[name]) if name in m.curvatures else []
     return {"name": name, "video": embed(m.videos[name]), "facts": facts, "figures": _figures(m.figures[name])}
+
+
+def _curvature_facts(curvature: xr.Dataset) -> list[tuple]:
+    """Return what the extreme eigenvalues on a plane are of, their ranges, and what is missing."""
+    values = {name: curvature[name].values[np.isfinite(curvature[name].values)] for name in ("largest", "smallest")}
+    said = [f"{name} {found.min():.4g} to {found.max():.4g}" for name, found in values.items() if found.size]
+    return [
+        ("extreme eigenvalues", ", ".join(said) or "nowhere finite"),
+        ("of the matrix", f"{curvature.attrs['operator']} of {curvature.attrs['parameters']:,} parameters over "
+                          f"{curvature.attrs['samples']} training samples, at {curvature.sizes['x']} x "
+                          f"{curvature.sizes['y']} points"),
+        ("negative curvature", f"at {int((values['smallest'] < 0).sum())} points; NaN or inf at "
+                               f"{curvature.attrs['nonfinite_points']}, not converged at "
+                               f"{curvature.attrs['unconverged_points']}"),
+    ]  # fmt: skip
 
 
 def _spectra(m: Materials) -> dict | None:
     if m.spectra is None:
         return None
-    spectra, size = m.spectra, m.spectra.attrs["parameters"]
+    spectra = m.spectra
     chosen = sorted({0, int(np.nanargmax(spectra["largest"].values)), spectra.sizes["iteration"] - 1})
-    facts = [
+    iterations = f"{spectra.sizes['iteration']} of {m.trajectory.sizes['iteration']} recorded ones"
+    rows = [_spectrum_row(spectra.isel(iteration=i)) for i in chosen]
+    return {"facts": _quadrature_facts(spectra, ("iterations", iterations)), "head": ["iteration", *_SPECTRUM_HEAD],
+            "rows": rows, "figures": _figures(m.figures["spectra"])}  # fmt: skip
+
+
+_SPECTRUM_HEAD = ["smallest node", "largest node", "trace", "95 % interval"]
+
+
+def _quadrature_facts(spectra: xr.Dataset, *where: tuple[str, str]) -> list[tuple]:
+    """Return how spectra were computed, and ``where``."""
+    size = spectra.attrs["parameters"]
+    return [
         ("method", f"stochastic Lanczos quadrature, {spectra.sizes['probe']} {spectra.attrs['distribution']} probes, "
                    f"{spectra.sizes['node']} steps with full reorthogonalisation"),
-        ("iterations", f"{spectra.sizes['iteration']} of {m.trajectory.sizes['iteration']} recorded ones"),
+        *where,
         ("matrix", f"{size:,} x {size:,}, {spectra.attrs['operator']} of the mean loss over "
                    f"{spectra.attrs['samples']} training samples"),
         ("runs that ended early", spectra.attrs["short_runs"]),
     ]  # fmt: skip
-    head = ["iteration", "smallest node", "largest node", "trace", "95 % interval"]
-    return {"facts": facts, "head": head, "rows": [_spectrum_row(spectra.isel(iteration=i), size) for i in chosen],
-            "figures": _figures(m.figures["spectra"])}  # fmt: skip
 
 
-def _spectrum_row(one: xr.Dataset, size: int) -> list:
-    trace = Spectrum(one["nodes"].values, np.nan_to_num(one["weights"].values), size).trace()
+def _spectrum_row(one: xr.Dataset) -> list:
+    """Return one row of a table of spectra; the position or iteration comes first."""
+    trace = Spectrum(one["nodes"].values, np.nan_to_num(one["weights"].values), one.attrs["parameters"]).trace()
     extremes = (f"{float(one[name]):.4g}" for name in ("smallest", "largest"))
-    return [int(one["iteration"]), *extremes, f"{float(trace.value):.4g}", f"{trace.low:.4g} to {trace.high:.4g}"]
+    where = int(one["iteration"]) if "iteration" in one else f"{float(one['position']):.3g}"
+    return [where, *extremes, f"{float(trace.value):.4g}", f"{trace.low:.4g} to {trace.high:.4g}"]
+
+
+def _line(name: str, m: Materials) -> dict:
+    """Return the section of one line: its two ends and the position of the highest loss."""
+    line = m.lines[name]
+    position = line["position"].values
+    ends = [int(np.abs(position - end).argmin()) for end in (0, 1)]
+    chosen = sorted({*ends, int(np.nanargmax(line["loss"].values))})
+    facts = _quadrature_facts(
+        line,
+        ("line", f"from {line.attrs['from']} to {line.attrs['to']}, {line.sizes['position']} points from "
+                 f"{position[0]:.3g} to {position[-1]:.3g}; the ends are {line.attrs['length']:.4g} apart"),
+        ("BatchNorm", f"{line.attrs['batchnorm']}; variances clipped: {int(line['clipped_variances'].sum())}"),
+    )  # fmt: skip
+    rows = []
+    for one in (line.isel(position=i) for i in chosen):
+        at, *quadrature = _spectrum_row(one)
+        rows.append([at, *(f"{float(one[key]):.4g}" for key in ("loss", "gradient_norm")), *quadrature])
+    return {"name": name, "facts": facts, "head": ["position", "loss", "gradient norm", *_SPECTRUM_HEAD],
+            "rows": rows, "figures": _figures(m.figures[f"spectra_between/{name}"])}  # fmt: skip
 
 
 def _store(name: str, dataset: xr.Dataset) -> list:
@@ -194,10 +251,12 @@ def _ranks(record: dict) -> Iterable[list]:
 def _works(m: Materials, version: str) -> list[str]:
     kinds = {dataset.attrs["kind"] for dataset in m.directions.values()}
     wanted = ["landscape"] if m.landscapes else []
-    wanted += ["gradvis"] if m.spectra is not None or "eigen" in kinds else []
-    wanted += ["products"] if m.spectra is not None or "eigen" in kinds else []
-    wanted += ["quadrature"] if m.spectra is not None else []
-    wanted += ["eigen"] if "eigen" in kinds else []
+    quadrature = m.spectra is not None or bool(m.lines)
+    pairs = "eigen" in kinds or bool(m.curvatures)
+    wanted += ["gradvis"] if quadrature or "eigen" in kinds else []
+    wanted += ["products"] if quadrature or pairs else []
+    wanted += ["quadrature"] if quadrature else []
+    wanted += ["eigen"] if pairs else []
     wanted += ["fashion-mnist"] if str(m.settings["data"].get("name")).startswith("fashion-mnist") else []
     ours = f"The LossAtlas authors. LossAtlas: an atlas of a training run's loss surface. Version {version}."
     return [ours, *(_WORKS[key] for key in wanted)]

@@ -1,14 +1,16 @@
-"""The density of Hessian eigenvalues, on axes common to all frames, and how it changes along training."""
+"""The density of Hessian eigenvalues, on axes common to all frames; how it changes along training and along a line."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lossatlas.krylov import Spectrum
-from lossatlas.render.style import NOW_COLOR, PATH_COLOR, TEST_COLOR
+from lossatlas.render.style import COLORMAP, LOG_FROM, NOW_COLOR, PATH_COLOR, TEST_COLOR
 
 POINTS = 500
 FLOOR = 0.1
@@ -16,13 +18,11 @@ FLOOR = 0.1
 
 
 class Densities:
-    """Densities of all spectra of a run on one grid, with one kernel width."""
+    """Densities of all spectra of a store, along training or along a line, on one grid, with one kernel width."""
 
     def __init__(self, spectra: xr.Dataset, sigma: float | None = None):
-        self.iterations = spectra["iteration"].values
-        size = spectra.attrs["parameters"]
-        pairs = zip(spectra["nodes"].values, spectra["weights"].values, strict=True)
-        self.spectra = [Spectrum(nodes, np.nan_to_num(weights), size) for nodes, weights in pairs]
+        self.coordinate = spectra[spectra["nodes"].dims[0]].values
+        self.spectra, size = quadratures(spectra), spectra.attrs["parameters"]
         self.smallest, self.largest = spectra["smallest"].values, spectra["largest"].values
         low, high = float(np.nanmin(self.smallest)), float(np.nanmax(self.largest))
         self.sigma = sigma or max(0.01 * (high - low), 1e-12)
@@ -33,11 +33,17 @@ class Densities:
 
     def at(self, iteration: int) -> int:
         """Return which spectrum belongs to an iteration: the last one computed up to it."""
-        return max(0, int(np.searchsorted(self.iterations, iteration, side="right")) - 1)
+        return max(0, int(np.searchsorted(self.coordinate, iteration, side="right")) - 1)
 
     def landmarks(self) -> list[int]:
         """Return the indices of the first, the sharpest (largest eigenvalue) and the last spectrum, each once."""
-        return sorted({0, int(np.nanargmax(self.largest)), len(self.iterations) - 1})
+        return sorted({0, int(np.nanargmax(self.largest)), len(self.coordinate) - 1})
+
+
+def quadratures(spectra: xr.Dataset) -> list[Spectrum]:
+    """Return the quadratures of a store, one for each iteration or position."""
+    pairs = zip(spectra["nodes"].values, spectra["weights"].values, strict=True)
+    return [Spectrum(nodes, np.nan_to_num(weights), spectra.attrs["parameters"]) for nodes, weights in pairs]
 
 
 def draw_frame(axes: Axes, densities: Densities) -> None:
@@ -66,7 +72,7 @@ def place(lines: tuple[Line2D, Line2D, Line2D], densities: Densities, iteration:
     low, high = densities.smallest[index], densities.largest[index]
     smallest.set_xdata([low, low])
     largest.set_xdata([high, high])
-    return f"iteration {densities.iterations[index]}: λ from {low:.3g} to {high:.3g}"
+    return f"iteration {densities.coordinate[index]}: λ from {low:.3g} to {high:.3g}"
 
 
 def density_figure(spectra: xr.Dataset, sigma: float | None, title: str) -> Figure:
@@ -76,7 +82,7 @@ def density_figure(spectra: xr.Dataset, sigma: float | None, title: str) -> Figu
     draw_frame(axes, densities)
     for index, color in zip(densities.landmarks(), (TEST_COLOR, "0.45", PATH_COLOR), strict=False):
         axes.plot(
-            densities.grid, densities.values[index], color=color, label=f"iteration {densities.iterations[index]}"
+            densities.grid, densities.values[index], color=color, label=f"iteration {densities.coordinate[index]}"
         )
         if len(densities.spectra[index].nodes) > 1:
             band = densities.spectra[index].density(densities.grid, densities.sigma)
@@ -89,25 +95,12 @@ def density_figure(spectra: xr.Dataset, sigma: float | None, title: str) -> Figu
 
 def evolution_figure(spectra: xr.Dataset, title: str) -> Figure:
     """Return extreme nodes and trace along training; bars are 95 % intervals over probes."""
-    iterations, size = spectra["iteration"].values, spectra.attrs["parameters"]
-    pairs = zip(spectra["nodes"].values, spectra["weights"].values, strict=True)
-    traces = [Spectrum(nodes, np.nan_to_num(weights), size).trace() for nodes, weights in pairs]
-    value, low, high = (np.array([getattr(trace, end) for trace in traces]) for end in ("value", "low", "high"))
+    iterations = spectra["iteration"].values
     figure, (above, below) = plt.subplots(2, 1, figsize=(7.2, 5.6), sharex=True, layout="constrained")
     above.plot(iterations, spectra["largest"].values, ".-", color=PATH_COLOR, label="largest node")
     above.plot(iterations, spectra["smallest"].values, ".-", color=TEST_COLOR, label="smallest node")
     above.set_ylabel("eigenvalue λ")
-    reach = np.where(np.isfinite(high - value), [value - low, high - value], 0.0)
-    below.errorbar(
-        iterations,
-        value,
-        reach,
-        fmt=".-",
-        color=PATH_COLOR,
-        elinewidth=0.8,
-        capsize=2,
-        label=f"trace, 95 % interval of {spectra.sizes['probe']} probes",
-    )
+    draw_trace(below, spectra, iterations, PATH_COLOR)
     below.set_ylabel("trace of the Hessian")
     below.set_xlabel("iteration")
     for axes in (above, below):
@@ -116,6 +109,81 @@ def evolution_figure(spectra: xr.Dataset, title: str) -> Figure:
         axes.legend()
     above.set_title(title)
     return figure
+
+
+def draw_trace(axes: Axes, spectra: xr.Dataset, at: np.ndarray, color: str) -> None:
+    """Draw the trace with 95 % intervals over probes as bars; one probe has none."""
+    traces = [quadrature.trace() for quadrature in quadratures(spectra)]
+    value, low, high = (np.array([getattr(trace, end) for trace in traces]) for end in ("value", "low", "high"))
+    reach = np.where(np.isfinite(high - value), [value - low, high - value], 0.0)
+    label = f"trace, 95 % interval of {spectra.sizes['probe']} probes"
+    axes.errorbar(at, value, reach, fmt=".-", color=color, elinewidth=0.8, capsize=2, label=label)
+
+
+def line_figure(spectra: xr.Dataset, sigma: float | None, title: str) -> Figure:
+    """Return loss, extreme nodes with the trace, and the density at positions between two checkpoints.
+
+    The three panels share the axis of positions (GradVis section 3.4).
+    """
+    figure, grid = plt.subplots(
+        *(3, 2), figsize=(7.2, 9), layout="constrained", sharex="col", width_ratios=(1, 0.03), height_ratios=(3, 4, 4)
+    )
+    above, middle, below = grid[:, 0]
+    for unused in grid[:2, 1]:
+        unused.set_axis_off()
+    _draw_line_loss(above, spectra)
+    _draw_line_extremes(middle, spectra)
+    mesh = _draw_line_density(below, spectra, sigma)
+    figure.colorbar(mesh, cax=grid[2, 1], extend="min").set_label("density (log scale)")
+    below.set_xlabel("position on the line")
+    for axes, color in ((above, NOW_COLOR), (middle, NOW_COLOR), (below, "white")):
+        for end in (0, 1):
+            axes.axvline(end, color=color, linewidth=0.8, linestyle=":")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw_line_loss(axes: Axes, spectra: xr.Dataset) -> None:
+    """Draw the loss; the axis above says what the ends are."""
+    loss = spectra["loss"].values
+    axes.plot(spectra["position"].values, loss, ".-", color=PATH_COLOR)
+    if loss.min() > 0 and loss.max() / loss.min() > LOG_FROM:
+        axes.set_yscale("log")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
+    ends = axes.secondary_xaxis("top")
+    ends.set_xticks([0, 1], [f"from: {spectra.attrs['from']}", f"to: {spectra.attrs['to']}"])
+    for label, side in zip(ends.get_xticklabels(), ("left", "right"), strict=True):
+        label.set_horizontalalignment(side)
+
+
+def _draw_line_extremes(axes: Axes, spectra: xr.Dataset) -> None:
+    """Draw the extreme nodes on the left scale and the trace on the right one."""
+    position, right = spectra["position"].values, axes.twinx()
+    axes.plot(position, spectra["largest"].values, ".-", color=PATH_COLOR, label="largest node")
+    axes.plot(position, spectra["smallest"].values, ".-", color=TEST_COLOR, label="smallest node")
+    draw_trace(right, spectra, position, "0.35")
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    axes.set_ylabel("eigenvalue λ")
+    (low, high), ends = axes.get_ylim(), right.get_ylim()
+    stretch = max(ends[0] / low, ends[1] / high)
+    right.set_ylim(stretch * low, stretch * high)  # one zero for both scales
+    right.set_ylabel("trace of the Hessian", color="0.35")
+    right.tick_params(axis="y", colors="0.35")
+    axes.grid(alpha=0.3)
+    one, two = (scale.get_legend_handles_labels() for scale in (axes, right))
+    axes.legend(one[0] + two[0], one[1] + two[1], loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+
+
+def _draw_line_density(axes: Axes, spectra: xr.Dataset, sigma: float | None) -> QuadMesh:
+    """Draw the density as a heat map, one column of colour for each position, and return it."""
+    densities = Densities(spectra, sigma)
+    colors = LogNorm(FLOOR * densities.single, densities.values.max())
+    values = np.maximum(densities.values, 1e-300)  # what underflows is below the scale, not missing
+    drawn = {"norm": colors, "cmap": COLORMAP, "shading": "nearest", "rasterized": True}
+    mesh = axes.pcolormesh(densities.coordinate, densities.grid, values.T, **drawn)
+    axes.set_ylabel(f"eigenvalue λ  (kernel width σ = {densities.sigma:.2g})")
+    return mesh
 
 
 def variants_figure(spectra: dict[str, xr.Dataset], sigma: float | None, title: str) -> Figure:

@@ -60,6 +60,10 @@ class LossScale:
         clipped = np.clip(loss, self.low, self.high)
         return np.log10(clipped) if self.log else clipped
 
+    def loss(self, height: float) -> float:
+        """Return the loss that a height stands for."""
+        return 10**height if self.log else height
+
     @property
     def limits(self) -> tuple[float, float]:
         low, high = self(np.array([self.low, self.high]))

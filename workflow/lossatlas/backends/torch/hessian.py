@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas.errors import LossAtlasError
+from lossatlas.errors import LossAtlasError, NonFiniteError
 
 BLOCK = 10
 """Vectors per product; more are cut into blocks, fewer run as a block of their own size."""
@@ -27,7 +27,7 @@ class TorchHessian:
         strategy: ``split`` (see above) or ``rebuild`` (gradient of gradient times v, the plainest way).
 
     Raises:
-        LossAtlasError: the loss or its gradient is NaN or infinite at theta; the message names the chunk.
+        NonFiniteError: the loss or its gradient is NaN or infinite at theta; the message names the chunk.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class TorchHessian:
         for number, chunk in enumerate(self.problem.chunks):
             value, gradient = self.problem.chunk_gradient(self.theta, self.buffers, chunk)
             if not (torch.isfinite(value) and torch.isfinite(gradient).all()):
-                raise LossAtlasError(
+                raise NonFiniteError(
                     f"Hessian: loss {float(value)} or its gradient is not finite in chunk {number} "
                     f"of {len(self.problem.chunks)}"
                 )

@@ -1,0 +1,140 @@
+"""Driver: the extreme Hessian eigenvalues on a grid over a plane, by ranks that share one queue.
+
+Li et al. 2018, section 6 ("Are we really seeing convexity?"): where |lambda_min / lambda_max| is close to 0 the surface
+is as convex as it looks on the plane. A unit of work is one grid point, or a few on large grids.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+
+from lossatlas import units
+from lossatlas.data import Subset
+from lossatlas.directions.build import Axes
+from lossatlas.errors import LossAtlasError, NonFiniteError
+from lossatlas.krylov import eigenpairs
+from lossatlas.krylov.eigenpairs import check_count
+from lossatlas.landscape import MAX_CHUNKS, grid, project_path
+from lossatlas.problem import Problem
+from lossatlas.store import Store, add_array
+from lossatlas.trajectory import Trajectory
+
+COLUMNS = {
+    "loss": "loss at the grid point",
+    "largest": "largest eigenvalue lambda_max",
+    "smallest": "smallest eigenvalue lambda_min",
+    "largest_residual": "residual ||Hy - lambda y|| of the largest eigenpair",
+    "smallest_residual": "residual ||Hy - lambda y|| of the smallest eigenpair",
+    "largest_converged": "whether the largest eigenpair has converged (1) or not (0)",
+    "smallest_converged": "whether the smallest eigenpair has converged (1) or not (0)",
+    "products": "Hessian products used",
+}
+"""Arrays (y, x) of a store, in the order of the columns of a unit."""
+
+
+def points_per_chunk(points: int) -> int:
+    """Return how many points a rank claims at once: one, more where a store would hold too many chunks."""
+    return -(-points // MAX_CHUNKS)
+
+
+@dataclass
+class Plan:
+    """Everything that a curvature store is built from.
+
+    ``plane`` is the config of the plane, whose range it takes; ``spec`` is the plane's ``curvature``.
+    """
+
+    spec: dict
+    plane: dict
+    axes: Axes
+    trajectory: Trajectory
+    problem: Problem
+    subset: Subset
+
+    def build(self, group: zarr.Group) -> None:
+        """Create all arrays of the store.
+
+        Raises:
+            LossAtlasError: fewer than two parameters match, so that there are no two ends.
+        """
+        size = self.problem.layout.select(self.spec["parameters"]).size
+        check_count(size, 2)
+        row = self.trajectory.row_of(self.plane["center"], "plane.center")
+        center = self.trajectory.parameters(row).astype(np.float64)
+        path = project_path(self.trajectory, center, self.axes.vectors)
+        x, y = grid(path, {**self.plane, "points": self.spec["points"]})
+        group.attrs.update(
+            {
+                "title": "Extreme Hessian eigenvalues on a plane",
+                "summary": "The largest and smallest eigenvalue at theta_c + x d_x + y d_y; NaN where the loss or a "
+                "derivative is NaN or infinite.",
+                "center": self.plane["center"],
+                "batchnorm": "frozen: running statistics of theta_c",
+                "x_label": self.axes.labels[0],
+                "y_label": self.axes.labels[1],
+                "parameters": size,
+                "operator": self.spec["operator"],
+                "parameter_patterns": self.spec["parameters"],
+                "tolerance": self.spec["tolerance"],
+                "max_products": self.spec["max_products"],
+                "samples": len(self.subset),
+                "subset_digest": self.subset.digest,
+            }
+        )
+        for name, values, label in (("x", x, self.axes.labels[0]), ("y", y, self.axes.labels[1])):
+            add_array(group, name, (name,), data=values, long_name=label, units="multiples of the direction")
+        for name, text in COLUMNS.items():
+            add_array(group, name, ("y", "x"), shape=(len(y), len(x)), fill_value=np.nan, long_name=text)
+        points = len(x) * len(y)
+        summary = "One row per grid point, row by row."
+        units.add_rows(group, summary, points, list(COLUMNS), points_per_chunk(points))
+
+
+class Evaluator:
+    """Searches the extreme eigenpairs at grid points of a curvature store, by number."""
+
+    def __init__(self, store: Store, spec: dict, axes: Axes, trajectory: Trajectory, problem: Problem):
+        self.spec, self.axes, self.problem = spec, axes, problem
+        row = trajectory.row_of(store.attrs["center"], "plane.center")
+        self.center, self.buffers = trajectory.parameters(row).astype(np.float64), trajectory.buffers(row)
+        x, y = store["x"][:], store["y"][:]
+        self.points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
+
+    def __call__(self, unit: range) -> np.ndarray:
+        """Return the columns of the grid points of a unit, one row each."""
+        return np.stack([self.point(point) for point in unit])
+
+    def point(self, point: int) -> np.ndarray:
+        """Return the columns of one grid point; only the loss where something is NaN or infinite."""
+        theta = self.center + self.points[point] @ self.axes.vectors
+        loss = self.problem.metrics(theta, self.buffers)[0]
+        try:
+            return np.array([loss, *self._extremes(theta)])
+        except NonFiniteError:
+            return np.array([loss, *np.full(len(COLUMNS) - 1, np.nan)])
+        except LossAtlasError as error:
+            x, y = self.points[point]
+            raise LossAtlasError(f"curvature: x = {x:.6g}, y = {y:.6g}: {error}") from error
+
+    def _extremes(self, theta: np.ndarray) -> list[float]:
+        choices = {key: self.spec[key] for key in ("operator", "parameters", "memory_gb")}
+        operator = self.problem.linearize(theta, self.buffers, **choices)
+        search = (self.spec[key] for key in ("tolerance", "max_products", "seed"))
+        pairs = eigenpairs(operator, 1, 1, *search)
+        return [*pairs.values, *pairs.residuals, *pairs.converged, pairs.products]
+
+
+def finish(store: Store, attempt: dict[str, Any]) -> dict:
+    """Sort the finished points into (y, x) arrays; return counts for the log."""
+    values = units.results(store)
+    for column, name in zip(values.T, COLUMNS, strict=True):
+        store[name][...] = column.reshape(store[name].shape)
+    found = dict(zip(COLUMNS, values.T, strict=True))
+    nonfinite = ~np.isfinite(found["largest"])
+    unconverged = ~nonfinite & ((found["largest_converged"] == 0) | (found["smallest_converged"] == 0))
+    counts = {"nonfinite_points": int(nonfinite.sum()), "unconverged_points": int(unconverged.sum())}
+    store.update(**counts)
+    store.finish(attempt)
+    return {"points": len(values), **counts}
