@@ -1,17 +1,22 @@
-"""Draw the still figures of one plane, or those of a run's spectra."""
+"""Draw the still figures of one plane, of a run's spectra, or of its eigenvectors along training."""
 
 import argparse
 import json
 from pathlib import Path
 
 from lossatlas import cli
-from lossatlas.render import figures, spectrum
+from lossatlas.render import figures, spectrum, tracking
 from lossatlas.store import open_dataset
 
 
 def main(args, _world) -> None:
     with figures.style():
-        drawn = of_plane(args) if args.landscape else of_variants(args) if args.variants else of_spectra(args)
+        if args.landscape:
+            drawn = of_plane(args)
+        elif args.tracking:
+            drawn = {"tracking": tracking.tracking_figure(open_dataset(args.tracking), args.title)}
+        else:
+            drawn = of_variants(args) if args.variants else of_spectra(args)
         for name, figure in drawn.items():
             figures.save(figure, [Path(f"{args.prefix}_{name}.{suffix}") for suffix in ("pdf", "png")])
 
@@ -47,6 +52,7 @@ if __name__ == "__main__":
     drawn = parser.add_mutually_exclusive_group(required=True)
     drawn.add_argument("--landscape", type=Path, help="a plane; needs --trajectory")
     drawn.add_argument("--spectra", type=Path)
+    drawn.add_argument("--tracking", type=Path)
     parser.add_argument("--variants", type=Path, nargs="+", help="spectra of other matrices to compare with --spectra")
     parser.add_argument("--trajectory", type=Path)
     parser.add_argument("--choices", type=json.loads, required=True, help="the config's `figures`, as JSON")

@@ -5,7 +5,7 @@ import json
 import math
 
 import zarr
-from lossatlas import backends, cli, landscape, spectra
+from lossatlas import backends, cli, landscape, spectra, tracking
 from lossatlas.data import training_samples
 from lossatlas.training import recorded_iterations
 from lossatlas.trajectory import CHUNK_COLUMNS, Recording
@@ -41,6 +41,9 @@ def stores(spec: dict):
         count = len(range(0, rows, spec["spectra"]["stride"])) + 1
         probes, steps = spec["spectra"]["probes"], spec["spectra"]["steps"]
         yield name, count * probes // spectra.block_size(probes) + 27, 8 * count * probes * steps * 7
+    if spec["tracking"]:
+        count, pairs = len(range(0, rows, spec["tracking"]["stride"])) + 1, tracking.pairs_of(spec["tracking"])
+        yield "tracking", -(-count // spec["tracking"]["per_unit"]) + 29, 8 * count * (2 * pairs**2 + 7 * pairs + 10)
 
 
 def record(spec: dict) -> Recording:

@@ -17,6 +17,7 @@ def main(args, _world) -> None:
     planes, directory = args.planes, args.run_dir
     figures = {plane: [directory / "figures" / f"{plane}_{kind}.png" for kind in KINDS] for plane in planes}
     figures["spectra"] = [directory / "figures" / f"spectra_{kind}.png" for kind in args.spectra]
+    figures["tracking"] = [directory / "figures" / "spectra_tracking.png"] if args.tracking else []
     materials = report.Materials(
         run=args.run,
         settings=args.settings["runs"][args.run],
@@ -29,6 +30,7 @@ def main(args, _world) -> None:
         videos={plane: directory / "video" / f"{plane}.mp4" for plane in planes},
         figures=figures,
         spectra=open_dataset(directory / "spectra.zarr") if args.spectra else None,
+        tracking=open_dataset(directory / "tracking.zarr") if args.tracking else None,
         jobs=jobs(directory / "logs"),
         timings=[json.loads(file.read_text()) for file in sorted((directory / "logs").rglob("*.timing.json"))],
     )
@@ -60,6 +62,7 @@ if __name__ == "__main__":
     parser.add_argument("--planes", nargs="*", default=[])
     parser.add_argument("--directions", nargs="*", default=[], help="sets that the planes use")
     parser.add_argument("--spectra", nargs="*", default=[], help="kinds of figures, none without spectra")
+    parser.add_argument("--tracking", action="store_true", help="the run has eigenvectors along training")
     parser.add_argument("--output", type=Path, required=True)
     parsed = parser.parse_args()
     cli.run(lambda world: main(parsed, world), label=f"{parsed.run}/report")

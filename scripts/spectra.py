@@ -1,42 +1,6 @@
 """Compute Hessian spectra along training, by MPI ranks that share one queue."""
 
-from pathlib import Path
-
-from lossatlas import backends, cli, spectra, store, units
-from lossatlas.data import evaluation_subsets, load_dataset
-from lossatlas.krylov import check_deterministic
-from lossatlas.parallel import Timing
-from lossatlas.trajectory import Trajectory
-
-
-def main(args, world) -> None:
-    timing, spec, missing = Timing(), args.spec, 0
-    with timing("read"):
-        trajectory = Trajectory(args.trajectory)
-        samples = {**spec["evaluation"], "test_samples": 0, "batch_size": spec["spectra"]["batch_size"]}
-        subsets = evaluation_subsets(load_dataset(spec["data"]), samples)
-        backend = backends.backend(spec["backend"])
-        device = backend.set_up(args.device, spec["dtype"], args.threads, world.local_rank)
-        problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, samples["batch_size"])["train"]
-    if world.rank == 0:
-        inputs = {"trajectory": trajectory.store.identity, "subset/train": subsets["train"].digest}
-        fingerprint = store.Fingerprint("spectra", spec, inputs)
-        if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
-            theta, buffers = trajectory.parameters(0), trajectory.buffers(0)
-            check_deterministic(lambda: problem.linearize(theta, buffers))
-            plan = spectra.Plan(spec["spectra"], trajectory, problem, subsets["train"])
-            store.create(args.output, args.run_dir, fingerprint, plan.build)
-    with timing("idle"):
-        world.barrier()
-    made = store.Store(store.hidden_path(args.output, args.run_dir), writable=True)
-    if not made.finished:
-        evaluator = spectra.Evaluator(spec["spectra"], trajectory, problem)
-        missing = units.compute(made, evaluator, world, timing, args.queue, args.label)
-    cli.conclude(args, world, timing, made, spectra.finish, missing, device.description)
-
+from lossatlas import curvature, spectra
 
 if __name__ == "__main__":
-    parser = cli.mpi_arguments(__doc__)
-    parser.add_argument("--trajectory", type=Path, required=True)
-    parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world), ranks=parsed.ranks, label=parsed.label)
+    curvature.run(__doc__, "spectra", spectra)

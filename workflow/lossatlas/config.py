@@ -173,6 +173,7 @@ def _check_run(where: str, run: dict, config: dict) -> None:
         raise LossAtlasError(f"config: {where}: give either 'train' or 'checkpoints', not both")
     if "checkpoints" not in run:
         _fill(run.setdefault("train", {}), schema()["$defs"]["run"]["properties"]["train"])
+    _check_pairs(f"{where}.tracking", run.get("tracking"))
     for name, directions in run["directions"].items():
         _check_directions(f"{where}.directions.{name}", directions, config)
     for name, plane in run["planes"].items():
@@ -190,12 +191,17 @@ def _check_directions(where: str, directions: dict, config: dict) -> None:
         raise LossAtlasError(
             f"config: {where}.solver: 'incremental' always centres; set center_rows: true or solver: gram"
         )
-    if kind == "eigen" and directions["largest"] + directions["smallest"] == 0:
-        raise LossAtlasError(f"config: {where}: largest and smallest are both 0; ask for at least one eigenvector")
+    if kind == "eigen":
+        _check_pairs(where, directions)
     for i, end in enumerate(directions.get("to", [])):
         if "run" in end and end["run"] not in config["runs"]:
             known = ", ".join(config["runs"])
             raise LossAtlasError(f"config: {where}.to.{i}.run: no run {end['run']!r}; runs: {known}")
+
+
+def _check_pairs(where: str, search: dict | None) -> None:
+    if search is not None and search["largest"] + search["smallest"] == 0:
+        raise LossAtlasError(f"config: {where}: largest and smallest are both 0; ask for at least one eigenvector")
 
 
 def _check_plane(where: str, plane: dict, directions: dict) -> None:

@@ -28,11 +28,6 @@ def block_size(probes: int) -> int:
     return max(size for size in range(1, min(probes, MAX_BLOCK) + 1) if probes % size == 0)
 
 
-def spectrum_rows(trajectory: Trajectory, stride: int) -> np.ndarray:
-    """Return the rows of the trajectory whose spectra are computed: every ``stride``-th and the last."""
-    return np.unique(np.append(np.arange(0, len(trajectory), stride), len(trajectory) - 1))
-
-
 @dataclass
 class Plan:
     """Everything that a spectra store is built from."""
@@ -47,7 +42,7 @@ class Plan:
         probes, steps = self.spec["probes"], self.spec["steps"]
         size = self.problem.layout.select(self.spec["parameters"]).size
         check_steps(size, steps, probes)
-        rows = spectrum_rows(self.trajectory, self.spec["stride"])
+        rows = self.trajectory.every(self.spec["stride"])
         group.attrs.update(
             {
                 "title": "Hessian spectra by stochastic Lanczos quadrature",
@@ -91,7 +86,7 @@ class Evaluator:
 
     def __init__(self, spec: dict, trajectory: Trajectory, problem: Problem):
         self.spec, self.trajectory, self.problem = spec, trajectory, problem
-        self.rows = spectrum_rows(trajectory, spec["stride"])
+        self.rows = trajectory.every(spec["stride"])
 
     def __call__(self, unit: range) -> np.ndarray:
         """Return alpha, beta and the number of steps for each row of the unit."""

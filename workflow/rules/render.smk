@@ -84,6 +84,33 @@ rule variants_figure:
         " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
 
 
+rule tracking_figure:
+    input:
+        tracking=f"{RESULTS}/{{run}}/tracking.zarr",
+    output:
+        figure_files("spectra", ["tracking"], "pdf"),
+        reported_figures("spectra", ["tracking"], "tracking"),
+    log:
+        f"{RESULTS}/{{run}}/logs/figures/tracking.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/figures/tracking.benchmark.tsv"
+    conda:
+        "../../envs/render.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=growing(10),
+    params:
+        script=SCRIPTS / "figures.py",
+        choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
+        prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/spectra",
+        title=lambda wildcards: f"{wildcards.run}: Hessian eigenvectors along training",
+    message:
+        "Figure of the eigenvectors of {wildcards.run} along training"
+    shell:
+        "python {params.script} --tracking {input.tracking}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+
+
 rule video:
     input:
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
@@ -162,6 +189,7 @@ rule report:
             for figure in expand(figure_files(plane, PLANE_FIGURES, "png"), run=wildcards.run)
         ],
         lambda wildcards: expand(figure_files("spectra", spectra_figures(wildcards.run), "png"), run=wildcards.run),
+        lambda wildcards: tracking_files(wildcards.run),
     output:
         f"{RESULTS}/{{run}}/report.html",
     log:
@@ -180,9 +208,11 @@ rule report:
         planes=lambda wildcards: list(RUNS[wildcards.run]["planes"]),
         directions=lambda wildcards: sets_in_use(wildcards.run),
         spectra=lambda wildcards: " ".join(["--spectra", *spectra_figures(wildcards.run)]),
+        tracking=lambda wildcards: "--tracking" if tracking_files(wildcards.run) else "",
     message:
         "Report of {wildcards.run}"
     shell:
         "python {params.script} --run {wildcards.run} --run-dir {params.run_dir} --settings {params.settings:q}"
-        " --planes {params.planes} --directions {params.directions} {params.spectra} --output {output}"
+        " --planes {params.planes} --directions {params.directions} {params.spectra} {params.tracking}"
+        " --output {output}"
         " 2>&1 | logged {log}"

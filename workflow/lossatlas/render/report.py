@@ -22,6 +22,8 @@ _CAPTIONS = {
     "density": "Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
     "intervals over probes.",
     "variants": "Densities of several matrices at the last iteration.",
+    "tracking": "Eigenvalues along training in the colours of their eigenvectors; overlaps with the tracked iteration "
+    "before; shares of gradient and step in the subspace of the eigenvectors.",
     "evolution": "Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes.",
 }
 _WORKS = {
@@ -35,6 +37,8 @@ _WORKS = {
     "2016. (stochastic Lanczos quadrature)",
     "eigen": "K. Wu, H. Simon. Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems. SIAM Journal on "
     "Matrix Analysis and Applications 22(2), 2000.",
+    "subspace": "G. Gur-Ari, D. A. Roberts, E. Dyer. Gradient Descent Happens in a Tiny Subspace. arXiv:1812.04754, "
+    "2018. (gradient, step and the top subspace)",
     "fashion-mnist": "H. Xiao, K. Rasul, R. Vollgraf. Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine "
     "Learning Algorithms. arXiv:1708.07747, 2017.",
 }
@@ -56,6 +60,7 @@ class Materials:
     videos: dict[str, Path]
     figures: dict[str, list[Path]]
     spectra: xr.Dataset | None = None
+    tracking: xr.Dataset | None = None
     jobs: list[tuple[str, float, float]] = field(default_factory=list)
     timings: list[dict] = field(default_factory=list)
 
@@ -68,12 +73,15 @@ def render(materials: Materials) -> str:
     stores |= {f"landscape/{name}": dataset for name, dataset in m.landscapes.items()}
     if m.spectra is not None:
         stores["spectra"] = m.spectra
+    if m.tracking is not None:
+        stores["tracking"] = m.tracking
     versions = {k: v for s in stores.values() for a in s.attrs["attempts"] for k, v in a.get("software", {}).items()}
     return _template("report.html.j2").render(
         run=m.run,
         summary=_summary(m),
         planes=[_plane(name, m) for name in m.landscapes],
         spectra=_spectra(m),
+        tracking=_tracking(m),
         settings=m.settings_text,
         stores=[_store(name, dataset) for name, dataset in stores.items()],
         jobs=m.jobs,
@@ -178,6 +186,25 @@ def _spectrum_row(one: xr.Dataset, size: int) -> list:
     return [int(one["iteration"]), *extremes, f"{float(trace.value):.4g}", f"{trace.low:.4g} to {trace.high:.4g}"]
 
 
+def _tracking(m: Materials) -> dict | None:
+    if m.tracking is None:
+        return None
+    tracking, size = m.tracking, m.tracking.attrs["parameters"]
+    share, matched = tracking["gradient_share"].values, tracking["crossing"].values
+    ends = dict(zip(*np.unique(tracking["end"].values.astype(str), return_counts=True), strict=True))
+    facts = [
+        ("pairs", ", ".join(f"{count} {end}" for end, count in ends.items())),
+        ("iterations", f"{tracking.sizes['iteration']} of {m.trajectory.sizes['iteration']} recorded ones, "
+                       f"{int(tracking['products'].sum()):,} Hessian products"),
+        ("matrix", f"{size:,} x {size:,}, {tracking.attrs['operator']} of the mean loss over "
+                   f"{tracking.attrs['samples']} training samples"),
+        ("iterations with a pair that did not converge", int((tracking["converged"].values == 0).any(axis=1).sum())),
+        ("changes of order", int(matched.sum())),
+        ("share of the gradient", f"{percent(np.nanmedian(share))} (median) in the {tracking.attrs['subspace']}"),
+    ]  # fmt: skip
+    return {"facts": facts, "figures": _figures(m.figures["tracking"])}
+
+
 def _store(name: str, dataset: xr.Dataset) -> list:
     last = dataset.attrs["attempts"][-1]
     digests = (dataset.attrs[key][:12] for key in ("fingerprint", "content"))
@@ -194,10 +221,11 @@ def _ranks(record: dict) -> Iterable[list]:
 def _works(m: Materials, version: str) -> list[str]:
     kinds = {dataset.attrs["kind"] for dataset in m.directions.values()}
     wanted = ["landscape"] if m.landscapes else []
-    wanted += ["gradvis"] if m.spectra is not None or "eigen" in kinds else []
-    wanted += ["products"] if m.spectra is not None or "eigen" in kinds else []
+    searched = "eigen" in kinds or m.tracking is not None
+    wanted += ["gradvis", "products"] if m.spectra is not None or searched else []
     wanted += ["quadrature"] if m.spectra is not None else []
-    wanted += ["eigen"] if "eigen" in kinds else []
+    wanted += ["eigen"] if searched else []
+    wanted += ["subspace"] if m.tracking is not None else []
     wanted += ["fashion-mnist"] if str(m.settings["data"].get("name")).startswith("fashion-mnist") else []
     ours = f"The LossAtlas authors. LossAtlas: an atlas of a training run's loss surface. Version {version}."
     return [ours, *(_WORKS[key] for key in wanted)]
