@@ -45,6 +45,7 @@ BAD = [
         run(directions={"d": {"kind": "pca", "solver": "incremental", "center_rows": False}}, planes={}),
         "centres",
     ),
+    (run(tracking={"largest": 0}), "runs.a.tracking: largest and smallest are both 0"),
     (run(directions={"d": {"kind": "pca", "center": "lst"}}, planes={}), "'lst' does not fit: first, last"),
     ({"defaults": {"sead": 1}, **run()}, "unknown key 'sead'; did you mean 'seed'?"),
 ]

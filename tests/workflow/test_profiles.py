@@ -76,7 +76,7 @@ def test_the_readmes_examples_stand_for_the_profiles_resources(tmp_path, number)
         found = re.findall(
             rf"(srun .*) -n {tasks} python \S+/{rule}.py .* --ranks {tasks} --threads {threads} ", planned
         )
-        assert len(found) == (3 if rule == "landscape" else 1)
+        assert len(found) == {"landscape": 3, "spectra": 1, "tracking": 0}[rule], "the demo has no tracking"
 
 
 @pytest.mark.mpi
@@ -105,7 +105,7 @@ def test_the_plan_counts_what_a_run_really_takes(undisturbed):
     file = write_config(undisturbed, test_config())
     done = snakemake("plan", "--cores", "1", "--configfile", str(file), cwd=undisturbed)
     planned = dict(re.findall(r"^tiny/(\S+) +(\d+) +[\d.]+$", done.stdout + done.stderr, re.MULTILINE))
-    for name in ("trajectory", "directions/pca", "landscape/pca", "spectra"):
+    for name in ("trajectory", "directions/pca", "landscape/pca", "spectra", "tracking"):
         store = (undisturbed / f"results/tiny/{name}.zarr").resolve()
         files = [file for file in store.rglob("*") if file.is_file() and file.name != ".snakemake_timestamp"]
         assert int(planned[name]) == pytest.approx(len(files), abs=3), name

@@ -31,7 +31,7 @@ def jobs(done) -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
 
 
-DRAWN = {"video", "figures", "spectra_figures", "report"}
+DRAWN = {"video", "figures", "spectra_figures", "tracking_figure", "report"}
 
 
 def test_dry_run_plans_the_demo_without_torch(poisoned_torch):
@@ -64,6 +64,7 @@ def test_every_target_is_made_and_opens(undisturbed, recwarn):
         "directions/random",
         "directions/eigen",
         "spectra",
+        "tracking",
         "landscape/pca",
         "landscape/random",
     ]
@@ -102,12 +103,12 @@ def test_nothing_is_done_twice(undisturbed):
     ("changes", "expected"),
     [
         ({"video": {"fps": 5, "hold_seconds": 0.5}}, {"video", "report"}),
-        ({"figures": {"levels": 7}}, {"video", "figures", "spectra_figures", "report"}),
+        ({"figures": {"levels": 7}}, DRAWN),
         (
             {"evaluation": {"train_samples": 90, "test_samples": 50, "batch_size": 40}},
-            {"eigen", "spectra", "landscape", *DRAWN},
+            {"eigen", "spectra", "tracking", "landscape", *DRAWN},
         ),
-        ({"seed": 1}, {"train", "directions", "eigen", "spectra", "landscape", *DRAWN}),
+        ({"seed": 1}, {"train", "directions", "eigen", "spectra", "tracking", "landscape", *DRAWN}),
     ],
     ids=["video", "figures", "evaluation", "seed"],
 )
@@ -125,7 +126,9 @@ def test_oracle_14_stores_are_equal_bit_for_bit_on_any_number_of_ranks(undisturb
     Fixed shares give every rank at least two units. The counter promises one: a rank that gets no processor on a busy
     machine leaves the others to the rest, which is what the counter is for.
     """
-    run_config(tmp_path, test_config(mpi={"ranks": ranks, "queue": queue}), "--until", "landscape", "spectra")
+    run_config(
+        tmp_path, test_config(mpi={"ranks": ranks, "queue": queue}), "--until", "landscape", "spectra", "tracking"
+    )
     for folder, size, how in ((tmp_path, ranks, queue), (undisturbed, 2, "counter")):
         for job in ("landscape/pca", "landscape/random", "spectra"):
             timing = json.loads((folder / f"results/tiny/logs/{job}.timing.json").read_text())
@@ -267,6 +270,10 @@ def refused(tmp_path, config, *arguments) -> str:
         ({"model": {"name": "lenet5"}}, "config: runs.tiny.model.name: 'lenet5' is not one of"),
         ({"model": {"import": "no_such_module:build"}}, "runs.tiny.model.import: no module 'no_such_module'"),
         ({"planes": {"p": {"x": "pca/1", "y": "missing/1"}}}, "runs.tiny.planes.p.y: no directions 'missing'"),
+        (
+            {"tracking": {"largest": 0}},
+            "config: runs.tiny.tracking: largest and smallest are both 0; ask for at least one eigenvector",
+        ),
         ({"mpi": {"ranks": "two"}}, "config: mpi.ranks: 'two' is not of type integer"),
     ],
 )
