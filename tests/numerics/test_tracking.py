@@ -220,7 +220,7 @@ def test_every_array_is_labelled_and_drawn(planted):
     figure = tracking_figure(tracked, "planted")
     above, middle, below = figure.axes
     assert "order changed" in above.get_legend_handles_labels()[1]
-    assert len(middle.get_lines()) == 3 + 2
+    assert len(middle.get_lines()) == 3 + 3
     assert below.get_legend_handles_labels()[1][-1] == f"chance, k / N = 3 / {SIZE}"
     plt.close(figure)
 

@@ -46,6 +46,7 @@ BAD = [
         "centres",
     ),
     (run(tracking={"largest": 0}), "runs.a.tracking: largest and smallest are both 0"),
+    (run(tracking={"max_products": 2}), "runs.a.tracking.max_products: 2 is less than largest + smallest, 3"),
     (run(directions={"d": {"kind": "pca", "center": "lst"}}, planes={}), "'lst' does not fit: first, last"),
     ({"defaults": {"sead": 1}, **run()}, "unknown key 'sead'; did you mean 'seed'?"),
 ]

@@ -200,8 +200,13 @@ def _check_directions(where: str, directions: dict, config: dict) -> None:
 
 
 def _check_pairs(where: str, search: dict | None) -> None:
-    if search is not None and search["largest"] + search["smallest"] == 0:
+    if search is None:
+        return
+    pairs, products = search["largest"] + search["smallest"], search["max_products"]
+    if pairs == 0:
         raise LossAtlasError(f"config: {where}: largest and smallest are both 0; ask for at least one eigenvector")
+    if products < pairs:
+        raise LossAtlasError(f"config: {where}.max_products: {products} is less than largest + smallest, {pairs}")
 
 
 def _check_plane(where: str, plane: dict, directions: dict) -> None:

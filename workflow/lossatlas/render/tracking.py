@@ -29,7 +29,9 @@ def identities(tracking: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 def tracking_figure(tracking: xr.Dataset, title: str) -> Figure:
     """Return eigenvalues in the colours of their eigenvectors, overlaps with the iteration before, and shares."""
-    figure, (above, middle, below) = plt.subplots(3, 1, figsize=(9, 9), sharex=True, layout="constrained")
+    figure, (above, middle, below) = plt.subplots(
+        3, 1, figsize=(9, 10), sharex=True, layout="constrained", height_ratios=(1.5, 1, 1)
+    )
     place, kept = identities(tracking)
     count = place.shape[1]
     colors = [plt.get_cmap("tab10")(k) if count <= 10 else plt.get_cmap("turbo")(k / count) for k in range(count)]
@@ -56,12 +58,14 @@ def _draw_eigenvalues(axes: Axes, tracking: xr.Dataset, place: np.ndarray, kept:
         axes.add_collection(
             LineCollection(segments[kept[1:, k] < SAME], colors=[color], linewidths=0.8, linestyles=":")
         )
-        axes.plot([], [], color=color, linewidth=1.5, label=f"eigenvector {k + 1} ({ends[k]} at first)")
+        axes.plot([], [], color=color, linewidth=1.5, label=f"eigenvector {k + 1} (of the {ends[k]} at first)")
     _mark(axes, iterations, values, np.diff(place, axis=0, prepend=place[:1]) != 0, "o", "order changed")
     unconverged = np.take_along_axis(tracking["converged"].values, place, axis=1) == 0
     _mark(axes, iterations, values, unconverged, "x", "not converged")
-    if values.min() > 0 and values.max() > LOG_FROM * values.min():
-        axes.set_yscale("log")
+    sizes = np.abs(values).max(axis=1)
+    if sizes.max() > LOG_FROM * sizes.min() > 0:
+        axes.set_yscale("symlog", linthresh=float(sizes.min()))
+        axes.autoscale_view()
     axes.set_ylabel("Hessian eigenvalue λ")
 
 
@@ -75,7 +79,8 @@ def _mark(axes: Axes, iterations: np.ndarray, values: np.ndarray, where: np.ndar
 def _draw_overlaps(axes: Axes, tracking: xr.Dataset, kept: np.ndarray, colors: list) -> None:
     iterations = tracking["iteration"].values
     for k, color in enumerate(colors):
-        axes.plot(iterations, kept[:, k], ".-", color=color, linewidth=0.9, markersize=4, label=f"eigenvector {k + 1}")
+        axes.plot(iterations, kept[:, k], ".-", color=color, linewidth=0.9, markersize=4)
+    axes.plot([], [], ".-", color="0.6", label="each eigenvector,\ncolours as above")
     dimension = tracking.attrs["subspace_dimension"]
     label = f"subspace of dimension {dimension}\n(mean squared cosine)"
     axes.plot(iterations, tracking["subspace_overlap"].values, color=NOW_COLOR, linewidth=1.6, label=label)
