@@ -2,6 +2,7 @@
 
 import base64
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,8 +191,8 @@ def _tracking(m: Materials) -> dict | None:
     if m.tracking is None:
         return None
     tracking, size = m.tracking, m.tracking.attrs["parameters"]
-    share, matched = tracking["gradient_share"].values, tracking["crossing"].values
-    ends = dict(zip(*np.unique(tracking["end"].values.astype(str), return_counts=True), strict=True))
+    ends = Counter(tracking["end"].values.tolist())
+    share = percent(np.nanmedian(tracking["gradient_share"].values))
     facts = [
         ("pairs", ", ".join(f"{count} {end}" for end, count in ends.items())),
         ("iterations", f"{tracking.sizes['iteration']} of {m.trajectory.sizes['iteration']} recorded ones, "
@@ -199,8 +200,8 @@ def _tracking(m: Materials) -> dict | None:
         ("matrix", f"{size:,} x {size:,}, {tracking.attrs['operator']} of the mean loss over "
                    f"{tracking.attrs['samples']} training samples"),
         ("iterations with a pair that did not converge", int((tracking["converged"].values == 0).any(axis=1).sum())),
-        ("changes of order", int(matched.sum())),
-        ("share of the gradient", f"{percent(np.nanmedian(share))} (median) in the {tracking.attrs['subspace']}"),
+        ("changes of order", int(tracking["crossing"].sum())),
+        ("share of the gradient", f"{share} (median) in the {tracking.attrs['subspace']}"),
     ]  # fmt: skip
     return {"facts": facts, "figures": _figures(m.figures["tracking"])}
 
