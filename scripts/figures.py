@@ -1,4 +1,4 @@
-"""Draw the still figures of one plane, those of a run's spectra, or that of the spectra on a line."""
+"""Draw the still figures of one plane, of a run's spectra, on a line or along training, or of its eigenvectors."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lossatlas import cli
-from lossatlas.render import figures, spectrum
+from lossatlas.render import figures, spectrum, tracking
 from lossatlas.render.curvature import curvature_figure
 from lossatlas.store import open_dataset
 
@@ -21,8 +21,8 @@ def drawing(args) -> Callable[[argparse.Namespace], dict]:
     """Choose what to draw by the stores that are given."""
     if args.landscape:
         return of_curvature if args.curvature else of_plane
-    if args.line:
-        return of_line
+    if args.line or args.tracking:
+        return of_line if args.line else of_tracking
     return of_variants if args.variants else of_spectra
 
 
@@ -63,12 +63,18 @@ def of_line(args) -> dict:
     return {"between": spectrum.line_figure(open_dataset(args.line), args.choices.get("kernel_width"), args.title)}
 
 
+def of_tracking(args) -> dict:
+    """Draw eigenvectors followed along training."""
+    return {"tracking": tracking.tracking_figure(open_dataset(args.tracking), args.title)}
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     drawn = parser.add_mutually_exclusive_group(required=True)
     drawn.add_argument("--landscape", type=Path, help="a plane; needs --trajectory or --curvature")
     drawn.add_argument("--spectra", type=Path)
     drawn.add_argument("--line", type=Path, help="spectra on a line between two checkpoints")
+    drawn.add_argument("--tracking", type=Path)
     parser.add_argument("--variants", type=Path, nargs="+", help="spectra of other matrices to compare with --spectra")
     parser.add_argument("--curvature", type=Path, help="extreme eigenvalues on the plane of --landscape")
     parser.add_argument("--trajectory", type=Path)

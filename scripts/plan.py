@@ -5,7 +5,7 @@ import json
 import math
 
 import zarr
-from lossatlas import backends, cli, curvature, landscape, spectra
+from lossatlas import backends, cli, curvature, landscape, spectra, tracking
 from lossatlas.data import training_samples
 from lossatlas.training import recorded_iterations
 from lossatlas.trajectory import CHUNK_COLUMNS, Recording
@@ -46,6 +46,9 @@ def stores(spec: dict):
         yield name, *spectra_size(count, **spec["spectra"], scalars=6)
     for name, line in spec["spectra_between"].items():
         yield f"spectra_between/{name}", *spectra_size(line["points"], **line, scalars=9)
+    if spec["tracking"]:
+        count, pairs = len(range(0, rows, spec["tracking"]["stride"])) + 1, tracking.pairs_of(spec["tracking"])
+        yield "tracking", -(-count // spec["tracking"]["per_unit"]) + 29, 8 * count * (2 * pairs**2 + 7 * pairs + 10)
 
 
 def spectra_size(sites: int, *, probes: int, steps: int, scalars: int, **_) -> tuple[int, int]:

@@ -25,6 +25,7 @@ def main(args, _world) -> None:
     for plane in args.curvature:
         figures[plane] += pictures(plane, CURVATURE_KINDS)
     figures |= {f"spectra_between/{line}": pictures(line, LINE_KINDS) for line in args.lines}
+    figures["tracking"] = pictures("spectra", ["tracking"] if args.tracking else [])
     materials = report.Materials(
         run=args.run,
         settings=args.settings["runs"][args.run],
@@ -39,6 +40,7 @@ def main(args, _world) -> None:
         spectra=open_dataset(directory / "spectra.zarr") if args.spectra else None,
         curvatures={plane: open_dataset(directory / "curvature" / f"{plane}.zarr") for plane in args.curvature},
         lines={line: open_dataset(directory / "spectra_between" / f"{line}.zarr") for line in args.lines},
+        tracking=open_dataset(directory / "tracking.zarr") if args.tracking else None,
         jobs=jobs(directory / "logs"),
         timings=[json.loads(file.read_text()) for file in sorted((directory / "logs").rglob("*.timing.json"))],
     )
@@ -72,6 +74,7 @@ if __name__ == "__main__":
     parser.add_argument("--spectra", nargs="*", default=[], help="kinds of figures, none without spectra")
     parser.add_argument("--lines", nargs="*", default=[], help="lines with spectra between two checkpoints")
     parser.add_argument("--curvature", nargs="*", default=[], help="planes with extreme eigenvalues")
+    parser.add_argument("--tracking", action="store_true", help="the run has eigenvectors along training")
     parser.add_argument("--output", type=Path, required=True)
     parsed = parser.parse_args()
     cli.run(lambda world: main(parsed, world), label=f"{parsed.run}/report")

@@ -45,6 +45,8 @@ BAD = [
         run(directions={"d": {"kind": "pca", "solver": "incremental", "center_rows": False}}, planes={}),
         "centres",
     ),
+    (run(tracking={"largest": 0}), "runs.a.tracking: largest and smallest are both 0"),
+    (run(tracking={"max_products": 2}), "runs.a.tracking.max_products: 2 is less than largest + smallest, 3"),
     (run(directions={"d": {"kind": "pca", "center": "lst"}}, planes={}), "'lst' does not fit: first, last"),
     (
         run(planes={"p": {"x": "pca/1", "y": "pca/2", "curvature": {"points": [1, 9]}}}),

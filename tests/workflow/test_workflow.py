@@ -31,8 +31,8 @@ def jobs(done) -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
 
 
-RULES = ("landscape", "spectra", "curvature")
-DRAWN = {"video", "figures", "spectra_figures", "line_figure", "curvature_figure", "report"}
+RULES = ("landscape", "spectra", "curvature", "tracking")
+DRAWN = {"video", "figures", "spectra_figures", "line_figure", "curvature_figure", "tracking_figure", "report"}
 
 
 def test_dry_run_plans_the_demo_without_torch(poisoned_torch):
@@ -67,6 +67,7 @@ def test_every_target_is_made_and_opens(undisturbed, recwarn):
         "spectra",
         "spectra_between/training",
         "curvature/random",
+        "tracking",
         "landscape/pca",
         "landscape/random",
     ]
@@ -108,9 +109,9 @@ def test_nothing_is_done_twice(undisturbed):
         ({"figures": {"levels": 7}}, DRAWN),
         (
             {"evaluation": {"train_samples": 90, "test_samples": 50, "batch_size": 40}},
-            {"eigen", "spectra", "landscape", "curvature", *DRAWN},
+            {"eigen", "spectra", "landscape", "curvature", "tracking", *DRAWN},
         ),
-        ({"seed": 1}, {"train", "directions", "eigen", "spectra", "landscape", "curvature", *DRAWN}),
+        ({"seed": 1}, {"train", "directions", "eigen", "spectra", "landscape", "curvature", "tracking", *DRAWN}),
     ],
     ids=["video", "figures", "evaluation", "seed"],
 )
@@ -270,6 +271,10 @@ def refused(tmp_path, config, *arguments) -> str:
         ({"model": {"name": "lenet5"}}, "config: runs.tiny.model.name: 'lenet5' is not one of"),
         ({"model": {"import": "no_such_module:build"}}, "runs.tiny.model.import: no module 'no_such_module'"),
         ({"planes": {"p": {"x": "pca/1", "y": "missing/1"}}}, "runs.tiny.planes.p.y: no directions 'missing'"),
+        (
+            {"tracking": {"largest": 0}},
+            "config: runs.tiny.tracking: largest and smallest are both 0; ask for at least one eigenvector",
+        ),
         ({"mpi": {"ranks": "two"}}, "config: mpi.ranks: 'two' is not of type integer"),
     ],
 )

@@ -173,6 +173,7 @@ def _check_run(where: str, run: dict, config: dict) -> None:
         raise LossAtlasError(f"config: {where}: give either 'train' or 'checkpoints', not both")
     if "checkpoints" not in run:
         _fill(run.setdefault("train", {}), schema()["$defs"]["run"]["properties"]["train"])
+    _check_pairs(f"{where}.tracking", run.get("tracking"))
     for name, directions in run["directions"].items():
         _check_directions(f"{where}.directions.{name}", directions, config)
     for name, plane in run["planes"].items():
@@ -192,8 +193,8 @@ def _check_directions(where: str, directions: dict, config: dict) -> None:
         raise LossAtlasError(
             f"config: {where}.solver: 'incremental' always centres; set center_rows: true or solver: gram"
         )
-    if kind == "eigen" and directions["largest"] + directions["smallest"] == 0:
-        raise LossAtlasError(f"config: {where}: largest and smallest are both 0; ask for at least one eigenvector")
+    if kind == "eigen":
+        _check_pairs(where, directions)
     for i, end in enumerate(directions.get("to", [])):
         _check_point(f"{where}.to.{i}", end, config)
 
@@ -211,6 +212,16 @@ def _check_line(where: str, line: dict, name: str, config: dict) -> None:
             f"config: {where}: 'from' and 'to' are both iteration {line['from']!r} of this run; "
             "a line needs two different checkpoints"
         )
+
+
+def _check_pairs(where: str, search: dict | None) -> None:
+    if search is None:
+        return
+    pairs, products = search["largest"] + search["smallest"], search["max_products"]
+    if pairs == 0:
+        raise LossAtlasError(f"config: {where}: largest and smallest are both 0; ask for at least one eigenvector")
+    if products < pairs:
+        raise LossAtlasError(f"config: {where}.max_products: {products} is less than largest + smallest, {pairs}")
 
 
 def _check_plane(where: str, plane: dict, directions: dict) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from lossatlas.errors import LossAtlasError
 
-MPI_RULES = ("landscape", "spectra", "curvature")
+MPI_RULES = ("landscape", "spectra", "curvature", "tracking")
 RESOURCES = (
     *("mpi", "tasks", "cpus_per_task", "nodes", "gpu", "gpu_model", "gres", "tasks_per_gpu", "cpus_per_gpu"),
     *("mem_mb", "mem_mb_per_cpu", "disk_mb", "runtime", "slurm_account", "slurm_partition", "slurm_extra"),
@@ -18,7 +18,7 @@ def check(given: dict[str, dict], rules: Iterable[str]) -> None:
 
     Raises:
         LossAtlasError: a rule is unknown, a resource misspelt, a number none, or an MPI rule without a launcher
-            although the other one has one.
+            although another one has one.
     """
     rules = list(rules)
     for name, settings in given.items():

@@ -44,7 +44,7 @@ class AlongTraining:
 
     def __init__(self, trajectory: Trajectory, stride: int):
         self.trajectory = trajectory
-        self.rows = np.unique(np.append(np.arange(0, len(trajectory), stride), len(trajectory) - 1))
+        self.rows = trajectory.every(stride)
         self.coordinate = trajectory.iterations[self.rows]
         self.arrays = {"row": (self.rows, "row of the trajectory")}
         self.attributes = {"batchnorm": "frozen: each checkpoint's own running statistics"}

@@ -159,6 +159,10 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.iterations)
 
+    def every(self, stride: int) -> np.ndarray:
+        """Return every ``stride``-th row and the last."""
+        return np.unique(np.append(np.arange(0, len(self), stride), len(self) - 1))
+
     def row_of(self, iteration: int | str, where: str) -> int:
         """Return the row of a recorded iteration, ``first`` or ``last``.
 

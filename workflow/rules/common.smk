@@ -290,6 +290,20 @@ def spectra_store(wildcards):
     return f"{RESULTS}/{wildcards.run}/spectra.zarr" if "spectra" in RUNS[wildcards.run] else []
 
 
+def tracking_spec(wildcards):
+    try:
+        chosen = {key: RUNS[wildcards.run][key] for key in ("evaluation", "tracking")}
+    except KeyError:
+        raise WorkflowError(f"config: runs.{wildcards.run}: no tracking")
+    return {**PROBLEMS[wildcards.run], **chosen}
+
+
+def tracking_files(run):
+    """Return what the report shows of a run's tracking: its store and its figure."""
+    made = [f"{RESULTS}/{run}/tracking.zarr", f"{RESULTS}/{run}/figures/spectra_tracking.png"]
+    return made if "tracking" in RUNS[run] else []
+
+
 def eigen_spec(wildcards):
     spec = {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"]}
     return {**spec, "directions": directions_spec(wildcards)}
@@ -340,6 +354,7 @@ def planned_stores(run):
         "spectra": settings.get("spectra"),
         "spectra_stores": spectra_stores(run),
         "spectra_between": settings["spectra_between"],
+        "tracking": settings.get("tracking"),
         "splits": ["train"] if settings["evaluation"].get("test_samples") == 0 else ["train", "test"],
     }
 

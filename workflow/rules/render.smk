@@ -139,6 +139,33 @@ rule line_figure:
         " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
 
 
+rule tracking_figure:
+    input:
+        tracking=f"{RESULTS}/{{run}}/tracking.zarr",
+    output:
+        figure_files("spectra", ["tracking"], "pdf"),
+        reported_figures("spectra", ["tracking"], "tracking"),
+    log:
+        f"{RESULTS}/{{run}}/logs/figures/tracking.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/figures/tracking.benchmark.tsv"
+    conda:
+        "../../envs/render.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=growing(10),
+    params:
+        script=SCRIPTS / "figures.py",
+        choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
+        prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/spectra",
+        title=lambda wildcards: f"{wildcards.run}: Hessian eigenvectors along training",
+    message:
+        "Figure of the eigenvectors of {wildcards.run} along training"
+    shell:
+        "python {params.script} --tracking {input.tracking}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+
+
 rule video:
     input:
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
@@ -219,6 +246,7 @@ rule report:
         lambda wildcards: expand(figure_files("spectra", spectra_figures(wildcards.run), "png"), run=wildcards.run),
         lambda wildcards: line_results(wildcards.run),
         lambda wildcards: curvature_results(wildcards.run),
+        lambda wildcards: tracking_files(wildcards.run),
     output:
         f"{RESULTS}/{{run}}/report.html",
     log:
@@ -239,9 +267,10 @@ rule report:
         spectra=lambda wildcards: " ".join(["--spectra", *spectra_figures(wildcards.run)]),
         lines=lambda wildcards: " ".join(["--lines", *RUNS[wildcards.run]["spectra_between"]]),
         curvature=lambda wildcards: " ".join(["--curvature", *curved_planes(wildcards.run)]),
+        tracking=lambda wildcards: "--tracking" if tracking_files(wildcards.run) else "",
     message:
         "Report of {wildcards.run}"
     shell:
         "python {params.script} --run {wildcards.run} --run-dir {params.run_dir} --settings {params.settings:q}"
         " --planes {params.planes} --directions {params.directions} {params.spectra} {params.lines}"
-        " {params.curvature} --output {output} 2>&1 | logged {log}"
+        " {params.curvature} {params.tracking} --output {output} 2>&1 | logged {log}"

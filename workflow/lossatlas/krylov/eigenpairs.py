@@ -1,5 +1,6 @@
 """Extremal eigenpairs at both ends by thick-restart Lanczos (Wu and Simon 2000)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,9 @@ from lossatlas import rng
 from lossatlas.errors import LossAtlasError, NonFiniteError
 from lossatlas.krylov.lanczos import measured_noise, orthogonalize
 from lossatlas.krylov.operator import SymmetricOperator
+
+MISSED = 0.01
+"""Probability of a missed eigenvalue at which a warm started search stops looking."""
 
 
 @dataclass
@@ -41,6 +45,11 @@ def eigenpairs(
     One starting vector shows one eigenvector of a multiple eigenvalue, so the search looks again: it goes on from
     a fresh random vector orthogonal to the pairs found, until a look changes nothing.
 
+    Args:
+        start: a vector (N,) rich in the wanted eigenvectors, such as the sum of those of a matrix near by; left out
+            it is random. With it the basis need not be filled: the search ends when the pairs have converged, and a
+            look when the probability that it missed an eigenvalue is below ``MISSED``.
+
     Raises:
         LossAtlasError: more pairs than parameters, or no pair at all.
         NonFiniteError: a product is NaN or infinite.
@@ -49,8 +58,13 @@ def eigenpairs(
     check_count(operator.size, wanted)
     first = _random_vector(operator.size, seed, looks) if start is None else start
     space, before = _Space(operator, first, min(operator.size, 2 * wanted + 20)), np.zeros(0)
+
+    def enough() -> bool:
+        warm = start is not None and space.settled(largest, smallest, tolerance)
+        return warm and (looks == 0 or space.missed(largest, smallest) < MISSED)
+
     while True:
-        space.fill(max_products)
+        space.fill(max_products, enough)
         values, vectors, bounds = space.ritz()
         chosen = _ends(len(values), largest, smallest)
         scale = np.abs(values).max()
@@ -107,8 +121,8 @@ class _Space:
         self.rest_norm, self.exhausted = 0.0, False
         self.noise = measured_noise(operator, self.next)
 
-    def fill(self, max_products: int) -> None:
-        """Extend the basis to its capacity, or until nothing is left."""
+    def fill(self, max_products: int, enough: Callable[[], bool]) -> None:
+        """Extend the basis to its capacity, or until nothing is left or ``enough``, asked after each product."""
         while self.filled < len(self.basis) and not self.exhausted and self.products < max_products:
             j = self.filled
             self.basis[j] = self.next
@@ -125,6 +139,32 @@ class _Space:
                 self.exhausted, self.rest_norm = True, 0.0
             else:
                 self.next = rest / self.rest_norm
+            if enough():
+                break
+
+    def settled(self, largest: int, smallest: int, tolerance: float) -> bool:
+        """Return whether the wanted pairs have converged."""
+        values, _, bounds = self.ritz()
+        wanted = _ends(len(values), largest, smallest)
+        enough = len(wanted) == largest + smallest
+        return enough and bool((bounds[wanted] <= 0.5 * tolerance * np.abs(values).max()).all())
+
+    def missed(self, largest: int, smallest: int) -> float:
+        """Return a bound of the probability that a look passed over an eigenvalue beyond the wanted ones.
+
+        After m Lanczos steps from a random start the largest Ritz value falls short of the largest eigenvalue b of a
+        matrix with eigenvalues in [a, b] by more than e (b - a) with a probability of at most
+        1.648 sqrt(N) exp(-sqrt(e) (2m - 1)) (Kuczynski and Wozniakowski 1992). Here b would be a wanted value.
+        """
+        values, steps = self.ritz()[0], self.filled - largest - smallest
+        if steps < 1:
+            return 1.0
+        inner, chance = values[smallest : len(values) - largest], 0.0
+        for wanted in [values[-largest]] * bool(largest) + [values[smallest - 1]] * bool(smallest):
+            near, far = sorted(abs(wanted - inner[[0, -1]]))
+            share = near / far if far > 0 else 0.0
+            chance += 1.648 * np.sqrt(self.operator.size) * np.exp(-np.sqrt(share) * (2 * steps - 1))
+        return float(chance)
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return ascending Ritz values, their coordinates (filled, filled) and residual bounds."""

@@ -2,6 +2,7 @@
 
 import base64
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ _CAPTIONS = {
     "density": "Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
     "intervals over probes.",
     "variants": "Densities of several matrices at the last iteration.",
+    "tracking": "Eigenvalues along training in the colours of their eigenvectors; overlaps with the tracked iteration "
+    "before; shares of gradient and step in the subspace of the eigenvectors.",
     "evolution": "Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes.",
     "between": "Loss, extreme eigenvalues with the trace (bars are 95 % intervals over probes), and the density of the "
     "Hessian's eigenvalues on the straight line between the two checkpoints, which dotted lines mark.",
@@ -40,6 +43,8 @@ _WORKS = {
     "2016. (stochastic Lanczos quadrature)",
     "eigen": "K. Wu, H. Simon. Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems. SIAM Journal on "
     "Matrix Analysis and Applications 22(2), 2000.",
+    "subspace": "G. Gur-Ari, D. A. Roberts, E. Dyer. Gradient Descent Happens in a Tiny Subspace. arXiv:1812.04754, "
+    "2018. (gradient, step and the top subspace)",
     "fashion-mnist": "H. Xiao, K. Rasul, R. Vollgraf. Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine "
     "Learning Algorithms. arXiv:1708.07747, 2017.",
 }
@@ -63,6 +68,7 @@ class Materials:
     spectra: xr.Dataset | None = None
     curvatures: dict[str, xr.Dataset] = field(default_factory=dict)
     lines: dict[str, xr.Dataset] = field(default_factory=dict)
+    tracking: xr.Dataset | None = None
     jobs: list[tuple[str, float, float]] = field(default_factory=list)
     timings: list[dict] = field(default_factory=list)
 
@@ -77,6 +83,8 @@ def render(materials: Materials) -> str:
     if m.spectra is not None:
         stores["spectra"] = m.spectra
     stores |= {f"spectra_between/{name}": dataset for name, dataset in m.lines.items()}
+    if m.tracking is not None:
+        stores["tracking"] = m.tracking
     versions = {k: v for s in stores.values() for a in s.attrs["attempts"] for k, v in a.get("software", {}).items()}
     return _template("report.html.j2").render(
         run=m.run,
@@ -84,6 +92,7 @@ def render(materials: Materials) -> str:
         planes=[_plane(name, m) for name in m.landscapes],
         spectra=_spectra(m),
         lines=[_line(name, m) for name in m.lines],
+        tracking=_tracking(m),
         settings=m.settings_text,
         stores=[_store(name, dataset) for name, dataset in stores.items()],
         jobs=m.jobs,
@@ -235,6 +244,25 @@ def _line(name: str, m: Materials) -> dict:
             "rows": rows, "figures": _figures(m.figures[f"spectra_between/{name}"])}  # fmt: skip
 
 
+def _tracking(m: Materials) -> dict | None:
+    if m.tracking is None:
+        return None
+    tracking, size = m.tracking, m.tracking.attrs["parameters"]
+    ends = Counter(tracking["end"].values.tolist())
+    share = percent(np.nanmedian(tracking["gradient_share"].values))
+    facts = [
+        ("pairs", ", ".join(f"{count} {end}" for end, count in ends.items())),
+        ("iterations", f"{tracking.sizes['iteration']} of {m.trajectory.sizes['iteration']} recorded ones, "
+                       f"{int(tracking['products'].sum()):,} Hessian products"),
+        ("matrix", f"{size:,} x {size:,}, {tracking.attrs['operator']} of the mean loss over "
+                   f"{tracking.attrs['samples']} training samples"),
+        ("iterations with a pair that did not converge", int((tracking["converged"].values == 0).any(axis=1).sum())),
+        ("changes of order", int(tracking["crossing"].sum())),
+        ("share of the gradient", f"{share} (median) in the {tracking.attrs['subspace']}"),
+    ]  # fmt: skip
+    return {"facts": facts, "figures": _figures(m.figures["tracking"])}
+
+
 def _store(name: str, dataset: xr.Dataset) -> list:
     last = dataset.attrs["attempts"][-1]
     digests = (dataset.attrs[key][:12] for key in ("fingerprint", "content"))
@@ -252,11 +280,12 @@ def _works(m: Materials, version: str) -> list[str]:
     kinds = {dataset.attrs["kind"] for dataset in m.directions.values()}
     wanted = ["landscape"] if m.landscapes else []
     quadrature = m.spectra is not None or bool(m.lines)
-    pairs = "eigen" in kinds or bool(m.curvatures)
-    wanted += ["gradvis"] if quadrature or "eigen" in kinds else []
-    wanted += ["products"] if quadrature or pairs else []
+    searched = "eigen" in kinds or m.tracking is not None
+    wanted += ["gradvis"] if quadrature or searched else []
+    wanted += ["products"] if quadrature or searched or m.curvatures else []
     wanted += ["quadrature"] if quadrature else []
-    wanted += ["eigen"] if pairs else []
+    wanted += ["eigen"] if searched or m.curvatures else []
+    wanted += ["subspace"] if m.tracking is not None else []
     wanted += ["fashion-mnist"] if str(m.settings["data"].get("name")).startswith("fashion-mnist") else []
     ours = f"The LossAtlas authors. LossAtlas: an atlas of a training run's loss surface. Version {version}."
     return [ours, *(_WORKS[key] for key in wanted)]

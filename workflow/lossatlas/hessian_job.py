@@ -1,0 +1,57 @@
+"""The job that spectra and tracking share: a driver over points of parameter space, by MPI ranks with one queue."""
+
+import argparse
+from collections.abc import Callable
+from types import ModuleType
+
+from lossatlas import backends, cli, store, units
+from lossatlas.data import evaluation_subsets, load_dataset
+from lossatlas.krylov import check_deterministic
+from lossatlas.parallel import Timing, World
+from lossatlas.sites import Sites
+from lossatlas.trajectory import Trajectory
+
+Where = Callable[[argparse.Namespace, Trajectory, dict[str, Trajectory]], Sites | Trajectory]
+
+
+def run(description: str, kind: str, driver: ModuleType, where: Where) -> None:
+    """Parse the command line and make the store.
+
+    Args:
+        kind: key of the spec that holds the driver's choices, and kind of the store.
+        driver: a module with ``Plan``, ``Evaluator`` and ``finish``, such as ``spectra``.
+        where: returns the points at which the driver works, from the run's trajectory and those of other runs.
+    """
+    parser = cli.mpi_arguments(description)
+    cli.add_trajectories(parser)
+    parsed = parser.parse_args()
+    cli.run(lambda world: _main(parsed, world, kind, driver, where), ranks=parsed.ranks, label=parsed.label)
+
+
+def _main(args: argparse.Namespace, world: World, kind: str, driver: ModuleType, where: Where) -> None:
+    timing, spec, missing = Timing(), args.spec, 0
+    with timing("read"):
+        trajectory = Trajectory(args.trajectory)
+        others = {name: Trajectory(file) for name, file in args.other}
+        samples = {**spec["evaluation"], "test_samples": 0, "batch_size": spec[kind]["batch_size"]}
+        subsets = evaluation_subsets(load_dataset(spec["data"]), samples)
+        backend = backends.backend(spec["backend"])
+        device = backend.set_up(args.device, spec["dtype"], args.threads, world.local_rank)
+        points = where(args, trajectory, others)  # after the limit on threads, on which sums depend
+        problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, samples["batch_size"])["train"]
+    if world.rank == 0:
+        inputs = {"trajectory": trajectory.store.identity, "subset/train": subsets["train"].digest}
+        inputs |= {f"run/{name}": other.store.identity for name, other in others.items()}
+        fingerprint = store.Fingerprint(kind, spec, inputs)
+        if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
+            theta, buffers = points.parameters(0), points.buffers(0)
+            check_deterministic(lambda: problem.linearize(theta, buffers))
+            plan = driver.Plan(spec[kind], points, problem, subsets["train"])
+            store.create(args.output, args.run_dir, fingerprint, plan.build)
+    with timing("idle"):
+        world.barrier()
+    made = store.Store(store.hidden_path(args.output, args.run_dir), writable=True)
+    if not made.finished:
+        evaluator = driver.Evaluator(spec[kind], points, problem)
+        missing = units.compute(made, evaluator, world, timing, args.queue, args.label)
+    cli.conclude(args, world, timing, made, driver.finish, missing, device.description)

@@ -1,0 +1,39 @@
+# Hessian eigenvectors followed along training, by MPI ranks that share one queue.
+
+
+rule tracking:
+    input:
+        dataset_ready,
+        trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
+    output:
+        directory(f"{RESULTS}/{{run}}/tracking.zarr"),
+    log:
+        f"{RESULTS}/{{run}}/logs/tracking.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/tracking.benchmark.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: MPI["ranks"] * MPI["threads_per_rank"]
+    resources:
+        mpi="mpiexec",
+        tasks=MPI["ranks"],
+        cpus_per_task=MPI["threads_per_rank"],
+        mem_mb=8000,
+        runtime=growing(480),
+    params:
+        script=SCRIPTS / "tracking.py",
+        run_dir=run_dir,
+        spec=lambda wildcards: as_json(tracking_spec(wildcards)),
+        device=lambda wildcards: RUNS[wildcards.run]["device"],
+        timing=f"{RESULTS}/{{run}}/logs/tracking.timing.json",
+        queue=MPI["queue"],
+        fresh=fresh(),
+    message:
+        "Hessian eigenvectors along training of {wildcards.run} by {resources.tasks} MPI ranks"
+    shell:
+        "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
+        "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
+        " --run-dir {params.run_dir} --label {wildcards.run}/tracking --spec {params.spec:q}"
+        " --trajectory {input.trajectory} --timing {params.timing}"
+        " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
+        " --queue {params.queue} {params.fresh} 2>&1 | logged {log}"
