@@ -6,6 +6,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lossatlas.render.style import LOG_FROM, NOW_COLOR, PATH_COLOR, TEST_COLOR
 
@@ -41,6 +42,7 @@ def tracking_figure(tracking: xr.Dataset, title: str) -> Figure:
     for axes in (above, middle, below):
         axes.grid(alpha=0.3)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, frameon=False)
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.set_xlabel("iteration")
     above.set_title(title)
     return figure
