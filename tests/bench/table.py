@@ -22,9 +22,12 @@ class Row:
     passed: bool
 
 
-def interleaved(ours: Callable[[], object], peer: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Return the median seconds of both, timed in turn after one warm-up each."""
-    ours(), peer()
+def interleaved(
+    ours: Callable[[], object], peer: Callable[[], object], rounds: int, warm_up: bool = True
+) -> tuple[float, float]:
+    """Return the median seconds of both, timed in turn after one warm-up each, unless they are warm already."""
+    if warm_up:
+        ours(), peer()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for run, seconds in zip((ours, peer), times, strict=True):

@@ -50,8 +50,8 @@ class TorchHessian:
         self.theta, self.buffers = self.network.theta.clone(), self.network.vector(buffers)
         self.free = self.curvature.free(self.theta)
         self.strategy = problem.strategy(self.curvature, strategy)
-        self._kept: list[tuple | None] = [None] * len(problem.pieces)
-        self._room = memory_gb * 2**30
+        self._memory, self._width = memory_gb * 2**30, 0
+        self._kept: dict[int, tuple] = {}
         self._check()
 
     def matvec(self, vector: np.ndarray) -> np.ndarray:
@@ -70,7 +70,9 @@ class TorchHessian:
     def _block(self, vectors: np.ndarray) -> np.ndarray:
         v = self.network.vector(vectors)
         total = torch.zeros(v.shape, dtype=torch.float64, device=v.device)
-        for number, piece in enumerate(self.problem.pieces):
+        if len(v) != self._width:  # pieces and graphs are others
+            self._width, self._kept, self._room = len(v), {}, self._memory
+        for number, piece in enumerate(self.problem.pieces(len(v))):
             total.add_(self._product(number, piece, v), alpha=len(piece[0]) / self.samples)
         return total.cpu().numpy()
 
@@ -79,21 +81,16 @@ class TorchHessian:
             return torch.stack([self.curvature.rebuilt(self.theta, self.buffers, piece, row).detach() for row in v])
         primal, tangent = self.curvature.graphs(self.theta, self.buffers, piece, len(v))
         with torch.no_grad():
-            key, kept = (tuple(v.shape), self._kept[number])
-            saved = kept[1] if kept is not None and kept[0] == key else None
+            saved = self._kept.get(number)
             if saved is None:
                 saved = primal(self.free, self.theta, self.buffers, *piece)
-                self._keep(number, key, saved)
+                self._keep(number, saved)
             return tangent(*saved, v)
 
-    def _keep(self, number: int, key: tuple, saved: tuple) -> None:
+    def _keep(self, number: int, saved: tuple) -> None:
         need = sum(s.numel() * s.element_size() for s in saved if isinstance(s, Tensor))
-        old = self._kept[number]
-        if old is not None:
-            self._room += old[2]
-            self._kept[number] = None
         if need <= self._room:
-            self._kept[number] = (key, saved, need)
+            self._kept[number] = saved
             self._room -= need
 
     def _check(self) -> None:

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from lossatlas.backends.torch.build import Loss
-from lossatlas.backends.torch.hessian import BLOCK, TorchHessian
+from lossatlas.backends.torch.hessian import TorchHessian
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.products import Curvature
 from lossatlas.data import Split, Subset
@@ -37,23 +37,33 @@ class TorchProblem:
         self._curvatures: dict[tuple, Curvature] = {}
         self._strategies: dict[Curvature, str] = {}
 
-    @cached_property
-    def pieces(self) -> list[tuple[Tensor, Tensor]]:
-        """The chunks as products with blocks of vectors take them: on a CPU cut further, images channels first.
+    def pieces(self, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the chunks as products with ``count`` vectors at once take them: on a CPU cut further.
 
         An activation of a whole block that is larger than ``PIECE_BYTES`` leaves the caches; beyond 32 MiB the C
-        library maps fresh pages for every one. Weight gradients of several vectors at once want channels first.
+        library maps fresh pages for every one.
         """
-        most = max(len(inputs) for inputs, _ in self.chunks)
-        if self.network.theta.device.type == "cpu":
-            need = BLOCK * largest_activation(self.network, self.chunks[0][0][:2])
-            most = max(1, min(most, PIECE_BYTES // need))
+        most = self._piece_size(count)
         pieces = []
-        for inputs, targets in self.chunks:
+        for inputs, targets in self._channels_first:
             size = -(-len(inputs) // -(-len(inputs) // most))
-            cut = zip(inputs.contiguous().split(size), targets.split(size), strict=True)
-            pieces += [(x.contiguous(), y.contiguous()) for x, y in cut]
+            pieces += zip(inputs.split(size), targets.split(size), strict=True)
         return pieces
+
+    def _piece_size(self, count: int) -> int:
+        whole = len(self.chunks[0][0])
+        if self.network.theta.device.type != "cpu":
+            return whole
+        return max(1, min(whole, PIECE_BYTES // (count * self._activation)))
+
+    @cached_property
+    def _activation(self) -> int:
+        return largest_activation(self.network, self.chunks[0][0][:2])
+
+    @cached_property
+    def _channels_first(self) -> list[tuple[Tensor, Tensor]]:
+        # Weight gradients of several vectors at once are slow on channels-last images.
+        return [(inputs.contiguous(), targets.contiguous()) for inputs, targets in self.chunks]
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return (loss,) or (loss, accuracy) at theta."""
@@ -99,7 +109,7 @@ class TorchProblem:
             self._strategies[curvature] = "split"
             try:
                 theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
-                curvature.graphs(theta, buffers, self.pieces[0], 1)
+                curvature.graphs(theta, buffers, self.pieces(1)[0], 1)
             except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
                 first = str(error).strip().split("\n")[0]
                 print(f"Hessian products: second backward passes; network or loss has no forward derivative ({first})")
