@@ -43,10 +43,11 @@ def of_curvature(args) -> dict:
 
 
 def of_spectra(args) -> dict:
-    """Draw densities, and extreme eigenvalues and trace along training."""
+    """Draw densities, distributions, and extreme eigenvalues and trace along training."""
     spectra = open_dataset(args.spectra)
     return {
         "density": spectrum.density_figure(spectra, args.choices.get("kernel_width"), args.title),
+        "distribution": spectrum.distribution_figure(spectra, args.title),
         "evolution": spectrum.evolution_figure(spectra, args.title),
     }
 

@@ -43,17 +43,17 @@ def stores(spec: dict):
             yield f"curvature/{name}", -(-points // per_chunk) + 2 * arrays + 7, 8 * points * (2 * arrays + 1)
     for name in spec["spectra_stores"]:
         count = len(range(0, rows, spec["spectra"]["stride"])) + 1
-        yield name, *spectra_size(count, **spec["spectra"], scalars=6)
+        yield name, *spectra_size(count, **spec["spectra"], scalars=8)
     for name, line in spec["spectra_between"].items():
-        yield f"spectra_between/{name}", *spectra_size(line["points"], **line, scalars=9)
+        yield f"spectra_between/{name}", *spectra_size(line["points"], **line, scalars=11)
     if spec["tracking"]:
         count, pairs = len(range(0, rows, spec["tracking"]["stride"])) + 1, tracking.pairs_of(spec["tracking"])
         yield "tracking", -(-count // spec["tracking"]["per_unit"]) + 29, 8 * count * (2 * pairs**2 + 7 * pairs + 10)
 
 
-def spectra_size(sites: int, *, probes: int, steps: int, scalars: int, **_) -> tuple[int, int]:
+def spectra_size(sites: int, *, probes: int, steps: int, scalars: int, tolerance: float | None, **_) -> tuple[int, int]:
     """Return files and bytes at most of spectra; ``scalars`` is the number of arrays with one number a site."""
-    files = sites * probes // spectra.block_size(probes) + 2 * (scalars + 5) + 3
+    files = sites * probes // spectra.block_size(probes, tolerance) + 2 * (scalars + 5) + 3
     return files, 8 * sites * probes * steps * 7
 
 

@@ -1,6 +1,7 @@
 """Helpers shared by all tests: small trajectories, real MPI ranks, real snakemake runs."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,42 @@ import numpy as np
 import pytest
 from lossatlas import store, trajectory
 from lossatlas.layout import ParameterLayout, ParameterSlot
+
+ORACLES = {
+    1: "closed forms: linear, logistic and softmax regression",
+    2: "products against a dense Hessian",
+    3: "all strategies agree; central differences of the gradient",
+    4: "symmetry and linearity of products",
+    5: "ragged batches give what one batch gives",
+    6: "scaling and shifting the loss",
+    7: "orthogonality of the Lanczos basis",
+    8: "the Lanczos relation HQ - QT",
+    9: "moments up to 2m - 1, and not beyond",
+    10: "weights and nodes are in range",
+    11: "Ritz residuals",
+    12: "one copy of the top eigenvalue",
+    13: "known spectra; stops at the degree",
+    14: "any number of ranks, bit for bit",
+    16: "curvlinops, PyHessian, scipy eigsh, sklearn PCA",
+    17: "bowl, planted saddle, planted path",
+    18: "the model is untouched, nothing leaks",
+    19: "interrupted and resumed, bit for bit",
+}
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print which oracles the tests of this run held; a test's name says its oracles."""
+    counts: dict[int, list[int]] = {}
+    for outcome, column in (("passed", 0), ("failed", 1)):
+        for entry in terminalreporter.stats.get(outcome, []):
+            named = re.search(r"::test_oracles?_((?:\d+_)+)", entry.nodeid)
+            for number in named[1].strip("_").split("_") if named else []:
+                counts.setdefault(int(number), [0, 0])[column] += 1
+    if counts:
+        terminalreporter.section("oracles")
+        for number, (passed, failed) in sorted(counts.items()):
+            terminalreporter.line(f"{number:>3}  {ORACLES[number]:<62}{passed:>4} passed{failed:>4} failed")
+
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

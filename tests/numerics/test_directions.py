@@ -103,7 +103,7 @@ def test_kept_biases_count_as_one_filter(mixed):
 
 
 @pytest.mark.parametrize("solver", ["gram", "randomized", "incremental"])
-def test_centred_pca_agrees_with_sklearn(tmp_path, random_path, solver):
+def test_oracle_16_centred_pca_agrees_with_sklearn(tmp_path, random_path, solver):
     trajectory = make_trajectory(tmp_path, random_path)
     oracle = PCA(n_components=3, svd_solver="full").fit(random_path[:-1] - random_path[-1])
     ours = pca(trajectory, 29, 3, True, solver, seed=0)

@@ -11,7 +11,7 @@ from tests.conftest import make_trajectory
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-6)])
-def test_a_planted_path_projects_back_exactly(tmp_path, dtype, tolerance):
+def test_oracle_17_a_planted_path_projects_back_exactly(tmp_path, dtype, tolerance):
     rng = np.random.default_rng(0)
     center, axes = rng.standard_normal(400), rng.standard_normal((2, 400))
     axes[1] += 0.8 * axes[0]  # far from orthogonal
@@ -84,7 +84,7 @@ def saddle(tmp_path):
     return made, landscape.Evaluator(made, axes, trajectory, problems), thetas
 
 
-def test_planted_saddle_with_nan_and_inf(saddle):
+def test_oracle_17_planted_saddle_with_nan_and_inf(saddle):
     made, evaluator, thetas = saddle
     units.compute(made, evaluator, World(), Timing(), "counter", "test")
     counts = landscape.finish(made, {})
@@ -106,7 +106,7 @@ def test_planted_saddle_with_nan_and_inf(saddle):
     assert np.allclose(made["path_x"][:], thetas[:, 0], atol=1e-14)
 
 
-def test_interrupted_units_are_found_and_only_the_rest_is_computed(saddle):
+def test_oracle_19_interrupted_units_are_found_and_only_the_rest_is_computed(saddle):
     made, evaluator, _ = saddle
     calls = []
 

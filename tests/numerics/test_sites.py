@@ -16,7 +16,7 @@ from torch import nn
 from tests.conftest import contents, flat_layout
 
 LINE = {"from": "first", "to": {"iteration": "last"}, "points": 5, "extend": 0, "buffers": "interpolate"}
-SPEC = {"probes": 3, "steps": 12, "seed": 0, "distribution": "gaussian", "memory_gb": 1.0}
+SPEC = {"probes": 3, "steps": 12, "seed": 0, "distribution": "gaussian", "memory_gb": 1.0, "tolerance": None}
 SPEC |= {"operator": "hessian", "parameters": ["*"]}
 
 

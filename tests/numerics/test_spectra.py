@@ -9,16 +9,25 @@ from lossatlas.data import Split, Subset
 from lossatlas.directions import complete
 from lossatlas.directions.eigen import eigen
 from lossatlas.errors import LossAtlasError
-from lossatlas.krylov import check_deterministic, lanczos, probe_vectors
+from lossatlas.krylov import Spectrum, check_deterministic, lanczos, probe_vectors
 from lossatlas.parallel import Timing, World
 from lossatlas.sites import AlongTraining
+from scipy.stats import wasserstein_distance
 from torch import nn
 from torch.nn import functional
 
 from tests.conftest import contents, make_trajectory
 
 FLOAT64 = Device(torch.device("cpu"), torch.float64)
-SPEC = {"stride": 3, "probes": 4, "steps": 12, "seed": 0, "distribution": "gaussian", "memory_gb": 1.0}
+SPEC = {
+    "stride": 3,
+    "probes": 4,
+    "steps": 12,
+    "seed": 0,
+    "distribution": "gaussian",
+    "memory_gb": 1.0,
+    "tolerance": None,
+}
 SPEC |= {"operator": "hessian", "parameters": ["*"]}
 
 
@@ -45,7 +54,9 @@ def run(made, evaluator):
 
 def test_spectra_along_training_equal_dense_ones(tmp_path):
     made, evaluator, trajectory, problem = make(tmp_path)
-    assert run(made, evaluator) == {"spectra": 4, "short_runs": 0}
+    said = run(made, evaluator)
+    assert (said["spectra"], said["short_runs"]) == (4, 0)
+    assert said["accuracy:"] == made.attrs["accuracy"]
     assert made["iteration"][:].tolist() == [0, 3, 6, 7]
     size = problem.layout.size
     probes = probe_vectors(size, range(4), 0)
@@ -82,7 +93,7 @@ def test_the_store_holds_the_quadratures_bit_for_bit_and_nothing_else(tmp_path):
                 assert np.array_equal(ours, direct)
 
 
-def test_interrupted_spectra_resume_to_the_same_bits(tmp_path):
+def test_oracle_19_interrupted_spectra_resume_to_the_same_bits(tmp_path):
     made, evaluator, _, _ = make(tmp_path / "whole")
     run(made, evaluator)
     made, evaluator, _, _ = make(tmp_path / "parts")
@@ -100,6 +111,23 @@ def test_interrupted_spectra_resume_to_the_same_bits(tmp_path):
     made, evaluator, _, _ = make(tmp_path / "parts")
     run(made, evaluator)
     assert contents(tmp_path / "parts/.stores/spectra.zarr") == contents(tmp_path / "whole/.stores/spectra.zarr")
+
+
+def test_a_tolerance_uses_fewer_probes_and_steps_and_says_how_accurate_it_is(tmp_path):
+    spec = {**SPEC, "probes": 40, "steps": 40, "tolerance": 0.1}
+    made, evaluator, trajectory, problem = make(tmp_path, spec=spec)
+    run(made, evaluator)
+    for i, row in enumerate((0, 3, 6, 7)):
+        h = problem.linearize(trajectory.parameters(row), np.zeros(0), strategy="rebuild").matmat(np.eye(53))
+        used = np.isfinite(made["nodes"][i])
+        assert 4 <= used.any(axis=1).sum() <= 40 and used.sum(axis=1).max() < 40
+        found = Spectrum.read(*(made[name][i] for name in ("nodes", "weights", "residual_bounds")), 53)
+        known = np.isfinite(found.nodes)
+        distance = wasserstein_distance(np.linalg.eigvalsh(h), found.nodes[known], None, found.weights[known])
+        assert found.accuracy().steps == made["wasserstein_steps"][i]
+        assert distance <= made["wasserstein_steps"][i] + 2 * made["wasserstein_probes"][i]
+        assert found.trace().value == pytest.approx(made["trace"][i], rel=1e-12)
+    assert np.isfinite(made["nodes"][...]).any(axis=2).sum() < 4 * 40, "fewer probes than allowed somewhere"
 
 
 def test_units_never_span_two_iterations():
@@ -151,7 +179,14 @@ def test_products_that_differ_from_time_to_time_are_refused():
 
 def test_eigenvector_plane_is_unbent_and_curves_as_its_eigenvalue(tmp_path):
     _, _, trajectory, problem = make(tmp_path)
-    choices = {"largest": 2, "smallest": 1, "tolerance": 1e-9, "max_products": 500, "seed": 0, "memory_gb": 1.0}
+    choices = {
+        "largest": 2,
+        "smallest": 1,
+        "tolerance": 1e-9,
+        "max_products": 500,
+        "seed": 0,
+        "memory_gb": 1.0,
+    }
     choices |= {"kind": "eigen", "center": "last", "normalize": "none", "ignore": []}
     raw = eigen(problem, trajectory, 7, choices)
     theta = trajectory.parameters(7)

@@ -102,7 +102,7 @@ SPECS = {
 
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("stop", [0, 1, 13, 25, 26, 39])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, name, stop):
+def test_oracle_19_interrupted_and_resumed_equals_uninterrupted(tmp_path, name, stop):
     spec = SPECS[name]
     record(tmp_path / "whole", spec)
     made = trainer(spec)

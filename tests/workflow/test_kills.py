@@ -107,7 +107,7 @@ def expected_of(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("seed", range(int(os.environ.get("LOSSATLAS_KILL_ROUNDS", "1"))))
-def test_ten_random_kills_change_nothing(tmp_path, expected_of, case, seed):
+def test_oracle_19_ten_random_kills_change_nothing(tmp_path, expected_of, case, seed):
     make_config, stores = CASES[case]
     write_config(tmp_path, make_config())
     rng, killed = random.Random(seed), []

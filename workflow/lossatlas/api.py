@@ -5,6 +5,7 @@ The code underneath is that of the workflow, and so are the numbers. The model i
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lossatlas.directions.pca import pca
 from lossatlas.directions.random import random
 from lossatlas.directions.raw import RawDirections
 from lossatlas.errors import LossAtlasError
-from lossatlas.krylov import Eigenpairs, Spectrum, check_deterministic, eigenpairs, lanczos, probe_vectors
+from lossatlas.krylov import Eigenpairs, Spectrum, check_deterministic, eigenpairs, probe_vectors, quadrature_runs
 from lossatlas.krylov.eigenpairs import check_count
 from lossatlas.krylov.lanczos import check_steps
 from lossatlas.parallel import Timing, World
@@ -31,8 +32,6 @@ from lossatlas.progress import Progress
 from lossatlas.trajectory import RowWriter, Trajectory
 
 ENDS = {"LA": "largest", "SA": "smallest", "BE": "both ends, the larger half at the top", "LM": "largest magnitude"}
-_BLOCK = 10
-"""Probes that run in lockstep; a block's Lanczos bases are in memory together."""
 
 
 def hessian(
@@ -138,12 +137,18 @@ class Hessian:
         return pairs
 
     def spectrum(
-        self, probes: int = 10, steps: int | None = None, seed: int = 0, distribution: str = "gaussian"
+        self,
+        probes: int = 10,
+        steps: int | None = None,
+        seed: int = 0,
+        distribution: str = "gaussian",
+        tolerance: float | None = None,
     ) -> Spectrum:
         """Return the stochastic Lanczos quadrature (GradVis Algorithm 2).
 
         The result has ``nodes`` and ``weights`` (probe, node) and methods with error bars: ``density``,
-        ``distribution``, ``count``, ``moment`` and ``trace``.
+        ``distribution``, ``count``, ``moment``, ``trace``, ``effective_dimension``; and ``accuracy``, which says
+        whether probes and steps suffice.
 
         Args:
             probes: random probe vectors (GradVis's k); error bars need at least two.
@@ -151,15 +156,16 @@ class Hessian:
                 is less.
             seed: of the probes, which are the same for all matrices of one size.
             distribution: ``gaussian`` or ``rademacher`` entries, scaled to unit length.
+            tolerance: Wasserstein-1 error of the density, relative to the largest magnitude of an eigenvalue, up to
+                which probes and steps are added; ``probes`` and ``steps`` are then the most that may be used.
         """
         steps = min(80, self.size) if steps is None else steps
-        choices = {"probes": probes, "steps": steps, "seed": seed, "distribution": distribution}
+        choices = {"probes": probes, "steps": steps, "seed": seed, "distribution": distribution, "tolerance": tolerance}
         config.check(choices, "spectra", "spectrum")
         check_steps(self.size, steps, probes)
-        watched, runs = _Watched(self, "spectrum", probes * steps), []
-        for start in range(0, probes, _BLOCK):
-            numbers = range(start, min(start + _BLOCK, probes))
-            runs += lanczos(watched, probe_vectors(self.size, numbers, seed, distribution), steps)
+        watched = _Watched(self, "spectrum", probes * steps)
+        vectors = partial(probe_vectors, self.size, seed=seed, distribution=distribution)
+        runs = quadrature_runs(watched, vectors, range(probes), steps, tolerance)
         watched.progress.close()
         return Spectrum.of(runs, self.size)
 

@@ -5,6 +5,7 @@ sites, so that what changes from one site to the next is the Hessian and not the
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,20 @@ import zarr
 from lossatlas import units
 from lossatlas.data import Subset
 from lossatlas.errors import LossAtlasError
-from lossatlas.krylov import Spectrum, Tridiagonal, lanczos, probe_vectors
+from lossatlas.krylov import Accuracy, Spectrum, Tridiagonal, probe_vectors, quadrature_runs
 from lossatlas.krylov.lanczos import check_steps
+from lossatlas.krylov.quadrature import BLOCK
 from lossatlas.problem import Problem
 from lossatlas.sites import Sites
 from lossatlas.store import Store, add_array
 
-MAX_BLOCK = 10
-"""Probes that share one product; more gain nothing."""
 
+def block_size(probes: int, tolerance: float | None = None) -> int:
+    """Return how many probes a unit has: the largest divisor up to ``BLOCK``, so that no unit spans two sites.
 
-def block_size(probes: int) -> int:
-    """Return the largest divisor of ``probes`` up to ``MAX_BLOCK``, so that no unit spans two sites."""
-    return max(size for size in range(1, min(probes, MAX_BLOCK) + 1) if probes % size == 0)
+    With a tolerance it is all probes of a site, for only together do they tell whether they suffice.
+    """
+    return probes if tolerance else max(size for size in range(1, min(probes, BLOCK) + 1) if probes % size == 0)
 
 
 MEASURES = {"loss": "loss on the same samples", "gradient_norm": "Euclidean norm of the gradient of all parameters"}
@@ -77,12 +79,16 @@ class Plan:
             ("trace_error", "standard error of the trace over probes"),
             ("largest", "largest node"),
             ("smallest", "smallest node"),
+            ("wasserstein_steps", "bound of the density's Wasserstein-1 error due to few Lanczos steps"),
+            ("wasserstein_probes", "estimate of the density's Wasserstein-1 error due to few probes"),
             *((name, MEASURES[name]) for name in sites.measures),
         ):
             add_array(group, name, (sites.axis,), shape=(len(sites),), long_name=text)
         columns = [*(f"alpha_{j}" for j in range(steps)), *(f"beta_{j}" for j in range(steps)), "steps"]
         summary = f"One row per {sites.axis} and probe, in this order."
-        units.add_rows(group, summary, len(sites) * probes, [*columns, *sites.measures], block_size(probes))
+        units.add_rows(
+            group, summary, len(sites) * probes, [*columns, *sites.measures], block_size(probes, self.spec["tolerance"])
+        )
 
 
 class Evaluator:
@@ -100,12 +106,14 @@ class Evaluator:
         theta, buffers = self.sites.parameters(site), self.sites.buffers(site)
         try:
             operator = self.problem.linearize(theta, buffers, **choices)
-            vectors = probe_vectors(operator.size, numbers, self.spec["seed"], self.spec["distribution"])
-            runs = lanczos(operator, vectors, steps)
+            probe = partial(
+                probe_vectors, operator.size, seed=self.spec["seed"], distribution=self.spec["distribution"]
+            )
+            runs = quadrature_runs(operator, probe, numbers, steps, self.spec["tolerance"])
         except LossAtlasError as error:
             raise LossAtlasError(f"spectra: {self.sites.axis} {self.sites.coordinate[site]:.10g}: {error}") from error
-        table = np.zeros((len(runs), 2 * steps + 1 + len(self.sites.measures)))
-        for line, run in zip(table, runs, strict=True):
+        table = np.zeros((len(unit), 2 * steps + 1 + len(self.sites.measures)))
+        for line, run in zip(table, runs, strict=False):  # probes that were not needed have no steps
             line[: run.steps], line[steps : steps + run.steps], line[2 * steps] = run.alpha, run.beta, run.steps
         table[:, 2 * steps + 1 :] = [self._measure(name, theta, buffers) for name in self.sites.measures]
         return table
@@ -117,14 +125,15 @@ class Evaluator:
 
 
 def read_runs(store: Store) -> list[list[Tridiagonal]]:
-    """Return the Lanczos runs of a computed store, per site and probe."""
+    """Return the Lanczos runs of a computed store, per site and used probe."""
     table = units.results(store)
     sites, probes, steps = store["nodes"].shape
-    runs = []
-    for line in table:
+    runs: list[list[Tridiagonal]] = [[] for _ in range(sites)]
+    for number, line in enumerate(table):
         count = int(line[2 * steps])
-        runs.append(Tridiagonal(line[:count], line[steps : steps + count]))
-    return [runs[i * probes : (i + 1) * probes] for i in range(sites)]
+        if count:
+            runs[number // probes].append(Tridiagonal(line[:count], line[steps : steps + count]))
+    return runs
 
 
 def read_measures(store: Store) -> dict[str, np.ndarray]:
@@ -139,7 +148,8 @@ def finish(store: Store, attempt: dict[str, Any]) -> dict:
     """Turn tridiagonals into nodes, weights and traces; return figures for the log."""
     size, broken = store.attrs["parameters"], 0
     arrays = {n: store[n][...] for n in ("nodes", "weights", "residual_bounds", "alpha", "beta")}
-    scalars = {n: store[n][...] for n in ("trace", "trace_error", "largest", "smallest")}
+    names = ("trace", "trace_error", "largest", "smallest", "wasserstein_steps", "wasserstein_probes")
+    scalars = {n: store[n][...] for n in names}
     for i, runs in enumerate(read_runs(store)):
         for p, run in enumerate(runs):
             filled = slice(0, run.steps)
@@ -147,13 +157,17 @@ def finish(store: Store, attempt: dict[str, Any]) -> dict:
             for name, values in (("nodes", nodes), ("weights", weights), ("residual_bounds", bounds)):
                 arrays[name][i, p, filled] = values
             arrays["alpha"][i, p, filled], arrays["beta"][i, p, filled] = run.alpha, run.beta
-            broken += run.steps < arrays["nodes"].shape[2]
+            broken += run.steps < arrays["nodes"].shape[2] and run.beta[-1] == 0
         spectrum = Spectrum.of(runs, size)
         trace = spectrum.trace()
         scalars["trace"][i], scalars["trace_error"][i] = trace.value, trace.standard_error
         scalars["largest"][i], scalars["smallest"][i] = np.nanmax(spectrum.nodes), np.nanmin(spectrum.nodes)
+        errors = spectrum.accuracy()
+        scalars["wasserstein_steps"][i], scalars["wasserstein_probes"][i] = errors.steps, errors.probes
     for name, values in {**arrays, **scalars, **read_measures(store)}.items():
         store[name][...] = values
-    store.update(short_runs=int(broken))
+    largest = np.maximum(np.abs(scalars["largest"]), np.abs(scalars["smallest"]))
+    accuracy = Accuracy.worst(scalars["wasserstein_steps"], scalars["wasserstein_probes"], largest)
+    store.update(short_runs=int(broken), accuracy=accuracy.statement())
     store.finish(attempt)
-    return {"spectra": len(scalars["trace"]), "short_runs": int(broken)}
+    return {"spectra": len(scalars["trace"]), "short_runs": int(broken), "accuracy:": accuracy.statement()}

@@ -51,7 +51,7 @@ shell.prefix(
 
 
 PLANE_FIGURES = ("contour", "surface", "loss")
-SPECTRA_FIGURES = ("density", "evolution")
+SPECTRA_FIGURES = ("density", "distribution", "evolution")
 LINE_FIGURES = ("between",)
 CURVATURE_FIGURES = ("curvature",)
 

@@ -4,9 +4,10 @@ from lossatlas.krylov.eigenpairs import Eigenpairs, eigenpairs
 from lossatlas.krylov.lanczos import Tridiagonal, lanczos
 from lossatlas.krylov.operator import SymmetricOperator, check_deterministic
 from lossatlas.krylov.probes import probe_vectors
-from lossatlas.krylov.quadrature import Spectrum
+from lossatlas.krylov.quadrature import Accuracy, Spectrum, quadrature_runs
 
 __all__ = [
+    "Accuracy",
     "Eigenpairs",
     "Spectrum",
     "SymmetricOperator",
@@ -15,4 +16,5 @@ __all__ = [
     "eigenpairs",
     "lanczos",
     "probe_vectors",
+    "quadrature_runs",
 ]

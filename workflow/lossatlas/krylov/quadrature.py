@@ -4,13 +4,14 @@ Notation of GradVis (Chatzimichailidis et al. 2019), eqs. 3-8 and Algorithm 2: p
 weights w_ij; the density is phi(t) = mean_i sum_j w_ij N(t; l_ij, sigma^2).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm, t
 
-from lossatlas.krylov.lanczos import Tridiagonal, quadrature_error
+from lossatlas.krylov.lanczos import Tridiagonal, lanczos, quadrature_error
+from lossatlas.krylov.operator import SymmetricOperator
 
 CONFIDENCE = 0.95
 
@@ -160,9 +161,19 @@ class Accuracy:
     probes: float
     scale: float
 
+    @classmethod
+    def worst(cls, steps: np.ndarray, probes: np.ndarray, scale: np.ndarray) -> "Accuracy":
+        """Return the accuracy of the matrix where it is worst, from one number of each kind for every matrix."""
+        at = int(np.argmax(np.maximum(steps, probes) / np.where(scale > 0, scale, 1.0)))
+        return cls(float(steps[at]), float(probes[at]), float(scale[at]))
+
+    def probes_suffice(self, tolerance: float) -> bool:
+        """Return whether the error due to probes is at most half of ``tolerance`` times the largest magnitude."""
+        return self.probes <= 0.5 * tolerance * self.scale
+
     def suffices(self, tolerance: float) -> bool:
         """Return whether both errors are at most half of ``tolerance`` times the largest magnitude."""
-        return max(self.steps, self.probes) <= 0.5 * tolerance * self.scale
+        return self.probes_suffice(tolerance) and self.steps <= 0.5 * tolerance * self.scale
 
     def statement(self, tolerance: float = TOLERANCE) -> str:
         """Return in words whether steps and probes suffice for a relative ``tolerance``, and what to raise if not."""
@@ -174,6 +185,38 @@ class Accuracy:
             f"Wasserstein-1 error of the density, of the largest |eigenvalue|: steps {self.steps / scale:.1e}, probes "
             f"{self.probes / scale:.1e} (half of {tolerance:g} allowed each): {verdict}"
         )
+
+
+BLOCK = 10
+"""Probes that share one product; more gain nothing."""
+
+ADAPTIVE_BLOCK = 4
+"""Probes between two looks at whether they suffice."""
+
+
+def quadrature_runs(
+    operator: SymmetricOperator,
+    probes: Callable[[range], np.ndarray],
+    numbers: range,
+    steps: int,
+    tolerance: float | None = None,
+) -> list[Tridiagonal]:
+    """Run Lanczos from the probes of these numbers, a block at a time.
+
+    With a ``tolerance`` on the relative Wasserstein-1 error, probes are added by few and each stops by itself; then
+    ``numbers`` and ``steps`` are what may be used at most.
+
+    Args:
+        probes: returns the unit probes of some numbers, (k, N).
+    """
+    runs: list[Tridiagonal] = []
+    block = ADAPTIVE_BLOCK if tolerance else BLOCK
+    for start in range(numbers.start, numbers.stop, block):
+        chosen = range(start, min(start + block, numbers.stop))
+        runs += lanczos(operator, probes(chosen), steps, tolerance=tolerance)
+        if tolerance and Spectrum.of(runs, operator.size).accuracy().probes_suffice(tolerance):
+            break
+    return runs
 
 
 def _cumulative(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -24,6 +24,8 @@ _CAPTIONS = {
     "loss": "The loss of the checkpoints themselves and (dashed) of their projections.",
     "density": "Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
     "intervals over probes.",
+    "distribution": "Share of eigenvalues up to a value; bands hold the spread over probes and the quadrature's own "
+    "bounds.",
     "variants": "Densities of several matrices at the last iteration.",
     "tracking": "Eigenvalues along training in the colours of their eigenvectors; overlaps with the tracked iteration "
     "before; shares of gradient and step in the subspace of the eigenvectors.",
@@ -213,12 +215,14 @@ def _quadrature_facts(spectra: xr.Dataset, *where: tuple[str, str]) -> list[tupl
         ("matrix", f"{size:,} x {size:,}, {spectra.attrs['operator']} of the mean loss over "
                    f"{spectra.attrs['samples']} training samples"),
         ("runs that ended early", spectra.attrs["short_runs"]),
+        ("where it is least accurate", spectra.attrs["accuracy"]),
     ]  # fmt: skip
 
 
 def _spectrum_row(one: xr.Dataset) -> list:
     """Return one row of a table of spectra; the position or iteration comes first."""
-    trace = Spectrum(one["nodes"].values, np.nan_to_num(one["weights"].values), one.attrs["parameters"]).trace()
+    quadrature = (one[name].values for name in ("nodes", "weights", "residual_bounds"))
+    trace = Spectrum.read(*quadrature, one.attrs["parameters"]).trace()
     extremes = (f"{float(one[name]):.4g}" for name in ("smallest", "largest"))
     where = int(one["iteration"]) if "iteration" in one else f"{float(one['position']):.3g}"
     return [where, *extremes, f"{float(trace.value):.4g}", f"{trace.low:.4g} to {trace.high:.4g}"]

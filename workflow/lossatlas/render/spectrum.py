@@ -42,8 +42,8 @@ class Densities:
 
 def quadratures(spectra: xr.Dataset) -> list[Spectrum]:
     """Return the quadratures of a store, one for each iteration or position."""
-    pairs = zip(spectra["nodes"].values, spectra["weights"].values, strict=True)
-    return [Spectrum(nodes, np.nan_to_num(weights), spectra.attrs["parameters"]) for nodes, weights in pairs]
+    arrays = (spectra[name].values for name in ("nodes", "weights", "residual_bounds"))
+    return [Spectrum.read(*one, spectra.attrs["parameters"]) for one in zip(*arrays, strict=True)]
 
 
 def draw_frame(axes: Axes, densities: Densities) -> None:
@@ -90,6 +90,33 @@ def density_figure(spectra: xr.Dataset, sigma: float | None, title: str) -> Figu
             axes.fill_between(densities.grid, low, band.high, color=color, alpha=0.2, linewidth=0)
     axes.set_title(title)
     axes.legend()
+    return figure
+
+
+def distribution_figure(spectra: xr.Dataset, title: str) -> Figure:
+    """Return the share of eigenvalues up to a value at the first, the sharpest and the last iteration.
+
+    It needs no kernel width. Bands hold spread over probes and the quadrature's own bounds together.
+    """
+    densities = Densities(spectra)
+    reach = np.abs([densities.grid[0], densities.grid[-1]]).max()
+    near = 1e-3 * reach
+    grid = np.concatenate([-np.geomspace(reach, near, POINTS)[:-1], np.linspace(-near, near, POINTS),
+                           np.geomspace(near, reach, POINTS)[1:]])  # fmt: skip
+    grid = grid[(grid >= densities.grid[0]) & (grid <= densities.grid[-1])]
+    figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
+    for index, color in zip(densities.landmarks(), (TEST_COLOR, "0.45", PATH_COLOR), strict=False):
+        share = densities.spectra[index].distribution(grid)
+        axes.plot(grid, share.value, color=color, label=f"iteration {densities.coordinate[index]}")
+        axes.fill_between(grid, share.low, share.high, color=color, alpha=0.2, linewidth=0)
+    axes.set_xscale("symlog", linthresh=near)
+    axes.set_xlim(grid[0], grid[-1])
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel(f"Hessian eigenvalue λ  (linear within ±{near:.1g}, logarithmic beyond)")
+    axes.set_ylabel("share of eigenvalues ≤ λ")
+    axes.grid(alpha=0.3)
+    axes.set_title(title)
+    axes.legend(loc="upper left")
     return figure
 
 
@@ -196,8 +223,8 @@ def variants_figure(spectra: dict[str, xr.Dataset], sigma: float | None, title: 
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     floors, tops = [], []
     for name, dataset in spectra.items():
-        size, last = dataset.attrs["parameters"], dataset.isel(iteration=-1)
-        values = Spectrum(last["nodes"].values, np.nan_to_num(last["weights"].values), size).density(grid, sigma).value
+        size = dataset.attrs["parameters"]
+        values = quadratures(dataset.isel(iteration=slice(-1, None)))[0].density(grid, sigma).value
         patterns = ", ".join(dataset.attrs["parameter_patterns"])
         axes.plot(grid, values, label=f"{name}: {dataset.attrs['operator']} of {patterns}, N = {size:,}")
         floors.append(FLOOR / (size * sigma * np.sqrt(2 * np.pi)))
