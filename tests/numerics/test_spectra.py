@@ -81,7 +81,8 @@ def test_the_store_holds_the_quadratures_bit_for_bit_and_nothing_else(tmp_path):
     made, evaluator, trajectory, problem = make(tmp_path)
     run(made, evaluator)
     arrays = {"iteration", "row", "nodes", "weights", "residual_bounds", "alpha", "beta"}
-    assert set(made.group.array_keys()) == arrays | {"trace", "trace_error", "largest", "smallest"}
+    scalars = {"trace", "trace_error", "largest", "smallest", "wasserstein_steps", "wasserstein_probes"}
+    assert set(made.group.array_keys()) == arrays | scalars
     assert made["nodes"].metadata.dimension_names == ("iteration", "probe", "node")
     assert made["work/rows"].shape == (16, 26)
     probes = probe_vectors(problem.layout.size, range(4), 0)

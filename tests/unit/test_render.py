@@ -162,6 +162,7 @@ def test_a_line_has_three_panels_over_one_axis():
         {
             "nodes": (dims, nodes),
             "weights": (dims, np.full_like(nodes, 1 / 3)),
+            "residual_bounds": (dims, np.zeros_like(nodes)),
             "largest": ("position", nodes.max(axis=(1, 2))),
             "smallest": ("position", nodes.min(axis=(1, 2))),
             "loss": ("position", 1 + position * (1 - position)),
