@@ -24,6 +24,7 @@ rule landscape:
         runtime=growing(240),
     params:
         script=SCRIPTS / "landscape.py",
+        job="landscape",
         run_dir=run_dir,
         spec=lambda wildcards: as_json(plane_spec(wildcards)),
         x=lambda wildcards: axis_argument(wildcards, "x"),
@@ -37,7 +38,7 @@ rule landscape:
     shell:
         "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
         "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
-        " --run-dir {params.run_dir} --label {wildcards.run}/{rule}/{wildcards.plane} --spec {params.spec:q}"
+        " --run-dir {params.run_dir} --label {wildcards.run}/{params.job}/{wildcards.plane} --spec {params.spec:q}"
         " --trajectory {input.trajectory} --x {params.x} --y {params.y} --timing {params.timing}"
         " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
         " --queue {params.queue} {params.fresh} 2>&1 | logged {log}"
@@ -52,6 +53,7 @@ use rule landscape as curvature with:
         f"{RESULTS}/{{run}}/logs/curvature/{{plane}}.benchmark.tsv"
     params:
         script=SCRIPTS / "curvature.py",
+        job="curvature",
         spec=lambda wildcards: as_json(curvature_spec(wildcards)),
         timing=f"{RESULTS}/{{run}}/logs/curvature/{{plane}}.timing.json",
     message:
