@@ -30,8 +30,9 @@ def long_config() -> dict:
 
 
 def spectra_config() -> dict:
-    """A short training with enough spectra to be killed ten times."""
-    return test_config(spectra={"stride": 1, "probes": 4, "steps": 30, "batch_size": 50}, planes={})
+    """A short training with enough spectra to be killed ten times, whose units save their state all the time."""
+    often = {"save_minutes": 1e-3}
+    return test_config(spectra={"stride": 1, "probes": 4, "steps": 30, "batch_size": 50}, planes={}, mpi=often)
 
 
 CASES = {"landscape and spectra": (long_config, STORES), "spectra": (spectra_config, ("--until", "spectra"))}
@@ -155,6 +156,7 @@ def test_a_job_that_is_told_to_stop_keeps_its_units_and_goes_on(tmp_path, expect
     assert f"What failed:\n  tiny/spectra: stopped by {name}" in (tmp_path / "output.log").read_text()
     run_config(tmp_path, spectra_config(), "--rerun-incomplete", "--until", "spectra")
     assert all_contents(tmp_path) == expected_of("spectra")
+    assert not list(tmp_path.glob("results/tiny/.stores/*.states-*")), "states of long units were left behind"
 
 
 def test_training_that_is_told_to_stop_saves_its_state(tmp_path, expected_of):

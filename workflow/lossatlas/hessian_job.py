@@ -8,6 +8,7 @@ from lossatlas import backends, cli, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.krylov import check_deterministic
 from lossatlas.parallel import Timing, World
+from lossatlas.saves import Saves
 from lossatlas.sites import Sites
 from lossatlas.trajectory import Trajectory
 
@@ -24,6 +25,7 @@ def run(description: str, kind: str, driver: ModuleType, where: Where) -> None:
     """
     parser = cli.mpi_arguments(description)
     cli.add_trajectories(parser)
+    parser.add_argument("--save-minutes", type=float, required=True, help="from one save of a long unit to the next")
     parsed = parser.parse_args()
     cli.run(lambda world: _main(parsed, world, kind, driver, where), ranks=parsed.ranks, label=parsed.label)
 
@@ -52,6 +54,10 @@ def _main(args: argparse.Namespace, world: World, kind: str, driver: ModuleType,
         world.barrier()
     made = store.Store(store.hidden_path(args.output, args.run_dir), writable=True)
     if not made.finished:
-        evaluator = driver.Evaluator(spec[kind], points, problem)
+        states = made.path.with_name(f"{made.path.name}.states-{made.fingerprint[:12]}")
+        saves = Saves(states, 60 * args.save_minutes)
+        evaluator = driver.Evaluator(spec[kind], points, problem, saves)
         missing = units.compute(made, evaluator, world, timing, args.queue, args.label)
+        if world.rank == 0 and not missing:
+            saves.clear()
     cli.conclude(args, world, timing, made, driver.finish, missing, device.description)

@@ -22,6 +22,10 @@ class Interrupted(LossAtlasError):
     """The job was told to stop; the same command goes on where it stopped."""
 
 
+class Dropped(Exception):
+    """A unit was given up in good order, because the job was told to stop; its state is saved."""
+
+
 def listen() -> None:
     """React to SIGTERM and SIGUSR1 from now on."""
     for number in (signal.SIGTERM, signal.SIGUSR1):

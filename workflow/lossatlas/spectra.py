@@ -18,6 +18,7 @@ from lossatlas.krylov import Accuracy, Spectrum, Tridiagonal, probe_vectors, qua
 from lossatlas.krylov.lanczos import check_steps
 from lossatlas.krylov.quadrature import BLOCK
 from lossatlas.problem import Problem
+from lossatlas.saves import Saves
 from lossatlas.sites import Sites
 from lossatlas.store import Store, add_array
 
@@ -92,10 +93,10 @@ class Plan:
 
 
 class Evaluator:
-    """Runs Lanczos for the rows of a unit: some probes at one site."""
+    """Runs Lanczos for the rows of a unit: some probes at one site; long units save their state."""
 
-    def __init__(self, spec: dict, sites: Sites, problem: Problem):
-        self.spec, self.sites, self.problem = spec, sites, problem
+    def __init__(self, spec: dict, sites: Sites, problem: Problem, saves: Saves | None = None):
+        self.spec, self.sites, self.problem, self.saves = spec, sites, problem, saves
 
     def __call__(self, unit: range) -> np.ndarray:
         """Return alpha, beta, the number of steps and the site's measures for each row of the unit."""
@@ -109,7 +110,8 @@ class Evaluator:
             probe = partial(
                 probe_vectors, operator.size, seed=self.spec["seed"], distribution=self.spec["distribution"]
             )
-            runs = quadrature_runs(operator, probe, numbers, steps, self.spec["tolerance"])
+            state = self.saves.unit(unit.start) if self.saves else None
+            runs = quadrature_runs(operator, probe, numbers, steps, self.spec["tolerance"], state)
         except LossAtlasError as error:
             raise LossAtlasError(f"spectra: {self.sites.axis} {self.sites.coordinate[site]:.10g}: {error}") from error
         table = np.zeros((len(unit), 2 * steps + 1 + len(self.sites.measures)))

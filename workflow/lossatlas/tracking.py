@@ -18,6 +18,7 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import Eigenpairs, eigenpairs
 from lossatlas.layout import ParameterLayout
 from lossatlas.problem import Problem
+from lossatlas.saves import Saves
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
 
@@ -111,16 +112,18 @@ def _add_results(group: zarr.Group, rows: int, pairs: int) -> None:
 class Evaluator:
     """Searches the pairs of the tracked iterations of a unit, one after the other."""
 
-    def __init__(self, spec: dict, trajectory: Trajectory, problem: Problem):
-        self.spec, self.trajectory, self.problem = spec, trajectory, problem
+    def __init__(self, spec: dict, trajectory: Trajectory, problem: Problem, saves: Saves | None = None):
+        self.spec, self.trajectory, self.problem, self.saves = spec, trajectory, problem, saves
         self.rows = trajectory.every(spec["stride"])
         self.chosen = selection(problem.layout, spec["parameters"])
 
     def __call__(self, unit: range) -> np.ndarray:
         """Return eigenvalues, residuals, flags, overlaps, products and shares, a line for each row of the unit."""
-        before = self.search(unit.start - 1) if unit.start else None
-        lines = []
-        for number in unit:
+        state = self.saves.unit(unit.start) if self.saves else None
+        saved = state.load() if state else None
+        lines = list(saved.pop("lines")) if saved else []
+        before = Eigenpairs(**saved) if saved else self.search(unit.start - 1) if unit.start else None
+        for number in unit[len(lines) :]:
             now = self.search(number, before)
             overlap = np.full((pairs_of(self.spec),) * 2, np.nan)
             if before is not None:
@@ -129,6 +132,8 @@ class Evaluator:
             shares = [share_within(vector, basis) for vector in (self.gradient(number), self.step(number))]
             lines.append([*now.values, *now.residuals, *now.converged, *overlap.flat, now.products, *shares])
             before = now
+            if state and state.due():
+                state.save({"lines": lines, **vars(now)})
         return np.array(lines)
 
     def search(self, number: int, before: Eigenpairs | None = None) -> Eigenpairs:

@@ -47,7 +47,8 @@ def compute(
     When any rank is told to stop (SIGTERM, SIGUSR1), all end after their current unit.
 
     Args:
-        evaluate: returns the columns of the rows of one unit; a pure function of the rows' numbers.
+        evaluate: returns the columns of the rows of one unit; a pure function of the rows' numbers. It may raise
+            ``interrupt.Dropped`` when the job is told to stop.
         queue: ``counter`` or ``static``.
 
     Returns:
@@ -74,7 +75,10 @@ def compute(
                 break
             start = pending[number] * per_unit
             with timing("compute"):
-                values = evaluate(range(start, min(start + per_unit, total)))
+                try:
+                    values = evaluate(range(start, min(start + per_unit, total)))
+                except interrupt.Dropped:
+                    break
                 values = np.column_stack([values, np.ones(len(values))])
             with timing("write"):
                 work[start : start + len(values)] = values

@@ -27,6 +27,7 @@ rule tracking:
         device=lambda wildcards: RUNS[wildcards.run]["device"],
         timing=f"{RESULTS}/{{run}}/logs/tracking.timing.json",
         queue=MPI["queue"],
+        save_minutes=MPI["save_minutes"],
         fresh=fresh(),
     message:
         "Hessian eigenvectors along training of {wildcards.run} by {resources.tasks} MPI ranks"
@@ -36,4 +37,4 @@ rule tracking:
         " --run-dir {params.run_dir} --label {wildcards.run}/tracking --spec {params.spec:q}"
         " --trajectory {input.trajectory} --timing {params.timing}"
         " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
-        " --queue {params.queue} {params.fresh} 2>&1 | logged {log}"
+        " --queue {params.queue} --save-minutes {params.save_minutes} {params.fresh} 2>&1 | logged {log}"

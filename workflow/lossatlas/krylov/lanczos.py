@@ -7,6 +7,7 @@ from scipy.linalg import eigh_tridiagonal
 
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov.operator import SymmetricOperator
+from lossatlas.saves import State
 
 NOISE_MARGIN = 10.0
 """Breakdown: the next vector is shorter than this multiple of the product's noise."""
@@ -59,6 +60,7 @@ def lanczos(
     steps: int,
     keep_basis: bool = False,
     tolerance: float | None = None,
+    state: State | None = None,
 ) -> list[Tridiagonal]:
     """Run ``steps`` Lanczos steps from every row of ``probes`` (k, N), unit vectors, in lockstep.
 
@@ -69,22 +71,40 @@ def lanczos(
     A probe stops early when its Krylov space is exhausted: the remainder is then at most a small multiple of
     the product's measured noise.
 
+    With a ``state`` the runs are saved now and then, and go on from what was saved.
+
     Raises:
         LossAtlasError: ``steps`` does not lie in 1..N, there is no probe, or a product is NaN or infinite.
+        Dropped: the job was told to stop; the state is saved.
     """
     check_steps(operator.size, steps, len(probes))
-    noise = measured_noise(operator, probes[0])
     runs = [_Run(probe, steps, operator.dtype) for probe in probes]
-    for step in range(steps):
-        active = [run for run in runs if not (run.exhausted or (tolerance and run.settled(tolerance)))]
-        if not active:
-            break
+    noise = _restore(runs, state) or measured_noise(operator, probes[0])
+    while active := [run for run in runs if run.goes_on(tolerance)]:
         products = operator.matmat(np.stack([run.current for run in active]))
         if not np.isfinite(products).all():
-            raise LossAtlasError(f"Lanczos step {step + 1}: the product Hv holds NaN or inf")
+            raise LossAtlasError(f"Lanczos step {active[0].done + 1}: the product Hv holds NaN or inf")
         for run, product in zip(active, products, strict=True):
             run.advance(product, noise)
+        if state is not None and state.due():
+            tables = [(run.basis, min(run.done + 1, steps)) for run in runs]
+            state.save({"noise": noise, **{n: [getattr(r, n) for r in runs] for n in _SAVED}}, tables)
     return [run.result(keep_basis) for run in runs]
+
+
+_SAVED = ("alpha", "beta", "done", "exhausted", "norm")
+
+
+def _restore(runs: "list[_Run]", state: State | None) -> float | None:
+    """Set the runs to what was saved and return the measured noise, None when nothing was saved."""
+    saved = state.load() if state is not None else None
+    if saved is None:
+        return None
+    for index, run in enumerate(runs):
+        run.alpha, run.beta, run.norm = saved["alpha"][index], saved["beta"][index], float(saved["norm"][index])
+        run.done, run.exhausted = int(saved["done"][index]), bool(saved["exhausted"][index])
+        state.rows(index, run.basis, min(run.done + 1, len(run.basis)))
+    return float(saved["noise"])
 
 
 def check_steps(size: int, steps: int, probes: int) -> None:
@@ -114,7 +134,7 @@ class _Run:
         self.basis = np.empty((steps, probe.size), dtype)
         self.alpha, self.beta = np.zeros(steps), np.zeros(steps)
         self.basis[0] = probe
-        self.done, self.exhausted, self._norm = 0, False, 0.0
+        self.done, self.exhausted, self.norm = 0, False, 0.0
 
     @property
     def current(self) -> np.ndarray:
@@ -125,14 +145,18 @@ class _Run:
         j = self.done
         basis = self.basis[: j + 1]
         self.alpha[j] = self.current @ product
-        self._norm = max(self._norm, float(np.linalg.norm(product)))
+        self.norm = max(self.norm, float(np.linalg.norm(product)))
         rest = orthogonalize(product, basis)
         self.beta[j] = np.linalg.norm(rest)
         self.done += 1
-        if self.beta[j] <= NOISE_MARGIN * noise * self._norm:
+        if self.beta[j] <= NOISE_MARGIN * noise * self.norm:
             self.beta[j], self.exhausted = 0.0, True
         elif self.done < len(self.alpha):
             self.basis[self.done] = rest / self.beta[j]
+
+    def goes_on(self, tolerance: float | None) -> bool:
+        """Return whether there are steps left to do."""
+        return self.done < len(self.alpha) and not (self.exhausted or (tolerance and self.settled(tolerance)))
 
     def settled(self, tolerance: float) -> bool:
         """Return whether more steps would change the quadrature by less than tolerated."""
