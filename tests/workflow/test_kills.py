@@ -16,7 +16,7 @@ from tests.workflow.conftest import all_contents, run_config, test_config, write
 
 pytestmark = [pytest.mark.workflow, pytest.mark.mpi]
 TARGETS = ["rank", "job", "controller"]
-STORES = ("--until", "landscape", "spectra")
+STORES = ("--until", "landscape", "curvature", "spectra", "tracking")
 
 
 def long_config() -> dict:
@@ -26,6 +26,7 @@ def long_config() -> dict:
     tiny["train"] |= {"epochs": 8, "record_every": 4}
     tiny["planes"]["pca"]["points"] = [31, 21]
     tiny["planes"]["random"]["points"] = [25, 25]
+    tiny["tracking"]["stride"] = 9
     return config
 
 
@@ -35,7 +36,7 @@ def spectra_config() -> dict:
     return test_config(spectra={"stride": 1, "probes": 4, "steps": 30, "batch_size": 50}, planes={}, mpi=often)
 
 
-CASES = {"landscape and spectra": (long_config, STORES), "spectra": (spectra_config, ("--until", "spectra"))}
+CASES = {"every store": (long_config, STORES), "spectra": (spectra_config, ("--until", "spectra"))}
 
 
 def start(folder, *arguments, **extra):
@@ -58,7 +59,7 @@ def victims(controller: psutil.Process, target: str) -> list[psutil.Process]:
             line = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        is_rank = ("scripts/landscape.py" in line or "scripts/spectra.py" in line) and "python" in line.split()[0]
+        is_rank = re.search(r"scripts/(landscape|spectra|curvature|tracking)\.py", line) and "python" in line.split()[0]
         is_job = line.split()[:1] and os.path.basename(line.split()[0]) in ("mpiexec", "mpiexec.hydra")
         is_training = "scripts/train.py" in line and "python" in line.split()[0]
         if {"rank": is_rank, "job": is_job, "train": is_training}[target]:
@@ -66,9 +67,9 @@ def victims(controller: psutil.Process, target: str) -> list[psutil.Process]:
     return found
 
 
-def kill_once(folder, target: str, rng: random.Random) -> bool:
+def kill_once(folder, target: str, rng: random.Random, *arguments: str) -> bool:
     """Start the workflow, kill one process of a kind at a random instant; return whether one was there."""
-    process = start(folder)
+    process = start(folder, *arguments)
     controller = psutil.Process(process.pid)
     deadline = time.monotonic() + rng.uniform(0.5, 3.0) + (4.0 if target == "controller" else 0.0)
     while time.monotonic() < deadline or target != "controller":
@@ -114,7 +115,7 @@ def test_oracle_19_ten_random_kills_change_nothing(tmp_path, expected_of, case, 
     rng, killed = random.Random(seed), []
     while len(killed) < 10:
         target = TARGETS[len(killed) % 3]
-        if kill_once(tmp_path, target, rng):
+        if kill_once(tmp_path, target, rng, *stores):
             killed.append(target)
             if target == "controller":
                 unlock(tmp_path)
@@ -189,13 +190,14 @@ def test_kills_between_finishing_and_linking(tmp_path, expected_of):
         "KILL_BEFORE_LINK_MARKS": str(marks),
     }
     attempts = 0
-    while attempts < 12:
+    while attempts < 15:
         attempts += 1
         arguments = ("--rerun-incomplete", *STORES)
         done = run_config(tmp_path, long_config(), *arguments, check=False, **extra)
         if done.returncode == 0:
             break
-    assert len(list(marks.iterdir())) == 8, "trajectory, three sets of directions, three planes, spectra"
-    assert 4 <= attempts <= 10
+    stores = ("trajectory", *["directions"] * 3, *["landscape"] * 3, "curvature", "spectra", "line", "tracking")
+    assert len(list(marks.iterdir())) == len(stores), stores
+    assert 4 <= attempts <= len(stores) + 2
     assert "found finished, nothing to compute" in done.stdout + done.stderr
-    assert all_contents(tmp_path) == expected_of("landscape and spectra")
+    assert all_contents(tmp_path) == expected_of("every store")
