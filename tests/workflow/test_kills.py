@@ -16,7 +16,8 @@ from tests.workflow.conftest import all_contents, run_config, test_config, write
 
 pytestmark = [pytest.mark.workflow, pytest.mark.mpi]
 TARGETS = ["rank", "job", "controller"]
-STORES = ("--until", "landscape", "curvature", "spectra", "tracking")
+STORES = ("--until", "landscape", "spectra")
+EVERY_STORE = (*STORES, "curvature", "tracking")
 
 
 def long_config() -> dict:
@@ -36,7 +37,11 @@ def spectra_config() -> dict:
     return test_config(spectra={"stride": 1, "probes": 4, "steps": 30, "batch_size": 50}, planes={}, mpi=often)
 
 
-CASES = {"every store": (long_config, STORES), "spectra": (spectra_config, ("--until", "spectra"))}
+CASES = {
+    "landscape and spectra": (long_config, STORES),
+    "spectra": (spectra_config, ("--until", "spectra")),
+    "every store": (long_config, EVERY_STORE),
+}
 
 
 def start(folder, *arguments, **extra):
@@ -107,7 +112,7 @@ def expected_of(tmp_path_factory):
     return contents_of
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["landscape and spectra", "spectra"])
 @pytest.mark.parametrize("seed", range(int(os.environ.get("LOSSATLAS_KILL_ROUNDS", "1"))))
 def test_oracle_19_ten_random_kills_change_nothing(tmp_path, expected_of, case, seed):
     make_config, stores = CASES[case]
@@ -192,7 +197,7 @@ def test_kills_between_finishing_and_linking(tmp_path, expected_of):
     attempts = 0
     while attempts < 15:
         attempts += 1
-        arguments = ("--rerun-incomplete", *STORES)
+        arguments = ("--rerun-incomplete", *EVERY_STORE)
         done = run_config(tmp_path, long_config(), *arguments, check=False, **extra)
         if done.returncode == 0:
             break
