@@ -40,7 +40,7 @@ def spectra_config() -> dict:
 CASES = {
     "landscape and spectra": (long_config, STORES),
     "spectra": (spectra_config, ("--until", "spectra")),
-    "every store": (long_config, EVERY_STORE),
+    "every store": (test_config, EVERY_STORE),
 }
 
 
@@ -187,7 +187,7 @@ def test_training_that_is_told_to_stop_saves_its_state(tmp_path, expected_of):
 
 def test_kills_between_finishing_and_linking(tmp_path, expected_of):
     """Every store is killed once between its last write and its link; each attempt then goes one store further."""
-    write_config(tmp_path, long_config())
+    write_config(tmp_path, test_config())
     marks = tmp_path / "marks"
     marks.mkdir()
     extra = {
@@ -198,7 +198,7 @@ def test_kills_between_finishing_and_linking(tmp_path, expected_of):
     while attempts < 15:
         attempts += 1
         arguments = ("--rerun-incomplete", *EVERY_STORE)
-        done = run_config(tmp_path, long_config(), *arguments, check=False, **extra)
+        done = run_config(tmp_path, test_config(), *arguments, check=False, **extra)
         if done.returncode == 0:
             break
     stores = ("trajectory", *["directions"] * 3, *["landscape"] * 3, "curvature", "spectra", "line", "tracking")
