@@ -41,7 +41,8 @@ def quadrature_error(nodes: np.ndarray, weights: np.ndarray, bounds: np.ndarray)
     For f of slope at most 1 and Ritz vectors y_j with ||H y_j - l_j y_j|| = b_j, v'f(H)v differs from the quadrature
     by at most sum_j sqrt(w_j) b_j. And by the Chebyshev-Markov-Stieltjes inequalities the share of eigenvalues between
     two neighbouring nodes is known up to the larger of their weights: the bound is the sum of gap times larger weight.
-    There, converged nodes (b_j below a thousandth of the way to the next node) are atoms known for themselves.
+    There, converged nodes (b_j below a thousandth of the way to the next node) count as atoms known for themselves,
+    which holds up to their convergence; mass beyond the first and the last node is counted by their residual bounds.
 
     Args:
         nodes, weights, bounds: ascending Gauss nodes, their weights and residual bounds b_j, (steps,).
