@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lossatlas.errors import LossAtlasError, NonFiniteError
+from lossatlas.team import LEAVES, Branch, fold, leaf
 
 BLOCK = 10
 """Vectors per product; more are cut into blocks, fewer run as a block of their own size."""
@@ -25,6 +26,7 @@ class TorchHessian:
         parameters: patterns of the names of the parameters that the matrix is restricted to; N is their number.
         memory_gb: what the kept primal values may take; beyond it they are computed anew in each product.
         strategy: ``split`` (see above) or ``rebuild`` (gradient of gradient times v, the plainest way).
+        leaves: which leaves of the samples this process looks at; the others are other ranks' (see ``team``).
 
     Raises:
         NonFiniteError: the loss or its gradient is NaN or infinite at theta; the message names the chunk.
@@ -39,6 +41,7 @@ class TorchHessian:
         parameters: tuple[str, ...] = ("*",),
         memory_gb: float = 2.0,
         strategy: str = "split",
+        leaves: range = range(LEAVES),
     ):
         self.problem, self.network = problem, problem.network
         self.curvature = problem.curvature(operator, parameters)
@@ -52,7 +55,7 @@ class TorchHessian:
         self.strategy = problem.strategy(self.curvature, strategy)
         self._memory, self._width = memory_gb * 2**30, 0
         self._kept: dict[int, tuple] = {}
-        self._check()
+        self._check(leaves)
 
     def matvec(self, vector: np.ndarray) -> np.ndarray:
         """Return H v, float64, for ``vector`` of shape (N,)."""
@@ -60,21 +63,34 @@ class TorchHessian:
 
     def matmat(self, vectors: np.ndarray) -> np.ndarray:
         """Return H v for every row of ``vectors`` (k, N), float64; pieces weigh by their number of samples."""
+        return self.partial(vectors, range(LEAVES))[0][1]
+
+    def partial(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
+        """Return the products over the samples of some leaves only, (k, N) float64 for every branch that they are."""
         vectors = np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != self.size:
             raise LossAtlasError(f"Hessian product: vectors of shape {vectors.shape}, expected (k, {self.size})")
         self.products += len(vectors)
-        blocks = [self._block(vectors[i : i + BLOCK]) for i in range(0, len(vectors), BLOCK)]
-        return np.concatenate(blocks)
+        blocks = [self._block(vectors[i : i + BLOCK], leaves) for i in range(0, len(vectors), BLOCK)]
+        branches = zip(*blocks, strict=True)
+        return [(parts[0][0], np.concatenate([sums for _, sums in parts])) for parts in branches]
 
-    def _block(self, vectors: np.ndarray) -> np.ndarray:
+    def _block(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
         v = self.network.vector(vectors)
-        total = torch.zeros(v.shape, dtype=torch.float64, device=v.device)
         if len(v) != self._width:  # pieces and graphs are others
             self._width, self._kept, self._room = len(v), {}, self._memory
-        for number, piece in enumerate(self.problem.pieces(len(v))):
+        pieces = list(enumerate(self.problem.pieces(len(v))))
+        sums = fold([(range(n, n + 1), self._sum(pieces[leaf(len(pieces), n)], v)) for n in leaves])
+        return [(r, np.zeros(v.shape) if total is None else total.cpu().numpy()) for r, total in sums]
+
+    def _sum(self, pieces: list[tuple[int, tuple]], v: Tensor) -> Tensor | None:
+        """Return the sum over numbered pieces, None if there are none."""
+        if not pieces:
+            return None
+        total = torch.zeros(v.shape, dtype=torch.float64, device=v.device)
+        for number, piece in pieces:
             total.add_(self._product(number, piece, v), alpha=len(piece[0]) / self.samples)
-        return total.cpu().numpy()
+        return total
 
     def _product(self, number: int, piece: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
         if self.strategy == "rebuild":
@@ -93,9 +109,10 @@ class TorchHessian:
             self._kept[number] = saved
             self._room -= need
 
-    def _check(self) -> None:
+    def _check(self, leaves: range) -> None:
         """Refuse a point where loss or gradient is not finite."""
-        for number, chunk in enumerate(self.problem.chunks):
+        chunks = list(enumerate(self.problem.chunks))
+        for number, chunk in (found for n in leaves for found in chunks[leaf(len(chunks), n)]):
             value, gradient = self.problem.chunk_gradient(self.theta, self.buffers, chunk)
             if not (torch.isfinite(value) and torch.isfinite(gradient).all()):
                 raise NonFiniteError(
