@@ -5,14 +5,16 @@ mpiexec -n 4 python layouts.py RANKS FOLDER
 
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
-from lossatlas import cli
+from lossatlas import cli, interrupt
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split
-from lossatlas.krylov import Spectrum, eigenpairs, probe_vectors, quadrature_runs
+from lossatlas.krylov import Spectrum, eigenpairs, lanczos, probe_vectors, quadrature_runs
 from lossatlas.parallel import limit_threads
+from lossatlas.saves import State
 from lossatlas.team import form_teams, ranks_per_unit
 from torch import nn
 
@@ -41,18 +43,42 @@ def results(team=None) -> dict[str, np.ndarray]:
     limit_threads(1)
     choices, found = ({"team": team} if team else {}), {}
     for precision in PRECISIONS:
-        for samples in (7, 103):
+        for samples, steps in ((7, 6), (103, 20)):
             made = problem(precision, samples)
             leaves = {"leaves": team.leaves} if team else {}
             operator = made.linearize(made.network.parameters(), made.network.buffers(), **leaves)
             probes = partial(probe_vectors, operator.size, seed=0)
-            runs = quadrature_runs(operator, probes, range(3), 40, **choices)
+            runs = quadrature_runs(operator, probes, range(3), steps, **choices)
             spectrum = Spectrum.of(runs, operator.size)
-            pairs = eigenpairs(operator, 2, 1, 1e-3, 200, **choices)
+            pairs = eigenpairs(operator, 2, 1, 1e-2, 60, **choices)
             kept = {"nodes": spectrum.nodes, "weights": spectrum.weights, "density": spectrum.density([0.0, 0.1]).value}
             kept |= {"values": pairs.values, "vectors": pairs.vectors, "residuals": pairs.residuals}
             found |= {f"{precision}, {samples}: {name}": array for name, array in kept.items()}
     return found
+
+
+def stopped_and_resumed(team, folder: Path) -> tuple[list, int]:
+    """Let the team's last rank be told to stop after ten steps; return what it finds in the end, and its products."""
+    made = problem("float32", 103)
+    operator = made.linearize(made.network.parameters(), made.network.buffers(), leaves=team.leaves)
+    probes, plain, products = probe_vectors(operator.size, range(2), seed=0), operator.partial, []
+
+    def partial_products(vectors, leaves):
+        products.append(len(vectors))
+        if len(products) == 11 and team.rank == team.size - 1:
+            interrupt._received = "SIGTERM"
+        return plain(vectors, leaves)
+
+    operator.partial = partial_products
+    try:
+        lanczos(operator, probes, 30, state=State(folder, 600, team), team=team)
+        raise AssertionError("nobody was told to stop")
+    except interrupt.Dropped:
+        interrupt._received = None
+    operator.partial = plain
+    before = operator.products
+    runs = lanczos(operator, probes, 30, state=State(folder, 600, team), team=team)
+    return runs, operator.products - before
 
 
 def main(world) -> None:
@@ -60,6 +86,10 @@ def main(world) -> None:
         if world.size % size == 0:
             team, leaders = form_teams(world, ranks_per_unit(size, world.size, 2))
             found = results(team)
+            if team.size > 1:
+                folder = Path(sys.argv[2]) / f"state-{world.size}-{world.rank // team.size}"
+                runs, products = stopped_and_resumed(team, folder)
+                found |= {"resumed": np.array([run.alpha for run in runs]), "products": products}
             if leaders:
                 np.savez(f"{sys.argv[2]}/{world.size // team.size}-{team.size}-{leaders.rank}.npz", **found)
 

@@ -31,9 +31,9 @@ def long_config() -> dict:
     return config
 
 
-def spectra_config() -> dict:
+def spectra_config(data_ranks: int = 2) -> dict:
     """A short training with enough spectra to be killed ten times, whose units save their state all the time."""
-    often = {"save_minutes": 1e-3}
+    often = {"save_minutes": 1e-3, "data_ranks": data_ranks}
     return test_config(spectra={"stride": 1, "probes": 4, "steps": 30, "batch_size": 50}, planes={}, mpi=often)
 
 
@@ -146,9 +146,10 @@ def test_two_attempts_that_overlap_do_no_harm(tmp_path, expected_of):
     assert all_contents(tmp_path) == expected_of("spectra")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_job_that_is_told_to_stop_keeps_its_units_and_goes_on(tmp_path, expected_of, name):
-    write_config(tmp_path, spectra_config())
+@pytest.mark.parametrize(("name", "data_ranks"), [("SIGTERM", 1), ("SIGUSR1", 2)])
+def test_a_job_that_is_told_to_stop_keeps_its_units_and_goes_on(tmp_path, expected_of, name, data_ranks):
+    config = spectra_config(data_ranks)
+    write_config(tmp_path, config)
     process = start(tmp_path, "--until", "spectra")
     log = tmp_path / "results/tiny/logs/spectra.log"
     while not (log.exists() and "chunks found finished" in log.read_text()):
@@ -160,7 +161,7 @@ def test_a_job_that_is_told_to_stop_keeps_its_units_and_goes_on(tmp_path, expect
     assert process.returncode != 0
     assert re.search(rf"spectra: stopped by {name}, \d+ chunks missing; run the same command again", log.read_text())
     assert f"What failed:\n  tiny/spectra: stopped by {name}" in (tmp_path / "output.log").read_text()
-    run_config(tmp_path, spectra_config(), "--rerun-incomplete", "--until", "spectra")
+    run_config(tmp_path, config, "--rerun-incomplete", "--until", "spectra")
     assert all_contents(tmp_path) == expected_of("spectra")
     assert not list(tmp_path.glob("results/tiny/.stores/*.states-*")), "states of long units were left behind"
 
