@@ -15,7 +15,7 @@ from lossatlas.data import Split
 from lossatlas.krylov import Spectrum, eigenpairs, lanczos, probe_vectors, quadrature_runs
 from lossatlas.parallel import limit_threads
 from lossatlas.saves import State
-from lossatlas.team import form_teams, ranks_per_unit
+from lossatlas.team import ALONE, Team, form_teams, ranks_per_unit
 from torch import nn
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
@@ -37,27 +37,29 @@ def problem(precision: str, samples: int) -> TorchProblem:
     return TorchProblem(flat, build_loss({"name": "cross-entropy"}), split, 5)
 
 
-def results(team=None) -> dict[str, np.ndarray]:
-    """Return nodes, weights, moments and pairs for both precisions; 7 samples are fewer chunks than ranks."""
+CASES = [("float32", 103, "split"), ("float64", 103, "rebuild"), ("float64", 7, "rebuild")]
+"""Precision, samples and strategy; 7 samples are fewer chunks than ranks."""
+
+
+def results(team: Team = ALONE) -> dict[str, np.ndarray]:
+    """Return nodes, weights, density and pairs of all cases."""
     torch.set_num_threads(1)
     limit_threads(1)
-    choices, found = ({"team": team} if team else {}), {}
-    for precision in PRECISIONS:
-        for samples, steps in ((7, 6), (103, 20)):
-            made = problem(precision, samples)
-            leaves = {"leaves": team.leaves} if team else {}
-            operator = made.linearize(made.network.parameters(), made.network.buffers(), **leaves)
-            probes = partial(probe_vectors, operator.size, seed=0)
-            runs = quadrature_runs(operator, probes, range(3), steps, **choices)
-            spectrum = Spectrum.of(runs, operator.size)
-            pairs = eigenpairs(operator, 2, 1, 1e-2, 60, **choices)
-            kept = {"nodes": spectrum.nodes, "weights": spectrum.weights, "density": spectrum.density([0.0, 0.1]).value}
-            kept |= {"values": pairs.values, "vectors": pairs.vectors, "residuals": pairs.residuals}
-            found |= {f"{precision}, {samples}: {name}": array for name, array in kept.items()}
+    found = {}
+    for precision, samples, strategy in CASES:
+        made = problem(precision, samples)
+        at = made.network.parameters(), made.network.buffers()
+        operator = made.linearize(*at, strategy=strategy, leaves=team.leaves)
+        probes = partial(probe_vectors, operator.size, seed=0)
+        spectrum = Spectrum.of(quadrature_runs(operator, probes, range(3), 20, team=team), operator.size)
+        pairs = eigenpairs(operator, 2, 1, 1e-2, 60, team=team)
+        kept = {"nodes": spectrum.nodes, "weights": spectrum.weights, "density": spectrum.density([0.0, 0.1]).value}
+        kept |= {"values": pairs.values, "vectors": pairs.vectors, "residuals": pairs.residuals}
+        found |= {f"{precision}, {samples}: {name}": array for name, array in kept.items()}
     return found
 
 
-def stopped_and_resumed(team, folder: Path) -> tuple[list, int]:
+def stopped_and_resumed(team: Team, folder: Path) -> tuple[list, int]:
     """Let the team's last rank be told to stop after ten steps; return what it finds in the end, and its products."""
     made = problem("float32", 103)
     operator = made.linearize(made.network.parameters(), made.network.buffers(), leaves=team.leaves)
