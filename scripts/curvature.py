@@ -12,12 +12,13 @@ def main(args, world) -> None:
     timing, spec, missing = Timing(), args.spec, 0
     with timing("read"):
         trajectory, axes = Trajectory(args.trajectory), read_axes([args.x, args.y])
-        samples = {**spec["evaluation"], "test_samples": 0, "batch_size": spec["curvature"]["batch_size"]}
+        samples = {**spec["evaluation"], "test_samples": 0}
         subset = evaluation_subsets(load_dataset(spec["data"]), samples)["train"]
         backend = backends.backend(spec["backend"])
         device = backend.set_up(args.device, spec["dtype"], args.threads, world.local_rank)
         subsets = {"train": subset}
-        problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, samples["batch_size"])["train"]
+        chunks = spec["curvature"]["batch_size"], spec["curvature"]["batchnorm"]
+        problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, *chunks)["train"]
     if world.rank == 0:
         prepare(args, trajectory, axes, problem, subset)
     with timing("idle"):

@@ -38,7 +38,8 @@ def compute(args, path: Trajectory, subsets: dict) -> DirectionSet:
     spec, choices = args.spec, args.spec["directions"]
     backend = backends.backend(spec["backend"])
     device = backend.set_up(args.device, spec["dtype"], args.threads)
-    problem = backends.problems_of_run(backend, device, spec, path, subsets, choices["batch_size"])["train"]
+    chunks = choices["batch_size"], choices["batchnorm"]
+    problem = backends.problems_of_run(backend, device, spec, path, subsets, *chunks)["train"]
     raw = eigen(problem, path, path.row_of(choices["center"], "directions.center"), choices)
     raw.notes["device"] = device.description
     return complete(raw, choices, path)

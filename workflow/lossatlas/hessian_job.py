@@ -35,12 +35,13 @@ def _main(args: argparse.Namespace, world: World, kind: str, driver: ModuleType,
     with timing("read"):
         trajectory = Trajectory(args.trajectory)
         others = {name: Trajectory(file) for name, file in args.other}
-        samples = {**spec["evaluation"], "test_samples": 0, "batch_size": spec[kind]["batch_size"]}
+        samples = {**spec["evaluation"], "test_samples": 0}
         subsets = evaluation_subsets(load_dataset(spec["data"]), samples)
         backend = backends.backend(spec["backend"])
         device = backend.set_up(args.device, spec["dtype"], args.threads, world.local_rank)
         points = where(args, trajectory, others)  # after the limit on threads, on which sums depend
-        problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, samples["batch_size"])["train"]
+        chunks = spec[kind]["batch_size"], spec[kind]["batchnorm"]
+        problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, *chunks)["train"]
     if world.rank == 0:
         inputs = {"trajectory": trajectory.store.identity, "subset/train": subsets["train"].digest}
         inputs |= {f"run/{name}": other.store.identity for name, other in others.items()}

@@ -27,15 +27,29 @@ class Restriction(Protocol):
         """Return the metrics at one point, in the order of ``Problem.metric_names``."""
 
 
+def batchnorm_note(spec: dict, frozen: str) -> str:
+    """Return what BatchNorm normalises by, for a store; ``frozen`` says whose running statistics, where it is those.
+
+    Args:
+        spec: the choices of a driver; ``batchnorm`` is ``frozen`` where it is left out.
+    """
+    if spec.get("batchnorm") == "batch":
+        return f"batch: mean and biased variance over each chunk of {spec['batch_size']} samples"
+    return frozen
+
+
 class Problem(Protocol):
     """The mean loss over a fixed set of samples as a function of theta, shape (N,).
 
     Implementations never change the network they were made from, and evaluate in inference mode: dropout
-    off, running statistics frozen to the given buffers, the same samples in the same order every time.
+    off, the same samples in the same order every time. Running statistics are frozen to the given buffers; or, where
+    ``batchnorm`` is ``batch``, BatchNorm normalises by the statistics of each chunk of samples, through which
+    derivatives pass.
     """
 
     layout: ParameterLayout
     samples: int
+    batchnorm: str
     metric_names: tuple[str, ...]
     """``loss`` first, then ``accuracy`` where outputs are class scores of integer targets."""
 

@@ -17,7 +17,7 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import Accuracy, Spectrum, Tridiagonal, probe_vectors, quadrature_runs
 from lossatlas.krylov.lanczos import check_steps
 from lossatlas.krylov.quadrature import BLOCK
-from lossatlas.problem import Problem
+from lossatlas.problem import Problem, batchnorm_note
 from lossatlas.saves import Saves
 from lossatlas.sites import Sites
 from lossatlas.store import Store, add_array
@@ -61,6 +61,7 @@ class Plan:
                 "samples": len(self.subset),
                 "subset_digest": self.subset.digest,
                 **sites.attributes,
+                "batchnorm": batchnorm_note(self.spec, sites.attributes["batchnorm"]),
             }
         )
         add_array(group, sites.axis, (sites.axis,), data=sites.coordinate, long_name=sites.long_name)

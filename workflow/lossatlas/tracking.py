@@ -17,7 +17,7 @@ from lossatlas.data import Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import Eigenpairs, eigenpairs
 from lossatlas.layout import ParameterLayout
-from lossatlas.problem import Problem
+from lossatlas.problem import Problem, batchnorm_note
 from lossatlas.saves import Saves
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
@@ -75,7 +75,7 @@ class Plan:
                 "subspace_dimension": subspace_of(spec).stop,
                 "samples": len(self.subset),
                 "subset_digest": self.subset.digest,
-                "batchnorm": "frozen: each checkpoint's own running statistics",
+                "batchnorm": batchnorm_note(spec, "frozen: each checkpoint's own running statistics"),
             }
         )
         iterations = self.trajectory.iterations[rows]

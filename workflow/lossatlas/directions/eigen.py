@@ -4,7 +4,7 @@ import numpy as np
 
 from lossatlas.directions.raw import RawDirections
 from lossatlas.krylov import check_deterministic, eigenpairs
-from lossatlas.problem import Problem
+from lossatlas.problem import Problem, batchnorm_note
 from lossatlas.trajectory import Trajectory
 
 
@@ -24,5 +24,11 @@ def eigen(problem: Problem, trajectory: Trajectory, center: int, spec: dict) -> 
     iteration = trajectory.iterations[center]
     labels = [f"eigenvector λ = {value:.3g}" for value in pairs.values]
     values = {"eigenvalue": pairs.values, "residual": pairs.residuals, "converged": pairs.converged.astype(np.int8)}
-    notes = {"iteration": int(iteration), "products": pairs.products, "samples": problem.samples}
+    batchnorm = batchnorm_note(spec, "frozen: running statistics of the checkpoint")
+    notes = {
+        "batchnorm": batchnorm,
+        "iteration": int(iteration),
+        "products": pairs.products,
+        "samples": problem.samples,
+    }
     return RawDirections(pairs.vectors, labels, values, notes)

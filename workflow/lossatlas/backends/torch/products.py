@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.backends.torch import graphs
+from lossatlas.backends.torch.batchnorm import statistics
 from lossatlas.errors import LossAtlasError
 from lossatlas.layout import ParameterLayout
 
@@ -23,16 +24,18 @@ OPERATORS = ("hessian", "ggn", "residual")
 class Curvature:
     """One of the three matrices of a network's loss, restricted to the parameters ``chosen``.
 
-    The variable is ``free``, the chosen parameters as one vector; all others are read from ``theta``.
+    The variable is ``free``, the chosen parameters as one vector; all others are read from ``theta``. ``batchnorm``
+    is one of ``batchnorm.BATCHNORM``.
 
     Raises:
         LossAtlasError: there is no such operator.
     """
 
-    def __init__(self, network, loss: Callable, operator: str, chosen: ParameterLayout):
+    def __init__(self, network, loss: Callable, operator: str, chosen: ParameterLayout, batchnorm: str = "frozen"):
         if operator not in OPERATORS:
             raise LossAtlasError(f"operator: {operator!r} is not one of {', '.join(OPERATORS)}")
         self.network, self.loss, self.operator, self.chosen = network, loss, operator, chosen
+        self.batchnorm = batchnorm
         self._names = {slot.name for slot in chosen}
         self._graphs: dict[tuple, tuple] = {}
 
@@ -48,7 +51,9 @@ class Curvature:
         """Return the network's outputs, a pure function."""
         parameters = {slot.name: theta[slot.slice].view(slot.shape) for slot in self.network.layout}
         parameters |= {slot.name: part for slot, part in zip(self.chosen, parts, strict=True)}
-        return functional_call(self.network.module, (parameters, self.network.unflatten_buffers(buffers)), (inputs,))
+        buffers = self.network.unflatten_buffers(buffers)
+        with statistics(self.batchnorm):
+            return functional_call(self.network.module, (parameters, buffers), (inputs,))
 
     def along(self, free: Tensor, theta: Tensor, buffers: Tensor, inputs: Tensor, targets: Tensor, v: Tensor) -> Tensor:
         """Return the product with one vector by forward derivatives."""
