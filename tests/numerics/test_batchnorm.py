@@ -20,7 +20,7 @@ from tests.conftest import make_trajectory
 FLOAT64 = Device(torch.device("cpu"), torch.float64)
 CROSS_ENTROPY = build_loss({"name": "cross-entropy"})
 BATCH, SAMPLES = 5, 13
-STRATEGIES = pytest.mark.parametrize("strategy", ["split", "rebuild"])
+STRATEGIES = pytest.mark.parametrize("strategy", ["split", "retained", "rebuild"])
 
 
 def network():

@@ -45,6 +45,7 @@ def hessian(
     batchnorm: str = "frozen",
     dtype: str | None = None,
     memory_gb: float = 2.0,
+    strategy: str = "auto",
 ) -> "Hessian":
     """Return the Hessian of the mean loss over ``data`` at the model's present parameters.
 
@@ -61,18 +62,23 @@ def hessian(
         batchnorm: ``"frozen"``, BatchNorm normalises by its running statistics; or ``"batch"``, by mean and variance
             over each chunk, through which derivatives pass, as in training. Running statistics are never changed.
         dtype: ``"float32"`` or ``"float64"`` for the products; left out it is the model's.
-        memory_gb: for values kept between products.
+        memory_gb: what products may take: values kept between them, and what one works with.
+        strategy: how products are computed. ``"split"`` multiplies blocks of vectors forward and keeps all that does
+            not depend on them; ``"retained"`` keeps the gradient's graph; ``"rebuild"`` keeps nothing. ``"auto"``
+            measures which is fastest here, so that results may differ by rounding from one machine to another.
 
     Raises:
         LossAtlasError: model, loss and data do not fit together, nothing requires a gradient, loss or gradient is
             NaN or infinite, or the loss draws random numbers.
     """
     choices = {"operator": operator, "parameters": list(parameters), "memory_gb": memory_gb}
+    choices["strategy"] = strategy
     config.check({"batch_size": batch_size, "batchnorm": batchnorm, **choices}, "spectra", "hessian")
     with backend.own_modes():
         network = backend.FlatNetwork(model, backend.device_of(model, dtype))
         problem = backend.TorchProblem(network, backend.as_loss(loss), _split(data), batch_size, batchnorm)
         theta, buffers = network.parameters(), network.buffers()
+        choices["strategy"] = problem.choose_strategy(theta, buffers, 1, **choices).strategy
         check_deterministic(lambda: problem.linearize(theta, buffers, **choices))
         return Hessian(problem.linearize(theta, buffers, **choices))
 
@@ -83,7 +89,7 @@ class Hessian:
     def __init__(self, operator: Any):
         self._operator = operator
         self.layout, self.samples = operator.layout, operator.samples
-        self.size, self.dtype = operator.size, operator.dtype
+        self.size, self.dtype, self.strategy = operator.size, operator.dtype, operator.strategy
         self.shape = (self.size, self.size)
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ from lossatlas.data import Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import Eigenpairs, eigenpairs
 from lossatlas.layout import ParameterLayout
-from lossatlas.problem import Problem, batchnorm_note
+from lossatlas.problem import Problem, batchnorm_note, choices_of
 from lossatlas.saves import Saves
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
@@ -31,6 +31,11 @@ def pairs_of(spec: dict) -> int:
 def subspace_of(spec: dict) -> slice:
     """Return which pairs span the top subspace: the largest ones, or the smallest where those alone are tracked."""
     return slice(spec["largest"] or spec["smallest"])
+
+
+def width(spec: dict) -> int:
+    """Return how many vectors are multiplied at once."""
+    return 1
 
 
 def selection(layout: ParameterLayout, patterns: list[str]) -> list[slice]:
@@ -139,7 +144,7 @@ class Evaluator:
     def search(self, number: int, before: Eigenpairs | None = None) -> Eigenpairs:
         """Return the pairs at a tracked iteration, searched from those ``before`` or from a random vector."""
         row, spec = int(self.rows[number]), self.spec
-        choices = {key: spec[key] for key in ("operator", "parameters", "memory_gb")}
+        choices = choices_of(spec)
         start = None if before is None else before.vectors.sum(axis=0)
         try:
             operator = self.problem.linearize(self.trajectory.parameters(row), self.trajectory.buffers(row), **choices)

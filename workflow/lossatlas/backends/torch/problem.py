@@ -14,6 +14,7 @@ from lossatlas.backends.torch.build import Loss
 from lossatlas.backends.torch.hessian import TorchHessian
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.products import Curvature
+from lossatlas.backends.torch.strategies import Choice, choose
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 
@@ -50,13 +51,13 @@ class TorchProblem:
         self._curvatures: dict[tuple, Curvature] = {}
         self._strategies: dict[Curvature, str] = {}
 
-    def pieces(self, count: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the chunks as products with ``count`` vectors at once take them: on a CPU cut further.
+    def pieces(self, count: int, most: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Return the chunks as products with ``count`` vectors at once take them: on a CPU cut further, to ``most``.
 
         Chunks that are normalised by their own statistics stay whole. An activation of a whole block that is larger
         than ``PIECE_BYTES`` leaves the caches; beyond 32 MiB the C library maps fresh pages for every one.
         """
-        most = self._piece_size(count)
+        most = min(most or self.samples, self._piece_size(count))
         pieces = []
         for inputs, targets in self._channels_first:
             size = -(-len(inputs) // -(-len(inputs) // most))
@@ -114,6 +115,20 @@ class TorchProblem:
             chosen = self.layout.select(parameters)
             self._curvatures[key] = Curvature(self.network, self.loss, operator, chosen, self.batchnorm)
         return self._curvatures[key]
+
+    def choose_strategy(
+        self,
+        theta: np.ndarray,
+        buffers: np.ndarray,
+        width: int,
+        operator: str = "hessian",
+        parameters: tuple[str, ...] = ("*",),
+        memory_gb: float = 2.0,
+        strategy: str = "auto",
+    ) -> Choice:
+        """Return how products with ``width`` vectors at once are to be computed; see ``strategies.choose``."""
+        theta, buffers = self.network.vector(theta), self.network.vector(buffers)
+        return choose(self, self.curvature(operator, parameters), theta, buffers, width, memory_gb, strategy)
 
     def strategy(self, curvature: Curvature, asked: str) -> str:
         """Return ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once."""
