@@ -41,6 +41,7 @@ def compute(args, path: Trajectory, subsets: dict) -> DirectionSet:
     chunks = choices["batch_size"], choices["batchnorm"]
     problem = backends.problems_of_run(backend, device, spec, path, subsets, *chunks)["train"]
     raw = eigen(problem, path, path.row_of(choices["center"], "directions.center"), choices)
+    print(f"{args.label}: Hessian products: {raw.notes['strategy_note']}", flush=True)
     raw.notes["device"] = device.description
     return complete(raw, choices, path)
 

@@ -36,7 +36,8 @@ def problem_of(name: str, samples: int) -> TorchProblem:
 def main(name: str, samples: int, memory_gb: float, strategy: str, count: int) -> None:
     """Measure two blocks of products, the linearisation included, after libraries are loaded by a few samples."""
     for problem in (problem_of(name, 2), problem_of(name, samples)):
-        theta, buffers, vectors = problem.network.parameters(), problem.network.buffers(), None
+        theta, buffers = problem.network.parameters(), problem.network.buffers()
+        problem.pieces(1)  # samples in the layout of products are no part of the budget
         vectors = np.random.default_rng(1).standard_normal((count, problem.layout.size))
         ctypes.CDLL(None).malloc_trim(0)
         before = status("VmRSS")

@@ -142,7 +142,7 @@ def test_constants_made_in_the_forward_pass_are_traced():
 
 
 def test_sizes_of_graphs_equal_those_counted_by_hand():
-    """Of 1000 numbers: kept is exp(x). At the peak of the tangent two products are alive; expanded ones cost nothing."""
+    """Of 1000 numbers: kept is exp(x); at the peak of the tangent two products are alive; expanded ones are free."""
 
     def function(x, v):
         kept = torch.exp(x)

@@ -32,6 +32,7 @@ def eigen(problem: Problem, trajectory: Trajectory, center: int, spec: dict) -> 
         "batchnorm": batchnorm,
         "strategy": choice.strategy,
         "strategy_note": choice.told,
+        "product_bytes": choice.peak,
         "iteration": int(iteration),
         "products": pairs.products,
         "samples": problem.samples,

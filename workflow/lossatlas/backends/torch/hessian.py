@@ -24,7 +24,7 @@ class TorchHessian:
         operator: ``hessian``, ``ggn`` or ``residual``.
         parameters: patterns of the names of the parameters that the matrix is restricted to; N is their number.
         memory_gb: what products may take: all that is kept between them, and what one works with. Not counted are
-            the interpreter, the network, the samples, and the vectors and results outside.
+            the interpreter, the network, the samples (images in two layouts), and the vectors and results outside.
         strategy: one of ``strategies.STRATEGIES``, or ``auto``: the fastest of them for single vectors, measured here.
             Networks that cannot be differentiated forward have ``rebuild`` in place of ``split``.
 
