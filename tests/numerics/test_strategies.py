@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import lossatlas
 import numpy as np
@@ -57,6 +58,21 @@ def test_a_little_faster_is_noise(monkeypatch):
     _, problem = problem_of()
     clock(monkeypatch, split=1.0, retained=0.9, rebuild=0.85)
     assert problem.choose_strategy(*point(problem), 4).strategy == "split"
+
+
+def test_what_is_not_kept_is_paid_for_once_per_block():
+    class Slow(strategies.Retained):
+        def keep(self, piece, width):
+            time.sleep(0.1)
+
+        def product(self, piece, kept, vectors):
+            time.sleep(0.02 * len(vectors))
+
+    curvature = problem_of()[1].curvature()
+    slow = Slow(curvature, torch.zeros(53, dtype=torch.float64), torch.zeros(0))
+    for share, expected in ((1.0, 0.02), (0.5, 0.02 + 0.5 * 0.1 / 5), (0.0, 0.02 + 0.1 / 5)):
+        found = strategies.seconds(slow, (torch.zeros(3, 6), torch.zeros(3)), torch.zeros(5, 53), share)
+        assert expected <= found < expected + 0.008
 
 
 def test_real_times_are_of_whole_products():

@@ -216,13 +216,13 @@ def _memory(peak: int, memory_gb: float) -> str:
 
 
 def seconds(strategy: Split | Retained, piece: Piece, vectors: Tensor, share_kept: float) -> float:
-    """Return the time of the product with one vector, on one piece, when a share of what can be kept is kept."""
-    if not isinstance(strategy, Split):
-        vectors = vectors[:1]  # the others take as long each
-    prepare, kept = _shortest(lambda: strategy.keep(piece, len(vectors)), 1)
-    multiply, _ = _shortest(lambda: strategy.product(piece, kept, vectors), 3)
-    # Without its values at hand a piece is prepared again for each block.
-    return (multiply + (1 - share_kept) * prepare) / len(vectors)
+    """Return the time of the product with one of ``vectors`` (width, N), on one piece, when this share is kept."""
+    # The others take vectors one by one, as long for each.
+    timed = vectors if isinstance(strategy, Split) else vectors[:1]
+    prepare, kept = _shortest(lambda: strategy.keep(piece, len(timed)), 1)
+    multiply, _ = _shortest(lambda: strategy.product(piece, kept, timed), 3)
+    # What is not kept is made again for each block.
+    return multiply / len(timed) + (1 - share_kept) * prepare / len(vectors)
 
 
 def _shortest(run: Callable[[], Any], repetitions: int) -> tuple[float, Any]:
