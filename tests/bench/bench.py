@@ -14,6 +14,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from lossatlas import backends, store
+from lossatlas.backends.torch.device import keep_freed_memory
 from lossatlas.data import load_dataset
 from lossatlas.render import figures, video
 from lossatlas.render.frame import FrameRenderer
@@ -136,6 +137,7 @@ def recording() -> Row:
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
+    keep_freed_memory()  # as in every job, and for the peers in this process alike
     passed = report(
         [dry_run(), large_plan(), frames_per_second(), recording(), *curvature.rows()], ROOT / "results" / "bench.json"
     )

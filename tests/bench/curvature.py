@@ -96,7 +96,7 @@ def spectrum_against_pyhessian(samples: int = 2000, steps: int = 80) -> Row:
     return row(what, ours_s / (10 * steps), peer_s / steps, 4.0, "higher", f"nodes {gap:.0e}", gap < 5e-3)
 
 
-def memory_of_products(samples: int = 1000, memory_gb: float = 0.05) -> Row:
+def memory_of_products(samples: int = 1000, memory_gb: float = 0.1) -> Row:
     """Memory at the peak of two blocks of ten products, in GB, in a process of its own, against the budget."""
     command = [sys.executable, ROOT / "tests/helpers/peak.py", "lenet", samples, memory_gb, "split", 10]
     done = subprocess.run([*map(str, command)], env=environment(), check=True, capture_output=True, text=True)

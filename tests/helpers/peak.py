@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lossatlas import zoo
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, set_up
 from lossatlas.data import Split
 from torch.nn import functional
 
@@ -52,5 +52,5 @@ def main(name: str, samples: int, memory_gb: float, strategy: str, count: int) -
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    set_up("cpu", "float32", threads=1)  # as jobs do, with the allocator told to keep what is freed
     main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4], int(sys.argv[5]))

@@ -96,7 +96,7 @@ def test_too_little_memory_for_one_way_leads_to_another_and_the_same_products(mo
     needs = {}
     for name in strategies.STRATEGIES:
         one = strategies.way(name, curvature, theta, theta[:0])
-        needs[name] = one.need(problem.pieces(1, 1)[0], 10).working + 10 * theta.numel() * 32 + strategies.SPARE
+        needs[name] = one.need(problem.pieces(1, 1)[0], 10).working + 10 * theta.numel() * 64 + strategies.SPARE
     assert needs["rebuild"] + 2**21 < needs["split"]
     little = (needs["rebuild"] + needs["split"]) / 2 / 2**30
     plenty = problem.choose_strategy(*point(problem), 10, operator=operator)
@@ -182,7 +182,7 @@ def test_what_autograd_saves_is_counted_once_and_without_what_was_there():
 
 
 @pytest.mark.parametrize(
-    ("strategy", "memory_gb", "vectors"), [("split", 0.05, 10), ("retained", 0.06, 2), ("rebuild", 0.04, 1)]
+    ("strategy", "memory_gb", "vectors"), [("split", 0.1, 10), ("retained", 0.07, 2), ("rebuild", 0.05, 1)]
 )
 def test_the_memory_at_peak_is_below_what_was_predicted(strategy, memory_gb, vectors):
     command = [sys.executable, "-W", "ignore", ROOT / "tests/helpers/peak.py", "lenet", 200]

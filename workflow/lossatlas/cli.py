@@ -107,8 +107,9 @@ def conclude(
 
 
 def _finish(args: argparse.Namespace, made: store.Store, finish: Callable, records: list, device: str, wall: float):
-    chunks, ranks = sum(record["units"] for record in records), len(records)
-    attempt = {"ranks": ranks, "threads": args.threads, "device": device, "wall_seconds": wall, "chunks": chunks}
+    together = records[0]["ranks_per_unit"]
+    attempt = {"ranks": len(records), "ranks_per_unit": together, "threads": args.threads, "device": device}
+    attempt |= {"wall_seconds": wall, "chunks": sum(record["units"] for record in records) // together}
     attempt["peak_memory_bytes"] = [record["peak_memory_bytes"] for record in records]
     counts = finish(made, attempt)
     print(f"{args.label}: " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items()), flush=True)

@@ -14,6 +14,7 @@ from lossatlas.parallel import Timing, World
 from lossatlas.problem import Problem, choices_of
 from lossatlas.saves import Saves
 from lossatlas.sites import Sites
+from lossatlas.team import Team, form_teams, ranks_per_unit
 from lossatlas.trajectory import Trajectory
 
 Where = Callable[[argparse.Namespace, Trajectory, dict[str, Trajectory]], Sites | Trajectory]
@@ -30,6 +31,7 @@ def run(description: str, kind: str, driver: ModuleType, where: Where) -> None:
     parser = cli.mpi_arguments(description)
     cli.add_trajectories(parser)
     parser.add_argument("--save-minutes", type=float, required=True, help="from one save of a long unit to the next")
+    parser.add_argument("--data-ranks", required=True, help="ranks that compute a unit together, or auto")
     parsed = parser.parse_args()
     cli.run(lambda world: _main(parsed, world, kind, driver, where), ranks=parsed.ranks, label=parsed.label)
 
@@ -94,9 +96,18 @@ def _main(args: argparse.Namespace, world: World, kind: str, driver: ModuleType,
     made = store.Store(store.hidden_path(args.output, args.run_dir), writable=True)
     if not made.finished:
         states = made.path.with_name(f"{made.path.name}.states-{made.fingerprint[:12]}")
-        saves = Saves(states, 60 * args.save_minutes)
-        evaluator = driver.Evaluator(as_begun(spec[kind], made), points, problem, saves)
-        missing = units.compute(made, evaluator, world, timing, args.queue, args.label)
+        teams = _teams(args, world, units.count(made))
+        saves = Saves(states, 60 * args.save_minutes, teams[0])
+        evaluator = driver.Evaluator(as_begun(spec[kind], made), points, problem, saves, teams[0])
+        missing = units.compute(made, evaluator, world, timing, args.queue, args.label, teams)
         if world.rank == 0 and not missing:
             saves.clear()
     cli.conclude(args, world, timing, made, driver.finish, missing, device.description)
+
+
+def _teams(args: argparse.Namespace, world: World, count: int) -> tuple[Team, World | None]:
+    """Deal the ranks into teams that fit the number of units; say so."""
+    size = ranks_per_unit(args.data_ranks, world.size, count)
+    if world.rank == 0 and world.size > 1:
+        print(f"{args.label}: {world.size // size} team(s) of {size} rank(s) share {count} chunks", flush=True)
+    return form_teams(world, size)

@@ -213,9 +213,10 @@ def work_queue(world: World, n: int, kind: str = "counter") -> WorkQueue:
 
 @dataclass
 class Timing:
-    """What one rank did: units and seconds by activity. ``with timing("compute"): ...``"""
+    """What one rank did: units, alone or with others, and seconds by activity. ``with timing("compute"): ...``"""
 
     units: int = 0
+    ranks_per_unit: int = 1
     seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
@@ -226,6 +227,12 @@ class Timing:
     def __call__(self, activity: str) -> "_Stopwatch":
         return _Stopwatch(self, activity)
 
+    def move(self, of: str, to: str, seconds: float) -> None:
+        """Count some seconds of one activity as another."""
+        if seconds:
+            self.seconds[of] = self.seconds.get(of, 0.0) - seconds
+            self.seconds[to] = self.seconds.get(to, 0.0) + seconds
+
     def wall(self) -> float:
         """Return the seconds since this rank's first line."""
         return time.monotonic() - self.started
@@ -235,7 +242,8 @@ class Timing:
         wall = self.wall()
         spent = sum(s for name, s in self.seconds.items() if name != "start-up")
         seconds = {**self.seconds, "other": max(0.0, wall - spent)}
-        return {"rank": rank, "units": self.units, "seconds": {k: round(v, 4) for k, v in seconds.items()}}
+        seconds = {activity: round(spent, 4) for activity, spent in seconds.items()}
+        return {"rank": rank, "units": self.units, "ranks_per_unit": self.ranks_per_unit, "seconds": seconds}
 
 
 @dataclass

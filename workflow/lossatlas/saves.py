@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lossatlas import interrupt
+from lossatlas.team import ALONE, Team
 
 
 class Saves:
@@ -20,18 +21,19 @@ class Saves:
     Args:
         folder: the units' folder, made when first needed.
         seconds: from one save of a unit to the next.
+        team: ranks that compute each unit together; each saves its part.
     """
 
-    def __init__(self, folder: Path, seconds: float):
-        self.folder, self.seconds = folder, seconds
+    def __init__(self, folder: Path, seconds: float, team: Team = ALONE):
+        self.folder, self.seconds, self.team = folder, seconds, team
         self._last: Path | None = None
 
     def unit(self, number: int) -> "State":
         """Return the state of a unit that begins; the rows of the one before are in the store, its state can go."""
-        if self._last is not None:
+        if self._last is not None and self.team.rank == 0:
             shutil.rmtree(self._last, ignore_errors=True)
         self._last = self.folder / str(number)
-        return State(self._last, self.seconds)
+        return State(self._last, self.seconds, self.team)
 
     def clear(self) -> None:
         """Remove all states."""
@@ -39,24 +41,35 @@ class Saves:
 
 
 class State:
-    """The state of one unit, or of a part of it: named arrays, and rows that are only ever added."""
+    """The state of one unit, or of a part of it: named arrays, and rows that are only ever added.
 
-    def __init__(self, folder: Path, seconds: float):
-        self.folder, self.seconds = folder, seconds
-        self._saved = time.monotonic()
+    The ranks of a team save and load together, each the arrays that it was given.
+    """
+
+    def __init__(self, folder: Path, seconds: float, team: Team = ALONE):
+        self.folder, self.seconds, self.team = folder, seconds, team
+        self._saved, self._stop, self._number = time.monotonic(), False, 0
         self._rows: dict[int, int] = {}
 
     def part(self, number: int) -> "State":
         """Return the state of a part."""
-        return State(self.folder / str(number), self.seconds)
+        return State(self.folder / str(number), self.seconds, self.team)
 
     def load(self) -> dict[str, np.ndarray] | None:
-        """Return the arrays that were saved last, None when there are none."""
+        """Return the arrays that were saved last, None when there are none.
+
+        Nor are there any when ranks were killed while they saved, so that some have an older state than others.
+        """
         try:
-            with np.load(self.folder / "state.npz") as file:
-                return {name: file[name] for name in file.files}
+            with np.load(self._file("state.npz")) as file:
+                found = {name: file[name] for name in file.files}
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            found = {}
+        numbers = self.team.everyone(int(found.pop(_NUMBER, 0)))
+        if 0 in numbers or len(set(numbers)) > 1:
             return None
+        self._number = numbers[0]
+        return found
 
     def rows(self, index: int, into: np.ndarray, count: int) -> None:
         """Read the first ``count`` rows of table ``index`` into an array (rows, N)."""
@@ -64,28 +77,34 @@ class State:
         self._rows[index] = count
 
     def due(self) -> bool:
-        """Return whether to save: the time has come, or the job was told to stop."""
-        return bool(interrupt.requested()) or time.monotonic() - self._saved >= self.seconds
+        """Return whether to save: the time has come, or the job was told to stop, for any rank of the team."""
+        late = time.monotonic() - self._saved >= self.seconds
+        self._stop, late = self.team.any(interrupt.requested(), late)
+        return self._stop or late
 
     def save(self, arrays: dict[str, np.ndarray], tables: list[tuple[np.ndarray, int]] = ()) -> None:
-        """Save arrays, and of every table (rows, N) the rows below ``count`` that are new; then end if told to.
+        """Save arrays, and of every table (rows, n) the rows below ``count`` that are new; then end if told to.
 
         A disk that is full costs the save, not the unit.
 
         Raises:
-            Dropped: the job was told to stop.
+            Dropped: the job was told to stop, as ``due`` found.
         """
+        self._number += 1
+        temporary, failed = self._file(f"new-{os.getpid()}.npz"), None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for index, (table, count) in enumerate(tables):
                 self._add_rows(index, table, count)
-            temporary = self.folder / f".state-{os.getpid()}.npz"
-            np.savez(temporary, **arrays)
-            os.replace(temporary, self.folder / "state.npz")
+            np.savez(temporary, **arrays, **{_NUMBER: self._number})
         except OSError as error:
-            print(f"the state of a unit could not be saved: {error}", flush=True)
+            failed = error
+        if not any(self.team.any(failed)):  # all ranks have come so far, which leaves little time between their states
+            os.replace(temporary, self._file("state.npz"))
+        elif failed:
+            print(f"the state of a unit could not be saved: {failed}", flush=True)
         self._saved = time.monotonic()
-        if interrupt.requested():
+        if self._stop:
             raise interrupt.Dropped
 
     def _add_rows(self, index: int, table: np.ndarray, count: int) -> None:
@@ -98,4 +117,12 @@ class State:
         self._rows[index] = count
 
     def _table(self, index: int) -> Path:
-        return self.folder / f"rows-{index}.bin"
+        return self._file(f"rows-{index}.bin")
+
+    def _file(self, name: str) -> Path:
+        """Return a file of this rank; a team of another size saves other parts."""
+        return self.folder / (name if self.team.size == 1 else f"{self.team.rank}-of-{self.team.size}-{name}")
+
+
+_NUMBER = "save"
+"""Array that counts the saves of a unit."""

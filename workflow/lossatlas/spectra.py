@@ -21,6 +21,7 @@ from lossatlas.problem import Problem, batchnorm_note, choices_of
 from lossatlas.saves import Saves
 from lossatlas.sites import Sites
 from lossatlas.store import Store, add_array
+from lossatlas.team import ALONE, Team
 
 
 def block_size(probes: int, tolerance: float | None = None) -> int:
@@ -101,8 +102,8 @@ class Plan:
 class Evaluator:
     """Runs Lanczos for the rows of a unit: some probes at one site; long units save their state."""
 
-    def __init__(self, spec: dict, sites: Sites, problem: Problem, saves: Saves | None = None):
-        self.spec, self.sites, self.problem, self.saves = spec, sites, problem, saves
+    def __init__(self, spec: dict, sites: Sites, problem: Problem, saves: Saves | None = None, team: Team = ALONE):
+        self.spec, self.sites, self.problem, self.saves, self.team = spec, sites, problem, saves, team
 
     def __call__(self, unit: range) -> np.ndarray:
         """Return alpha, beta, the number of steps and the site's measures for each row of the unit."""
@@ -112,12 +113,12 @@ class Evaluator:
         choices = choices_of(self.spec)
         theta, buffers = self.sites.parameters(site), self.sites.buffers(site)
         try:
-            operator = self.problem.linearize(theta, buffers, **choices)
+            operator = self.problem.linearize(theta, buffers, leaves=self.team.leaves, **choices)
             probe = partial(
                 probe_vectors, operator.size, seed=self.spec["seed"], distribution=self.spec["distribution"]
             )
             state = self.saves.unit(unit.start) if self.saves else None
-            runs = quadrature_runs(operator, probe, numbers, steps, self.spec["tolerance"], state)
+            runs = quadrature_runs(operator, probe, numbers, steps, self.spec["tolerance"], state, self.team)
         except LossAtlasError as error:
             raise LossAtlasError(f"spectra: {self.sites.axis} {self.sites.coordinate[site]:.10g}: {error}") from error
         table = np.zeros((len(unit), 2 * steps + 1 + len(self.sites.measures)))

@@ -20,6 +20,7 @@ from lossatlas.layout import ParameterLayout
 from lossatlas.problem import Problem, batchnorm_note, choices_of
 from lossatlas.saves import Saves
 from lossatlas.store import Store, add_array
+from lossatlas.team import ALONE, Team
 from lossatlas.trajectory import Trajectory
 
 
@@ -117,8 +118,10 @@ def _add_results(group: zarr.Group, rows: int, pairs: int) -> None:
 class Evaluator:
     """Searches the pairs of the tracked iterations of a unit, one after the other."""
 
-    def __init__(self, spec: dict, trajectory: Trajectory, problem: Problem, saves: Saves | None = None):
-        self.spec, self.trajectory, self.problem, self.saves = spec, trajectory, problem, saves
+    def __init__(
+        self, spec: dict, trajectory: Trajectory, problem: Problem, saves: Saves | None = None, team: Team = ALONE
+    ):
+        self.spec, self.trajectory, self.problem, self.saves, self.team = spec, trajectory, problem, saves, team
         self.rows = trajectory.every(spec["stride"])
         self.chosen = selection(problem.layout, spec["parameters"])
 
@@ -147,9 +150,10 @@ class Evaluator:
         choices = choices_of(spec)
         start = None if before is None else before.vectors.sum(axis=0)
         try:
-            operator = self.problem.linearize(self.trajectory.parameters(row), self.trajectory.buffers(row), **choices)
+            at = self.trajectory.parameters(row), self.trajectory.buffers(row)
+            operator = self.problem.linearize(*at, leaves=self.team.leaves, **choices)
             limits = (spec["largest"], spec["smallest"], spec["tolerance"], spec["max_products"], spec["seed"])
-            return eigenpairs(operator, *limits, start)
+            return eigenpairs(operator, *limits, start, self.team)
         except LossAtlasError as error:
             raise LossAtlasError(f"tracking: iteration {self.trajectory.iterations[row]}: {error}") from error
 

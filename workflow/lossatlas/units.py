@@ -6,9 +6,10 @@ import numpy as np
 import zarr
 
 from lossatlas import interrupt
-from lossatlas.parallel import Timing, World, work_queue
+from lossatlas.parallel import Timing, WorkQueue, World, work_queue
 from lossatlas.progress import Progress
 from lossatlas.store import Store, add_array
+from lossatlas.team import ALONE, Team
 
 ARRAY = "work/rows"
 DONE = "done"
@@ -22,6 +23,12 @@ def add_rows(group: zarr.Group, summary: str, rows: int, columns: list[str], row
     names = [*columns, DONE]
     chunks = (rows_per_unit, len(names))
     add_array(work, "rows", ("row", "column"), shape=(rows, len(names)), chunks=chunks, columns=names)
+
+
+def count(store: Store) -> int:
+    """Return how many units there are, finished or not."""
+    work = store[ARRAY]
+    return -(-work.shape[0] // work.chunks[0])
 
 
 def unfinished(store: Store) -> list[int]:
@@ -40,7 +47,13 @@ PATIENCE = 20.0
 
 
 def compute(
-    store: Store, evaluate: Callable[[range], np.ndarray], world: World, timing: Timing, queue: str, label: str
+    store: Store,
+    evaluate: Callable[[range], np.ndarray],
+    world: World,
+    timing: Timing,
+    queue: str,
+    label: str,
+    teams: tuple[Team, World | None] | None = None,
 ) -> int:
     """Compute all unfinished units; every rank takes part and writes what it computed.
 
@@ -50,6 +63,8 @@ def compute(
         evaluate: returns the columns of the rows of one unit; a pure function of the rows' numbers. It may raise
             ``interrupt.Dropped`` when the job is told to stop.
         queue: ``counter`` or ``static``.
+        teams: this rank's team, whose ranks compute each unit together, and the world of the teams' first ranks
+            (see ``form_teams``); by default each rank is a team.
 
     Returns:
         How many units are still missing, the same on all ranks; 0 unless they were told to stop.
@@ -57,44 +72,65 @@ def compute(
     Raises:
         Interrupted: this rank was told to stop and the others did not come.
     """
-    work = store[ARRAY]
-    total, per_unit = work.shape[0], work.chunks[0]
-    units = -(-total // per_unit)
     pending = world.broadcast(unfinished(store) if world.rank == 0 else None)
+    units = count(store)
     found = units - len(pending)
     progress = None
     if world.rank == 0:
         print(f"{label}: {found} of {units} chunks found finished", flush=True)
         progress = Progress(label, units, found, unit="chunks")
-    line = work_queue(world, len(pending), queue)
+    team, leaders = teams or (ALONE, world)
+    line = work_queue(leaders, len(pending), queue) if leaders else None
+    timing.ranks_per_unit = team.size
     with interrupt.deferred():
-        while not interrupt.requested():
-            with timing("communication"):
-                number = line.claim()
-            if number is None:
+        while (number := _next(line, team, timing)) is not None:
+            if not _compute_one(store[ARRAY], pending[number], evaluate, team, timing):
                 break
-            start = pending[number] * per_unit
-            with timing("compute"):
-                try:
-                    values = evaluate(range(start, min(start + per_unit, total)))
-                except interrupt.Dropped:
-                    break
-                values = np.column_stack([values, np.ones(len(values))])
-            with timing("write"):
-                work[start : start + len(values)] = values
-            timing.units += 1
             if progress:
                 progress.update(found + line.claimed())
-        if interrupt.requested():
+        (stopped,) = team.any(interrupt.requested())
+        timing.move("compute", "communication", team.seconds)
+        if stopped and line:
             line.drain()
         with timing("idle"):
-            if not world.meet(lambda: PATIENCE if interrupt.requested() else None):
-                raise interrupt.Interrupted(
-                    f"rank {world.rank} was stopped by {interrupt.requested()}, and others did not come within "
-                    f"{PATIENCE:.0f} s; run the same command again to go on"
-                )
-    line.close()
+            _meet(world)
+    if line:
+        line.close()
     missing = world.broadcast(len(unfinished(store)) if world.rank == 0 else None)
     if progress:
         progress.close(units - missing)
     return missing
+
+
+def _compute_one(work: zarr.Array, unit: int, evaluate: Callable, team: Team, timing: Timing) -> bool:
+    """Compute and write one unit; return whether it was not dropped."""
+    start = unit * work.chunks[0]
+    with timing("compute"):
+        try:
+            values = evaluate(range(start, min(start + work.chunks[0], work.shape[0])))
+        except interrupt.Dropped:
+            return False
+    if team.rank == 0:
+        with timing("write"):
+            work[start : start + len(values)] = np.column_stack([values, np.ones(len(values))])
+    timing.units += 1
+    return True
+
+
+def _meet(world: World) -> None:
+    """Wait for the other ranks, for some time only after this one was told to stop."""
+    if not world.meet(lambda: PATIENCE if interrupt.requested() else None):
+        raise interrupt.Interrupted(
+            f"rank {world.rank} was stopped by {interrupt.requested()}, and others did not come within "
+            f"{PATIENCE:.0f} s; run the same command again to go on"
+        )
+
+
+def _next(line: WorkQueue | None, team: Team, timing: Timing) -> int | None:
+    """Return the team's next unit; None when there are no more, or one of its ranks was told to stop."""
+    with timing("idle"):
+        (stopped,) = team.any(interrupt.requested())
+    if stopped:
+        return None
+    with timing("communication"):
+        return team.everyone(line.claim() if line else None)[0]

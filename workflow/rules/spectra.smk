@@ -31,6 +31,7 @@ rule spectra:
         device=lambda wildcards: RUNS[wildcards.run]["device"],
         timing=f"{RESULTS}/{{run}}/logs/{{spectra}}.timing.json",
         queue=MPI["queue"],
+        data_ranks=MPI["data_ranks"],
         save_minutes=MPI["save_minutes"],
         fresh=fresh(),
     message:
@@ -41,4 +42,5 @@ rule spectra:
         " --run-dir {params.run_dir} --label {wildcards.run}/{wildcards.spectra} --spec {params.spec:q}"
         " --trajectory {input.trajectory} {params.others} --timing {params.timing}"
         " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
-        " --queue {params.queue} --save-minutes {params.save_minutes} {params.fresh} 2>&1 | logged {log}"
+        " --queue {params.queue} --data-ranks {params.data_ranks}"
+        " --save-minutes {params.save_minutes} {params.fresh} 2>&1 | logged {log}"

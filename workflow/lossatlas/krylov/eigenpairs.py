@@ -7,8 +7,10 @@ import numpy as np
 
 from lossatlas import rng
 from lossatlas.errors import LossAtlasError, NonFiniteError
-from lossatlas.krylov.lanczos import measured_noise, orthogonalize
+from lossatlas.krylov.lanczos import measured_noise
 from lossatlas.krylov.operator import SymmetricOperator
+from lossatlas.krylov.shared import Shared
+from lossatlas.team import ALONE, Team
 
 MISSED = 0.01
 """Probability of a missed eigenvalue at which a warm started search stops looking."""
@@ -36,6 +38,7 @@ def eigenpairs(
     max_products: int = 1000,
     seed: int = 0,
     start: np.ndarray | None = None,
+    team: Team = ALONE,
 ) -> Eigenpairs:
     """Return the ``largest`` and ``smallest`` algebraic eigenpairs.
 
@@ -49,6 +52,7 @@ def eigenpairs(
         start: a vector (N,) rich in the wanted eigenvectors, such as the sum of those of a matrix near by; left out
             it is random. With it the basis need not be filled: the search ends when the pairs have converged, and a
             look when the probability that it missed an eigenvalue is below ``MISSED``.
+        team: ranks that search together; each holds a part of the basis, and all return the same pairs.
 
     Raises:
         LossAtlasError: more pairs than parameters, or no pair at all.
@@ -57,7 +61,8 @@ def eigenpairs(
     wanted, looks = largest + smallest, 0
     check_count(operator.size, wanted)
     first = _random_vector(operator.size, seed, looks) if start is None else start
-    space, before = _Space(operator, first, min(operator.size, 2 * wanted + 20)), np.zeros(0)
+    shared, before = Shared(operator, team), np.zeros(0)
+    space = _Space(shared, first, min(operator.size, 2 * wanted + 20))
 
     def enough() -> bool:
         warm = start is not None and space.settled(largest, smallest, tolerance)
@@ -70,7 +75,7 @@ def eigenpairs(
         scale = np.abs(values).max()
         settled = space.exhausted or (bounds[chosen] <= 0.5 * tolerance * scale).all()
         same = len(before) == wanted and np.abs(values[chosen] - before).max() <= tolerance * scale
-        if (settled and same) or space.products >= max_products or space.filled == operator.size:
+        if (settled and same) or space.products >= max_products or space.filled == shared.size:
             break
         if settled:
             looks, before = looks + 1, values[chosen]
@@ -78,9 +83,9 @@ def eigenpairs(
             space.renew(_random_vector(operator.size, seed, looks))
         else:
             space.restart(values, vectors, _ends(len(values), largest, smallest, extra=wanted // 2 + 4))
-    y = vectors[:, chosen].T @ space.basis[: space.filled]
-    y /= np.linalg.norm(y, axis=1, keepdims=True)
-    return _verified(operator, y, values[chosen], tolerance * scale, space.products)
+    y = shared.combine(vectors[:, chosen].T, space.basis[: space.filled])
+    y /= shared.norms(y)[:, None]
+    return _verified(shared, y, tolerance * scale, space.products)
 
 
 def _random_vector(size: int, seed: int, look: int) -> np.ndarray:
@@ -100,42 +105,48 @@ def _ends(count: int, largest: int, smallest: int, extra: int = 0) -> np.ndarray
     return np.concatenate([np.arange(count - 1, count - 1 - high, -1), np.arange(low - 1, -1, -1)])
 
 
-def _verified(operator: SymmetricOperator, y: np.ndarray, values: np.ndarray, limit: float, used: int) -> Eigenpairs:
+def _verified(shared: Shared, y: np.ndarray, limit: float, used: int) -> Eigenpairs:
     """Measure the residuals with one more product each."""
-    products = operator.matmat(y)
-    values = np.sum(y * products, axis=1)
-    residuals = np.linalg.norm(products - values[:, None] * y, axis=1)
-    signs = np.sign(y[np.arange(len(y)), np.abs(y).argmax(axis=1)])
-    return Eigenpairs(values, y * signs[:, None], residuals, residuals <= limit, used + len(y))
+    products = shared.product(y)
+    values = shared.sum(lambda leaf: np.sum(y[:, leaf] * products[:, leaf], axis=1))
+    residuals = shared.norms(products - values[:, None] * y)
+    whole = shared.team.whole(y, shared.size)
+    signs = np.sign(whole[np.arange(len(y)), np.abs(whole).argmax(axis=1)])
+    return Eigenpairs(values, whole * signs[:, None], residuals, residuals <= limit, used + len(y))
 
 
 class _Space:
-    """An orthonormal basis Q (rows), the projection Q H Q^T, and the vector that comes next."""
+    """An orthonormal basis Q (rows), the projection Q H Q^T, and the vector that comes next, of each this rank's part.
 
-    def __init__(self, operator: SymmetricOperator, first: np.ndarray, capacity: int):
-        self.operator = operator
-        self.basis = np.empty((capacity, operator.size))
+    Args:
+        first: the first vector, (N,).
+    """
+
+    def __init__(self, shared: Shared, first: np.ndarray, capacity: int):
+        self.shared = shared
+        self.basis = np.empty((capacity, shared.own.stop - shared.own.start))
         self.projection = np.zeros((capacity, capacity))
-        self.next = first / np.linalg.norm(first)
+        first = first / np.linalg.norm(first)
+        self.next = first[shared.own]
         self.filled = self.products = 0
         self.rest_norm, self.exhausted = 0.0, False
-        self.noise = measured_noise(operator, self.next)
+        self.noise = measured_noise(shared, first)
 
     def fill(self, max_products: int, enough: Callable[[], bool]) -> None:
         """Extend the basis to its capacity, or until nothing is left or ``enough``, asked after each product."""
         while self.filled < len(self.basis) and not self.exhausted and self.products < max_products:
             j = self.filled
             self.basis[j] = self.next
-            product = self.operator.matmat(self.next[None])[0]
-            if not np.isfinite(product).all():
+            product = self.shared.product(self.next[None])[0]
+            known = self.basis[: j + 1]
+            *coefficients, square = self.shared.sum(_overlaps(known, product))
+            if not np.isfinite(square):
                 raise NonFiniteError(f"eigenpairs: product {self.products + 1} holds NaN or inf")
             self.products += 1
             self.filled += 1
-            coefficients = self.basis[: j + 1] @ product
             self.projection[j, : j + 1] = self.projection[: j + 1, j] = coefficients
-            rest = orthogonalize(product, self.basis[: j + 1])
-            self.rest_norm = float(np.linalg.norm(rest))
-            if self.rest_norm <= 10 * self.noise * np.linalg.norm(product) or self.filled == self.operator.size:
+            rest, self.rest_norm = self._without(known, product)
+            if self.rest_norm <= 10 * self.noise * np.sqrt(square) or self.filled == self.shared.size:
                 self.exhausted, self.rest_norm = True, 0.0
             else:
                 self.next = rest / self.rest_norm
@@ -163,7 +174,7 @@ class _Space:
         for wanted in [values[-largest]] * bool(largest) + [values[smallest - 1]] * bool(smallest):
             near, far = sorted(abs(wanted - inner[[0, -1]]))
             share = near / far if far > 0 else 0.0
-            chance += 1.648 * np.sqrt(self.operator.size) * np.exp(-np.sqrt(share) * (2 * steps - 1))
+            chance += 1.648 * np.sqrt(self.shared.size) * np.exp(-np.sqrt(share) * (2 * steps - 1))
         return float(chance)
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -173,12 +184,22 @@ class _Space:
 
     def restart(self, values: np.ndarray, vectors: np.ndarray, keep: np.ndarray) -> None:
         """Compress the basis to the Ritz vectors ``keep``."""
-        self.basis[: len(keep)] = vectors[:, keep].T @ self.basis[: self.filled]
+        self.basis[: len(keep)] = self.shared.combine(vectors[:, keep].T, self.basis[: self.filled])
         self.projection[:] = 0.0
         self.projection[np.arange(len(keep)), np.arange(len(keep))] = values[keep]
         self.filled = len(keep)
 
     def renew(self, vector: np.ndarray) -> None:
-        """Go on from a vector outside the space."""
-        rest = orthogonalize(vector, self.basis[: self.filled])
-        self.next, self.exhausted = rest / np.linalg.norm(rest), False
+        """Go on from a vector (N,) outside the space."""
+        rest, length = self._without(self.basis[: self.filled], vector[self.shared.own])
+        self.next, self.exhausted = rest / length, False
+
+    def _without(self, basis: np.ndarray, vector: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return what is left of a vector outside the span of ``basis``, and its norm."""
+        rest = self.shared.orthogonalize(vector[None], [basis])
+        return rest[0], float(self.shared.norms(rest)[0])
+
+
+def _overlaps(basis: np.ndarray, vector: np.ndarray) -> Callable[[slice], np.ndarray]:
+    """Return the term of the inner products of a vector with the rows of ``basis``, and with itself."""
+    return lambda leaf: np.append(basis[:, leaf] @ vector[leaf], vector[leaf] @ vector[leaf])

@@ -7,7 +7,9 @@ from scipy.linalg import eigh_tridiagonal
 
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov.operator import SymmetricOperator
+from lossatlas.krylov.shared import Shared
 from lossatlas.saves import State
+from lossatlas.team import ALONE, Team
 
 NOISE_MARGIN = 10.0
 """Breakdown: the next vector is shorter than this multiple of the product's noise."""
@@ -15,7 +17,9 @@ NOISE_MARGIN = 10.0
 
 @dataclass
 class Tridiagonal:
-    """T = Q H Q^T of one probe: ``alpha`` (steps,), ``beta`` (steps,), and the basis Q (steps, N) if it was kept.
+    """T = Q H Q^T of one probe: ``alpha`` (steps,), ``beta`` (steps,), and the basis Q if it was kept.
+
+    Q is (steps, N), of which each rank of a team has its part of the columns.
 
     ``beta[j]`` couples vectors j and j + 1; the last one is the norm of what is left over, zero after breakdown.
     """
@@ -62,6 +66,7 @@ def lanczos(
     keep_basis: bool = False,
     tolerance: float | None = None,
     state: State | None = None,
+    team: Team = ALONE,
 ) -> list[Tridiagonal]:
     """Run ``steps`` Lanczos steps from every row of ``probes`` (k, N), unit vectors, in lockstep.
 
@@ -74,23 +79,40 @@ def lanczos(
 
     With a ``state`` the runs are saved now and then, and go on from what was saved.
 
+    The ranks of a ``team`` get the same probes and return the same numbers; each computes with its share of the samples
+    and its part of every basis vector.
+
     Raises:
         LossAtlasError: ``steps`` does not lie in 1..N, there is no probe, or a product is NaN or infinite.
         Dropped: the job was told to stop; the state is saved.
     """
     check_steps(operator.size, steps, len(probes))
-    runs = [_Run(probe, steps, operator.dtype) for probe in probes]
-    noise = _restore(runs, state) or measured_noise(operator, probes[0])
+    shared = Shared(operator, team)
+    runs = [_Run(probe[shared.own], steps, operator.dtype) for probe in probes]
+    noise = _restore(runs, state) or measured_noise(shared, probes[0])
     while active := [run for run in runs if run.goes_on(tolerance)]:
-        products = operator.matmat(np.stack([run.current for run in active]))
-        if not np.isfinite(products).all():
-            raise LossAtlasError(f"Lanczos step {active[0].done + 1}: the product Hv holds NaN or inf")
-        for run, product in zip(active, products, strict=True):
-            run.advance(product, noise)
+        products = shared.product(np.stack([run.current for run in active]))
+        _advance(shared, active, products, noise)
         if state is not None and state.due():
             tables = [(run.basis, min(run.done + 1, steps)) for run in runs]
             state.save({"noise": noise, **{n: [getattr(r, n) for r in runs] for n in _SAVED}}, tables)
     return [run.result(keep_basis) for run in runs]
+
+
+def _advance(shared: Shared, runs: "list[_Run]", products: np.ndarray, noise: float) -> None:
+    """Take the products with the current vectors; find the next ones by classical Gram-Schmidt, twice."""
+    currents, j = np.stack([run.current for run in runs]), runs[0].done
+
+    def with_current_and_itself(leaf: slice) -> list[list[float]]:
+        pairs = zip(currents[:, leaf], products[:, leaf], strict=True)
+        return [[current @ product, product @ product] for current, product in pairs]
+
+    alphas, squares = shared.sum(with_current_and_itself).T
+    if not np.isfinite(squares).all():
+        raise LossAtlasError(f"Lanczos step {j + 1}: the product Hv holds NaN or inf")
+    rests = shared.orthogonalize(products, [run.basis[: j + 1] for run in runs])
+    for run, *found in zip(runs, alphas, np.sqrt(squares), rests, shared.norms(rests), strict=True):
+        run.advance(*found, noise)
 
 
 _SAVED = ("alpha", "beta", "done", "exhausted", "norm")
@@ -116,20 +138,20 @@ def check_steps(size: int, steps: int, probes: int) -> None:
         raise LossAtlasError(f"steps: {steps}; must lie between 1 and the number of parameters, {size}")
 
 
-def measured_noise(operator: SymmetricOperator, probe: np.ndarray) -> float:
+def measured_noise(shared: Shared, probe: np.ndarray) -> float:
     """Return the relative noise of a product: how far H(v + w) is from Hv + Hw, for unit v and w.
 
     Unlike n * eps it reflects what the products really do; repeating a product would often give zero.
     """
     other = np.roll(probe, 1)
-    one, two, both = operator.matmat(np.stack([probe, other, probe + other]))
-    size = max(np.linalg.norm(one), np.linalg.norm(two))
-    measured = np.linalg.norm(both - one - two) / size if size > 0 else 0.0
-    return max(measured, 4 * float(np.finfo(operator.dtype).eps))
+    one, two, both = shared.product(np.stack([probe, other, probe + other])[:, shared.own])
+    *sizes, distance = shared.norms(np.stack([one, two, both - one - two]))
+    measured = distance / max(sizes) if max(sizes) > 0 else 0.0
+    return max(measured, 4 * float(np.finfo(shared.operator.dtype).eps))
 
 
 class _Run:
-    """The recurrence of one probe."""
+    """The recurrence of one probe, of which a rank holds its part."""
 
     def __init__(self, probe: np.ndarray, steps: int, dtype: np.dtype):
         self.basis = np.empty((steps, probe.size), dtype)
@@ -141,19 +163,16 @@ class _Run:
     def current(self) -> np.ndarray:
         return self.basis[self.done].astype(np.float64)
 
-    def advance(self, product: np.ndarray, noise: float) -> None:
-        """Take the product with the current vector; find the next one by classical Gram-Schmidt, twice."""
+    def advance(self, alpha: float, size: float, rest: np.ndarray, length: float, noise: float) -> None:
+        """Take a step: the product had norm ``size``; what is left of it, of norm ``length``, is the next vector."""
         j = self.done
-        basis = self.basis[: j + 1]
-        self.alpha[j] = self.current @ product
-        self.norm = max(self.norm, float(np.linalg.norm(product)))
-        rest = orthogonalize(product, basis)
-        self.beta[j] = np.linalg.norm(rest)
+        self.alpha[j], self.beta[j] = alpha, length
+        self.norm = max(self.norm, size)
         self.done += 1
-        if self.beta[j] <= NOISE_MARGIN * noise * self.norm:
+        if length <= NOISE_MARGIN * noise * self.norm:
             self.beta[j], self.exhausted = 0.0, True
         elif self.done < len(self.alpha):
-            self.basis[self.done] = rest / self.beta[j]
+            self.basis[self.done] = rest / length
 
     def goes_on(self, tolerance: float | None) -> bool:
         """Return whether there are steps left to do."""
@@ -170,12 +189,3 @@ class _Run:
     def result(self, keep_basis: bool) -> Tridiagonal:
         n = self.done
         return Tridiagonal(self.alpha[:n].copy(), self.beta[:n].copy(), self.basis[:n] if keep_basis else None)
-
-
-def orthogonalize(vector: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Return float64 ``vector`` minus its part in the span of the orthonormal rows of ``basis``; two passes (CGS2)."""
-    rest = vector.astype(np.float64)
-    for _ in range(2):
-        coefficients = basis @ rest.astype(basis.dtype)
-        rest -= coefficients @ basis
-    return rest

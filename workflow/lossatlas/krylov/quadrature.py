@@ -13,6 +13,7 @@ from scipy.stats import norm, t
 from lossatlas.krylov.lanczos import Tridiagonal, lanczos, quadrature_error
 from lossatlas.krylov.operator import SymmetricOperator
 from lossatlas.saves import State
+from lossatlas.team import ALONE, Team
 
 CONFIDENCE = 0.95
 
@@ -202,6 +203,7 @@ def quadrature_runs(
     steps: int,
     tolerance: float | None = None,
     state: State | None = None,
+    team: Team = ALONE,
 ) -> list[Tridiagonal]:
     """Run Lanczos from the probes of these numbers, a block at a time.
 
@@ -211,13 +213,14 @@ def quadrature_runs(
     Args:
         probes: returns the unit probes of some numbers, (k, N).
         state: where the runs save themselves and go on from.
+        team: ranks that compute every run together.
     """
     runs: list[Tridiagonal] = []
     block = ADAPTIVE_BLOCK if tolerance else BLOCK
     for start in range(numbers.start, numbers.stop, block):
         chosen = range(start, min(start + block, numbers.stop))
         part = state.part(start) if state is not None else None
-        runs += lanczos(operator, probes(chosen), steps, tolerance=tolerance, state=part)
+        runs += lanczos(operator, probes(chosen), steps, tolerance=tolerance, state=part, team=team)
         if tolerance and Spectrum.of(runs, operator.size).accuracy().probes_suffice(tolerance):
             break
     return runs

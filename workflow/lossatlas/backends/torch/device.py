@@ -1,5 +1,6 @@
 """One-time set-up of PyTorch in a process: device, threads, determinism."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ def set_up(device: str, dtype: str, threads: int, local_rank: int = 0) -> Device
     """
     torch.set_num_threads(threads)
     limit_threads(threads)
+    keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -48,6 +50,23 @@ def set_up(device: str, dtype: str, threads: int, local_rank: int = 0) -> Device
     if device == "cpu" or not available:
         return Device(torch.device("cpu"), getattr(torch, dtype))
     return Device(torch.device("cuda", local_rank % torch.cuda.device_count()), getattr(torch, dtype))
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what tensors free, for the next ones.
+
+    It hands out large tensors as fresh pages and gives them back at once; touching those pages then costs as much as
+    the arithmetic. Only glibc can be told; for a whole process, which must be ours.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
+        mallopt(option, value)
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def device_of(model: nn.Module, dtype: str | None = None) -> Device:

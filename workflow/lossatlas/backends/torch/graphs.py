@@ -9,6 +9,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from lossatlas.backends.torch import images
+
 _aten = torch.ops.aten
 _ZEROS = (_aten.zeros, _aten.zeros_like, _aten.new_zeros, _aten._new_zeros_with_same_feature_meta)
 _VIEWS = (_aten.view, _aten.reshape, _aten.expand, _aten.permute, _aten.alias, _aten.transpose, _aten.unsqueeze)
@@ -25,6 +27,7 @@ def trace(function: Callable, *arguments: Tensor) -> fx.GraphModule:
         elif node.op == "call_function" and node.target in (_aten.view.default, _aten._unsafe_view.default):
             node.target = _aten.reshape.default  # a tensor that is no longer copied may lie otherwise in memory
     joint.graph.eliminate_dead_code()
+    images.rewrite(joint.graph)
     joint.recompile()
     return joint
 
@@ -59,6 +62,8 @@ def _same(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
     kind = _kind(node)
     if kind is _aten.copy:
         candidates = [node.args[1]]
+    elif kind in (_aten.clone, _aten._to_copy) or (kind is _aten.permute and node.args[1] == sorted(node.args[1])):
+        candidates = [node.args[0]]
     elif kind is _aten.add and not node.kwargs:
         candidates = [a for a, b in (node.args, node.args[::-1]) if b in zeros]
     else:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lossatlas.backends.torch.strategies import arrange, choose, way
 from lossatlas.errors import LossAtlasError, NonFiniteError
+from lossatlas.team import LEAVES, Branch, fold, leaf
 
 BLOCK = 10
 """Vectors per product; more are cut into blocks, fewer run as a block of their own size."""
@@ -27,6 +28,7 @@ class TorchHessian:
             the interpreter, the network, the samples (images in two layouts), and the vectors and results outside.
         strategy: one of ``strategies.STRATEGIES``, or ``auto``: the fastest of them for single vectors, measured here.
             Networks that cannot be differentiated forward have ``rebuild`` in place of ``split``.
+        leaves: which leaves of the samples this process looks at; the others are other ranks' (see ``team``).
 
     Raises:
         LossAtlasError: the memory does not suffice for one sample.
@@ -42,6 +44,7 @@ class TorchHessian:
         parameters: tuple[str, ...] = ("*",),
         memory_gb: float = 2.0,
         strategy: str = "split",
+        leaves: range = range(LEAVES),
     ):
         self.problem, self.network = problem, problem.network
         self.curvature = problem.curvature(operator, parameters)
@@ -57,7 +60,7 @@ class TorchHessian:
         self._way = way(self.strategy, self.curvature, self.theta, self.buffers)
         self._memory_gb, self._width = memory_gb, 0
         self._kept: dict[int, object] = {}
-        self._check()
+        self._check(leaves)
 
     def matvec(self, vector: np.ndarray) -> np.ndarray:
         """Return H v, float64, for ``vector`` of shape (N,)."""
@@ -65,23 +68,37 @@ class TorchHessian:
 
     def matmat(self, vectors: np.ndarray) -> np.ndarray:
         """Return H v for every row of ``vectors`` (k, N), float64; pieces weigh by their number of samples."""
+        return self.partial(vectors, range(LEAVES))[0][1]
+
+    def partial(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
+        """Return the products over the samples of some leaves only, (k, N) float64 for every branch that they are."""
         vectors = np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != self.size:
             raise LossAtlasError(f"Hessian product: vectors of shape {vectors.shape}, expected (k, {self.size})")
         self.products += len(vectors)
-        blocks = [self._block(vectors[i : i + BLOCK]) for i in range(0, len(vectors), BLOCK)]
-        return np.concatenate(blocks)
+        blocks = [self._block(vectors[i : i + BLOCK], leaves) for i in range(0, len(vectors), BLOCK)]
+        branches = zip(*blocks, strict=True)
+        return [(parts[0][0], np.concatenate([sums for _, sums in parts])) for parts in branches]
 
-    def _block(self, vectors: np.ndarray) -> np.ndarray:
+    def _block(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
         v = self.network.vector(vectors)
-        total = torch.zeros(v.shape, dtype=torch.float64, device=v.device)
         if len(v) != self._width:  # pieces and graphs are others
             self._kept, self._width = {}, 0
             self._plan = arrange(self.problem, self._way, len(v), self._memory_gb)
             self._room, self._width = self._plan.room, len(v)
-        for number, piece in enumerate(self._plan.pieces):
+        pieces = list(enumerate(self._plan.pieces))
+        # One leaf after the other, so that few sums are alive at once.
+        sums = fold((range(n, n + 1), self._sum(pieces[leaf(len(pieces), n)], v)) for n in leaves)
+        return [(r, np.zeros(v.shape) if total is None else total.cpu().numpy()) for r, total in sums]
+
+    def _sum(self, pieces: list[tuple[int, tuple]], v: Tensor) -> Tensor | None:
+        """Return the sum over numbered pieces, None if there are none."""
+        if not pieces:
+            return None
+        total = torch.zeros(v.shape, dtype=torch.float64, device=v.device)
+        for number, piece in pieces:
             total.add_(self._product(number, piece, v), alpha=len(piece[0]) / self.samples)
-        return total.cpu().numpy()
+        return total
 
     def _product(self, number: int, piece: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
         if number in self._kept:
@@ -92,9 +109,10 @@ class TorchHessian:
             self._room -= need
         return self._way.product(piece, kept, v)
 
-    def _check(self) -> None:
+    def _check(self, leaves: range) -> None:
         """Refuse a point where loss or gradient is not finite."""
-        for number, chunk in enumerate(self.problem.chunks):
+        chunks = list(enumerate(self.problem.chunks))
+        for number, chunk in (found for n in leaves for found in chunks[leaf(len(chunks), n)]):
             value, gradient = self.problem.chunk_gradient(self.theta, self.buffers, chunk)
             if not (torch.isfinite(value) and torch.isfinite(gradient).all()):
                 raise NonFiniteError(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lossatlas.backends.torch.products import Curvature
 from lossatlas.errors import LossAtlasError
+from lossatlas.team import LEAVES
 
 STRATEGIES = ("split", "retained", "rebuild")
 
@@ -151,7 +152,8 @@ def arrange(problem, strategy: Split | Retained, width: int, memory_gb: float) -
         LossAtlasError: not even one sample fits, or one chunk where chunks must stay whole.
     """
     budget, at_once = memory_gb * 2**30, width if isinstance(strategy, Split) else 1
-    vectors = width * strategy.curvature.chosen.size * (2 * 8 + 2 * strategy.theta.element_size())
+    sums = 8 * (LEAVES.bit_length() + 1)  # those that wait in the tree of sums, and the result
+    vectors = width * strategy.curvature.chosen.size * (sums + 2 * strategy.theta.element_size())
     pieces = problem.pieces(at_once)
     while True:
         size = max(len(inputs) for inputs, _ in pieces)
