@@ -3,7 +3,7 @@
 from lossatlas import backends, cli, curvature, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.directions import read_axes
-from lossatlas.krylov import check_deterministic
+from lossatlas.hessian_job import as_begun, with_strategy
 from lossatlas.parallel import Timing
 from lossatlas.trajectory import Trajectory
 
@@ -12,19 +12,20 @@ def main(args, world) -> None:
     timing, spec, missing = Timing(), args.spec, 0
     with timing("read"):
         trajectory, axes = Trajectory(args.trajectory), read_axes([args.x, args.y])
-        samples = {**spec["evaluation"], "test_samples": 0, "batch_size": spec["curvature"]["batch_size"]}
+        samples = {**spec["evaluation"], "test_samples": 0}
         subset = evaluation_subsets(load_dataset(spec["data"]), samples)["train"]
         backend = backends.backend(spec["backend"])
         device = backend.set_up(args.device, spec["dtype"], args.threads, world.local_rank)
         subsets = {"train": subset}
-        problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, samples["batch_size"])["train"]
+        chunks = spec["curvature"]["batch_size"], spec["curvature"]["batchnorm"]
+        problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, *chunks)["train"]
     if world.rank == 0:
         prepare(args, trajectory, axes, problem, subset)
     with timing("idle"):
         world.barrier()
     made = store.Store(store.hidden_path(args.output, args.run_dir), writable=True)
     if not made.finished:
-        evaluator = curvature.Evaluator(made, spec["curvature"], axes, trajectory, problem)
+        evaluator = curvature.Evaluator(made, as_begun(spec["curvature"], made), axes, trajectory, problem)
         missing = units.compute(made, evaluator, world, timing, args.queue, args.label)
     cli.conclude(args, world, timing, made, curvature.finish, missing, device.description)
 
@@ -35,10 +36,10 @@ def prepare(args, trajectory: Trajectory, axes, problem, subset) -> None:
     inputs = {"trajectory": trajectory.store.identity, **axes.identities, "subset/train": subset.digest}
     fingerprint = store.Fingerprint("curvature", spec, inputs)
     if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
-        theta, buffers = trajectory.parameters(0), trajectory.buffers(0)
-        check_deterministic(lambda: problem.linearize(theta, buffers))
+        at = trajectory.parameters(0), trajectory.buffers(0)
         plan = curvature.Plan(spec["curvature"], spec["plane"], axes, trajectory, problem, subset)
-        store.create(args.output, args.run_dir, fingerprint, plan.build)
+        build = with_strategy(plan.build, args.label, problem, at, 1, spec["curvature"])
+        store.create(args.output, args.run_dir, fingerprint, build)
 
 
 if __name__ == "__main__":

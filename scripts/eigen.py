@@ -38,8 +38,10 @@ def compute(args, path: Trajectory, subsets: dict) -> DirectionSet:
     spec, choices = args.spec, args.spec["directions"]
     backend = backends.backend(spec["backend"])
     device = backend.set_up(args.device, spec["dtype"], args.threads)
-    problem = backends.problems_of_run(backend, device, spec, path, subsets, choices["batch_size"])["train"]
+    chunks = choices["batch_size"], choices["batchnorm"]
+    problem = backends.problems_of_run(backend, device, spec, path, subsets, *chunks)["train"]
     raw = eigen(problem, path, path.row_of(choices["center"], "directions.center"), choices)
+    print(f"{args.label}: Hessian products: {raw.notes['strategy_note']}", flush=True)
     raw.notes["device"] = device.description
     return complete(raw, choices, path)
 

@@ -1,5 +1,9 @@
 """Speed of Hessian products and spectra against PyHessian and curvlinops: equal threads, dtype, samples and vectors."""
 
+import json
+import subprocess
+import sys
+
 import curvlinops
 import numpy as np
 import pyhessian
@@ -12,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.bench.table import Row, interleaved, row
+from tests.conftest import ROOT, environment
 from tests.numerics.test_peers import rademacher, stand_in_for_eig
 
 
@@ -91,6 +96,16 @@ def spectrum_against_pyhessian(samples: int = 2000, steps: int = 80) -> Row:
     return row(what, ours_s / (10 * steps), peer_s / steps, 4.0, "higher", f"nodes {gap:.0e}", gap < 5e-3)
 
 
+def memory_of_products(samples: int = 1000, memory_gb: float = 0.1) -> Row:
+    """Memory at the peak of two blocks of ten products, in GB, in a process of its own, against the budget."""
+    command = [sys.executable, ROOT / "tests/helpers/peak.py", "lenet", samples, memory_gb, "split", 10]
+    done = subprocess.run([*map(str, command)], env=environment(), check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    peak, predicted = found["peak"] / 2**30, found["predicted"] / 2**30
+    what = f"peak GB, 10 products, LeNet, {samples} samples : budget"
+    return row(what, peak, memory_gb, 1.0, "lower", f"predicted {predicted:.3f} GB", peak <= predicted)
+
+
 def flat(tensors: list[torch.Tensor]) -> np.ndarray:
     return torch.cat([t.detach().reshape(-1) for t in tensors]).double().numpy()
 
@@ -107,4 +122,5 @@ def rows() -> list[Row]:
         products_against_curvlinops("lenet", 1000, 1.2),
         products_against_curvlinops("resnet20", 100, 1.1),
         products_against_rebuilding("resnet20", 100, 1.6),
+        memory_of_products(),
     ]

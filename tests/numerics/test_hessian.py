@@ -19,7 +19,7 @@ CROSS_ENTROPY, MSE = build_loss({"name": "cross-entropy"}), build_loss({"name": 
 PRECISIONS = pytest.mark.parametrize(
     ("device", "exact"), [(FLOAT64, True), (FLOAT32, False)], ids=["float64", "float32"]
 )
-STRATEGIES = pytest.mark.parametrize("strategy", ["split", "rebuild"])
+STRATEGIES = pytest.mark.parametrize("strategy", ["split", "retained", "rebuild"])
 
 
 def dense_of(operator):
@@ -150,8 +150,9 @@ def test_oracle_3_modes_agree_and_equal_differences_of_the_gradient():
     theta, buffers = point(problem)
     v = np.random.default_rng(2).standard_normal((3, theta.size))
     split = problem.linearize(theta, buffers).matmat(v)
-    rebuild = problem.linearize(theta, buffers, strategy="rebuild").matmat(v)
-    assert np.abs(split - rebuild).max() < 1e-9 * np.abs(split).max()
+    for other in ("retained", "rebuild"):
+        found = problem.linearize(theta, buffers, strategy=other).matmat(v)
+        assert np.abs(split - found).max() < 1e-9 * np.abs(split).max()
     for i in range(3):
         step = 1e-5 * v[i]
         difference = (problem.gradient(theta + step, buffers) - problem.gradient(theta - step, buffers)) / 2e-5
@@ -199,14 +200,19 @@ def test_blocks_do_not_mix_vectors():
     assert operator.products == 46
 
 
-def test_products_that_do_not_fit_in_memory_are_computed_anew():
+@pytest.mark.parametrize("strategy", ["split", "retained"])
+def test_what_cannot_be_kept_is_computed_anew(strategy):
     _, _, problem = conv_problem(FLOAT64)
     v = np.random.default_rng(7).standard_normal((2, problem.layout.size))
-    kept, none = problem.linearize(*point(problem)), problem.linearize(*point(problem), memory_gb=0.0)
-    assert np.array_equal(kept.matmat(v), none.matmat(v))
-    assert np.array_equal(kept.matmat(v), none.matmat(v))
-    assert all(entry is None for entry in none._kept)
-    assert all(entry is not None for entry in kept._kept)
+    plenty = problem.linearize(*point(problem), strategy=strategy)
+    first = plenty.matmat(v)
+    assert len(plenty._kept) == len(plenty._plan.pieces) == 3
+    assert plenty._plan.share_kept == 1
+    little = problem.linearize(*point(problem), strategy=strategy, memory_gb=plenty._plan.working / 2**30)
+    for _ in range(2):
+        assert np.array_equal(little.matmat(v), first)
+        assert np.array_equal(plenty.matmat(v), first)
+    assert not little._kept
 
 
 @pytest.mark.parametrize("name", ["lenet", "resnet20"])
@@ -291,11 +297,12 @@ def test_a_loss_without_forward_derivatives_falls_back_instead_of_crashing(capsy
     assert np.abs(dense_of(operator) - 2 / 9 * x.T @ x).max() < 1e-12
 
 
-def test_oracle_18_the_model_is_untouched_and_nothing_leaks():
+@STRATEGIES
+def test_oracle_18_the_model_is_untouched_and_nothing_leaks(strategy):
     module, _, problem = conv_problem(FLOAT32)
     module.float().train()
     before, state = {n: t.clone() for n, t in module.state_dict().items()}, torch.random.get_rng_state()
-    operator = problem.linearize(*point(problem))
+    operator = problem.linearize(*point(problem), strategy=strategy)
     v = np.random.default_rng(9).standard_normal((2, operator.size))
     first = operator.matmat(v)
     import gc

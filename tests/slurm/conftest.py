@@ -23,7 +23,7 @@ def disturbed_config() -> dict:
     """One plane and spectra that take long enough to be disturbed half-way."""
     tiny = test_config()["runs"]["tiny"]
     planes = {"pca": {**tiny["planes"]["pca"], "points": [61, 51]}}
-    spectra = {"stride": 1, "probes": 2, "steps": 16, "batch_size": 50}
+    spectra = {"stride": 1, "probes": 2, "steps": 16, "batch_size": 50, "strategy": "split"}
     train = {**tiny["train"], "epochs": 1.5, "record_every": 1}
     return test_config(planes=planes, spectra=spectra, train=train)
 

@@ -34,7 +34,8 @@ def long_config() -> dict:
 def spectra_config(data_ranks: int = 2) -> dict:
     """A short training with enough spectra to be killed ten times, whose units save their state all the time."""
     often = {"save_minutes": 1e-3, "data_ranks": data_ranks}
-    return test_config(spectra={"stride": 1, "probes": 4, "steps": 30, "batch_size": 50}, planes={}, mpi=often)
+    spectra = {"stride": 1, "probes": 4, "steps": 30, "batch_size": 50, "strategy": "split"}
+    return test_config(spectra=spectra, planes={}, mpi=often)
 
 
 CASES = {

@@ -86,6 +86,18 @@ def test_every_target_is_made_and_opens(undisturbed, recwarn):
             assert (run / "figures" / f"{plane}_{kind}.png").stat().st_size > 5000
 
 
+def test_stores_tell_how_products_were_computed_and_the_memory_of_each_rank(undisturbed):
+    for name in ("spectra", "spectra_between/training", "tracking", "curvature/random"):
+        attrs = xr.open_zarr(undisturbed / f"results/tiny/{name}.zarr", chunks=None).attrs
+        assert attrs["strategy"] == "split"
+        assert attrs["strategy_note"].startswith("split, about 0.0")
+        peaks = attrs["attempts"][-1]["peak_memory_bytes"]
+        assert len(peaks) == attrs["attempts"][-1]["ranks"]
+        assert all(attrs["product_bytes"] < peak < 2**32 for peak in peaks), "PyTorch alone takes more"
+    eigen = xr.open_zarr(undisturbed / "results/tiny/directions/eigen.zarr", chunks=None)
+    assert eigen.attrs["strategy"] == "split"
+
+
 def test_the_surface_and_the_path_agree_where_they_meet(undisturbed):
     run = undisturbed / "results" / "tiny"
     plane = xr.open_zarr(run / "landscape" / "pca.zarr", chunks=None)

@@ -42,34 +42,43 @@ def hessian(
     operator: str = "hessian",
     parameters: Sequence[str] = ("*",),
     batch_size: int = 100,
+    batchnorm: str = "frozen",
     dtype: str | None = None,
     memory_gb: float = 2.0,
+    strategy: str = "auto",
 ) -> "Hessian":
     """Return the Hessian of the mean loss over ``data`` at the model's present parameters.
 
     Args:
-        model: a ``torch.nn.Module``. It is copied and evaluated in inference mode: dropout off, running statistics
-            frozen. Parameters with ``requires_grad=False`` are constants.
+        model: a ``torch.nn.Module``. It is copied and evaluated in inference mode, dropout off. Parameters with
+            ``requires_grad=False`` are constants.
         loss: a function (outputs, targets) -> mean over the batch or one value per sample, or ``"cross-entropy"``
             or ``"mse"``. Without weight decay.
         data: a pair (inputs, targets) of arrays or tensors, or an iterable of such batches, such as a
             ``DataLoader``. It is read once and kept on the model's device.
         operator: ``"hessian"``; ``"ggn"``, its generalised Gauss-Newton part; or ``"residual"``, the rest.
         parameters: patterns of names (``"fc*"``) of the parameters that the matrix is restricted to.
-        batch_size: samples per chunk; results agree to rounding for any value.
+        batch_size: samples per chunk; results agree to rounding for any value, unless ``batchnorm`` is ``"batch"``.
+        batchnorm: ``"frozen"``, BatchNorm normalises by its running statistics; or ``"batch"``, by mean and variance
+            over each chunk, through which derivatives pass, as in training. Running statistics are never changed.
         dtype: ``"float32"`` or ``"float64"`` for the products; left out it is the model's.
-        memory_gb: for values kept between products.
+        memory_gb: what products may take: values kept between them, and what one works with.
+        strategy: how products are computed. ``"split"`` multiplies blocks of vectors forward and keeps all that does
+            not depend on them; ``"retained"`` keeps the gradient's graph; ``"rebuild"`` keeps nothing. ``"auto"``
+            measures which is fastest here, so that results may differ by rounding from one machine to another.
 
     Raises:
         LossAtlasError: model, loss and data do not fit together, nothing requires a gradient, loss or gradient is
             NaN or infinite, or the loss draws random numbers.
     """
     choices = {"operator": operator, "parameters": list(parameters), "memory_gb": memory_gb}
-    config.check({"batch_size": batch_size, **choices}, "spectra", "hessian")
+    choices["strategy"] = strategy
+    config.check({"batch_size": batch_size, "batchnorm": batchnorm, **choices}, "spectra", "hessian")
     with backend.own_modes():
         network = backend.FlatNetwork(model, backend.device_of(model, dtype))
-        problem = backend.TorchProblem(network, backend.as_loss(loss), _split(data), batch_size)
+        problem = backend.TorchProblem(network, backend.as_loss(loss), _split(data), batch_size, batchnorm)
         theta, buffers = network.parameters(), network.buffers()
+        choices["strategy"] = problem.choose_strategy(theta, buffers, 1, **choices).strategy
         check_deterministic(lambda: problem.linearize(theta, buffers, **choices))
         return Hessian(problem.linearize(theta, buffers, **choices))
 
@@ -80,7 +89,7 @@ class Hessian:
     def __init__(self, operator: Any):
         self._operator = operator
         self.layout, self.samples = operator.layout, operator.samples
-        self.size, self.dtype = operator.size, operator.dtype
+        self.size, self.dtype, self.strategy = operator.size, operator.dtype, operator.strategy
         self.shape = (self.size, self.size)
 
     def __repr__(self) -> str:

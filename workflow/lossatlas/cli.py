@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -84,7 +85,7 @@ def conclude(
     Raises:
         SystemExit: units are missing; the status makes the job resume.
     """
-    records = world.gather(timing.record(world.rank))
+    records = world.gather({**timing.record(world.rank), "peak_memory_bytes": peak_memory()})
     if world.rank == 0:
         wall = timing.wall()
         if made.finished:
@@ -109,8 +110,15 @@ def _finish(args: argparse.Namespace, made: store.Store, finish: Callable, recor
     together = records[0]["ranks_per_unit"]
     attempt = {"ranks": len(records), "ranks_per_unit": together, "threads": args.threads, "device": device}
     attempt |= {"wall_seconds": wall, "chunks": sum(record["units"] for record in records) // together}
+    attempt["peak_memory_bytes"] = [record["peak_memory_bytes"] for record in records]
     counts = finish(made, attempt)
     print(f"{args.label}: " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items()), flush=True)
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process had in use so far (resident set), in bytes; a GPU's is not counted."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def run(main: Callable[[World], Any], ranks: int | None = None, label: str = "") -> None:

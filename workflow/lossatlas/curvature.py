@@ -17,7 +17,7 @@ from lossatlas.errors import LossAtlasError, NonFiniteError
 from lossatlas.krylov import eigenpairs
 from lossatlas.krylov.eigenpairs import check_count
 from lossatlas.landscape import MAX_CHUNKS, grid, project_path
-from lossatlas.problem import Problem
+from lossatlas.problem import Problem, batchnorm_note, choices_of
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
 
@@ -71,7 +71,7 @@ class Plan:
                 "summary": "The largest and smallest eigenvalue at theta_c + x d_x + y d_y; NaN where the loss or a "
                 "derivative is NaN or infinite.",
                 "center": self.plane["center"],
-                "batchnorm": "frozen: running statistics of theta_c",
+                "batchnorm": batchnorm_note(self.spec, "frozen: running statistics of theta_c"),
                 "x_label": self.axes.labels[0],
                 "y_label": self.axes.labels[1],
                 "parameters": size,
@@ -119,7 +119,7 @@ class Evaluator:
             raise LossAtlasError(f"curvature: x = {x:.6g}, y = {y:.6g}: {error}") from error
 
     def _extremes(self, theta: np.ndarray) -> list[float]:
-        choices = {key: self.spec[key] for key in ("operator", "parameters", "memory_gb")}
+        choices = choices_of(self.spec)
         operator = self.problem.linearize(theta, self.buffers, **choices)
         search = (self.spec[key] for key in ("tolerance", "max_products", "seed"))
         pairs = eigenpairs(operator, 1, 1, *search)

@@ -4,10 +4,14 @@ import argparse
 from collections.abc import Callable
 from types import ModuleType
 
+import numpy as np
+import zarr
+
 from lossatlas import backends, cli, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.krylov import check_deterministic
 from lossatlas.parallel import Timing, World
+from lossatlas.problem import Problem, choices_of
 from lossatlas.saves import Saves
 from lossatlas.sites import Sites
 from lossatlas.team import Team, form_teams, ranks_per_unit
@@ -32,26 +36,61 @@ def run(description: str, kind: str, driver: ModuleType, where: Where) -> None:
     cli.run(lambda world: _main(parsed, world, kind, driver, where), ranks=parsed.ranks, label=parsed.label)
 
 
+def with_strategy(
+    build: Callable[[zarr.Group], None],
+    label: str,
+    problem: Problem,
+    at: tuple[np.ndarray, np.ndarray],
+    width: int,
+    spec: dict,
+) -> Callable[[zarr.Group], None]:
+    """Choose how Hessian products are computed and check that they are deterministic; return a ``build`` that says so.
+
+    The choice depends on the clock, and strategies differ by rounding. So it is made once, by who creates the store.
+
+    Args:
+        build: fills an empty store, see ``store.create``.
+        at: theta and buffers of a point where products are tried.
+        width: vectors at once.
+    """
+    choices = choices_of(spec)
+    choice = problem.choose_strategy(*at, width, **choices)
+    print(f"{label}: Hessian products: {choice.told}", flush=True)
+    check_deterministic(lambda: problem.linearize(*at, **{**choices, "strategy": choice.strategy}))
+
+    def complete(group: zarr.Group) -> None:
+        build(group)
+        group.attrs.update(strategy=choice.strategy, strategy_note=choice.told, product_bytes=choice.peak)
+
+    return complete
+
+
+def as_begun(spec: dict, made: store.Store) -> dict:
+    """Return the choices of a driver with the strategy that its store was begun with, whatever is fastest now."""
+    return {**spec, "strategy": made.attrs["strategy"]}
+
+
 def _main(args: argparse.Namespace, world: World, kind: str, driver: ModuleType, where: Where) -> None:
     timing, spec, missing = Timing(), args.spec, 0
     with timing("read"):
         trajectory = Trajectory(args.trajectory)
         others = {name: Trajectory(file) for name, file in args.other}
-        samples = {**spec["evaluation"], "test_samples": 0, "batch_size": spec[kind]["batch_size"]}
+        samples = {**spec["evaluation"], "test_samples": 0}
         subsets = evaluation_subsets(load_dataset(spec["data"]), samples)
         backend = backends.backend(spec["backend"])
         device = backend.set_up(args.device, spec["dtype"], args.threads, world.local_rank)
         points = where(args, trajectory, others)  # after the limit on threads, on which sums depend
-        problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, samples["batch_size"])["train"]
+        chunks = spec[kind]["batch_size"], spec[kind]["batchnorm"]
+        problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, *chunks)["train"]
     if world.rank == 0:
         inputs = {"trajectory": trajectory.store.identity, "subset/train": subsets["train"].digest}
         inputs |= {f"run/{name}": other.store.identity for name, other in others.items()}
         fingerprint = store.Fingerprint(kind, spec, inputs)
         if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
-            theta, buffers = points.parameters(0), points.buffers(0)
-            check_deterministic(lambda: problem.linearize(theta, buffers))
+            at = points.parameters(0), points.buffers(0)
             plan = driver.Plan(spec[kind], points, problem, subsets["train"])
-            store.create(args.output, args.run_dir, fingerprint, plan.build)
+            build = with_strategy(plan.build, args.label, problem, at, driver.width(spec[kind]), spec[kind])
+            store.create(args.output, args.run_dir, fingerprint, build)
     with timing("idle"):
         world.barrier()
     made = store.Store(store.hidden_path(args.output, args.run_dir), writable=True)
@@ -59,7 +98,7 @@ def _main(args: argparse.Namespace, world: World, kind: str, driver: ModuleType,
         states = made.path.with_name(f"{made.path.name}.states-{made.fingerprint[:12]}")
         teams = _teams(args, world, units.count(made))
         saves = Saves(states, 60 * args.save_minutes, teams[0])
-        evaluator = driver.Evaluator(spec[kind], points, problem, saves, teams[0])
+        evaluator = driver.Evaluator(as_begun(spec[kind], made), points, problem, saves, teams[0])
         missing = units.compute(made, evaluator, world, timing, args.queue, args.label, teams)
         if world.rank == 0 and not missing:
             saves.clear()

@@ -27,15 +27,46 @@ class Restriction(Protocol):
         """Return the metrics at one point, in the order of ``Problem.metric_names``."""
 
 
+CHOICES = ("operator", "parameters", "memory_gb", "strategy")
+"""Keys of a spec that say which matrix is meant and how its products are computed."""
+
+
+def choices_of(spec: dict) -> dict[str, Any]:
+    """Return what ``linearize`` takes from the choices of a driver; what they leave out has a default there."""
+    return {key: spec[key] for key in CHOICES if key in spec}
+
+
+class Choice(Protocol):
+    """How products are computed: a ``strategy`` by name, why and with how much memory in words, and its bytes."""
+
+    strategy: str
+    told: str
+    peak: int
+
+
+def batchnorm_note(spec: dict, frozen: str) -> str:
+    """Return what BatchNorm normalises by, for a store; ``frozen`` says whose running statistics, where it is those.
+
+    Args:
+        spec: the choices of a driver; ``batchnorm`` is ``frozen`` where it is left out.
+    """
+    if spec.get("batchnorm") == "batch":
+        return f"batch: mean and biased variance over each chunk of {spec['batch_size']} samples"
+    return frozen
+
+
 class Problem(Protocol):
     """The mean loss over a fixed set of samples as a function of theta, shape (N,).
 
     Implementations never change the network they were made from, and evaluate in inference mode: dropout
-    off, running statistics frozen to the given buffers, the same samples in the same order every time.
+    off, the same samples in the same order every time. Running statistics are frozen to the given buffers; or, where
+    ``batchnorm`` is ``batch``, BatchNorm normalises by the statistics of each chunk of samples, through which
+    derivatives pass.
     """
 
     layout: ParameterLayout
     samples: int
+    batchnorm: str
     metric_names: tuple[str, ...]
     """``loss`` first, then ``accuracy`` where outputs are class scores of integer targets."""
 
@@ -47,6 +78,9 @@ class Problem(Protocol):
 
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Any) -> Hessian:
         """Return the Hessian at theta; what is reusable between products is kept in it."""
+
+    def choose_strategy(self, theta: np.ndarray, buffers: np.ndarray, width: int, **choices: Any) -> Choice:
+        """Return how products with ``width`` vectors at once are to be computed; measured, where it is not given."""
 
     def restrict(self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray) -> Restriction:
         """Return the loss on the subspace through ``center`` spanned by the rows of ``directions``."""

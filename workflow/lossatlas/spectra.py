@@ -17,7 +17,7 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import Accuracy, Spectrum, Tridiagonal, probe_vectors, quadrature_runs
 from lossatlas.krylov.lanczos import check_steps
 from lossatlas.krylov.quadrature import BLOCK
-from lossatlas.problem import Problem
+from lossatlas.problem import Problem, batchnorm_note, choices_of
 from lossatlas.saves import Saves
 from lossatlas.sites import Sites
 from lossatlas.store import Store, add_array
@@ -30,6 +30,11 @@ def block_size(probes: int, tolerance: float | None = None) -> int:
     With a tolerance it is all probes of a site, for only together do they tell whether they suffice.
     """
     return probes if tolerance else max(size for size in range(1, min(probes, BLOCK) + 1) if probes % size == 0)
+
+
+def width(spec: dict) -> int:
+    """Return how many vectors are multiplied at once."""
+    return min(BLOCK, block_size(spec["probes"], spec["tolerance"]))
 
 
 MEASURES = {"loss": "loss on the same samples", "gradient_norm": "Euclidean norm of the gradient of all parameters"}
@@ -62,6 +67,7 @@ class Plan:
                 "samples": len(self.subset),
                 "subset_digest": self.subset.digest,
                 **sites.attributes,
+                "batchnorm": batchnorm_note(self.spec, sites.attributes["batchnorm"]),
             }
         )
         add_array(group, sites.axis, (sites.axis,), data=sites.coordinate, long_name=sites.long_name)
@@ -104,7 +110,7 @@ class Evaluator:
         probes, steps = self.spec["probes"], self.spec["steps"]
         site = unit.start // probes
         numbers = range(unit.start % probes, unit.start % probes + len(unit))
-        choices = {key: self.spec[key] for key in ("operator", "parameters", "memory_gb")}
+        choices = choices_of(self.spec)
         theta, buffers = self.sites.parameters(site), self.sites.buffers(site)
         try:
             operator = self.problem.linearize(theta, buffers, leaves=self.team.leaves, **choices)

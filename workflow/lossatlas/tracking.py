@@ -17,7 +17,7 @@ from lossatlas.data import Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import Eigenpairs, eigenpairs
 from lossatlas.layout import ParameterLayout
-from lossatlas.problem import Problem
+from lossatlas.problem import Problem, batchnorm_note, choices_of
 from lossatlas.saves import Saves
 from lossatlas.store import Store, add_array
 from lossatlas.team import ALONE, Team
@@ -32,6 +32,11 @@ def pairs_of(spec: dict) -> int:
 def subspace_of(spec: dict) -> slice:
     """Return which pairs span the top subspace: the largest ones, or the smallest where those alone are tracked."""
     return slice(spec["largest"] or spec["smallest"])
+
+
+def width(spec: dict) -> int:
+    """Return how many vectors are multiplied at once."""
+    return 1
 
 
 def selection(layout: ParameterLayout, patterns: list[str]) -> list[slice]:
@@ -76,7 +81,7 @@ class Plan:
                 "subspace_dimension": subspace_of(spec).stop,
                 "samples": len(self.subset),
                 "subset_digest": self.subset.digest,
-                "batchnorm": "frozen: each checkpoint's own running statistics",
+                "batchnorm": batchnorm_note(spec, "frozen: each checkpoint's own running statistics"),
             }
         )
         iterations = self.trajectory.iterations[rows]
@@ -142,7 +147,7 @@ class Evaluator:
     def search(self, number: int, before: Eigenpairs | None = None) -> Eigenpairs:
         """Return the pairs at a tracked iteration, searched from those ``before`` or from a random vector."""
         row, spec = int(self.rows[number]), self.spec
-        choices = {key: spec[key] for key in ("operator", "parameters", "memory_gb")}
+        choices = choices_of(spec)
         start = None if before is None else before.vectors.sum(axis=0)
         try:
             at = self.trajectory.parameters(row), self.trajectory.buffers(row)

@@ -18,7 +18,13 @@ def backend(name: str) -> ModuleType:
 
 
 def problems_of_run(
-    module: ModuleType, device: Any, spec: dict, trajectory: Trajectory, subsets: dict[str, Subset], batch_size: int
+    module: ModuleType,
+    device: Any,
+    spec: dict,
+    trajectory: Trajectory,
+    subsets: dict[str, Subset],
+    batch_size: int,
+    batchnorm: str = "frozen",
 ) -> dict[str, Problem]:
     """Rebuild a run's network, with its parameters that are not trained, as one problem per evaluation subset.
 
@@ -29,4 +35,4 @@ def problems_of_run(
     if network.layout != trajectory.layout:
         raise LossAtlasError(f"{trajectory.path}: was recorded from another network than the config's model")
     network.load(frozen=trajectory.frozen)
-    return module.problems(network, module.build_loss(spec["loss"]), subsets, batch_size)
+    return module.problems(network, module.build_loss(spec["loss"]), subsets, batch_size, batchnorm)

@@ -4,7 +4,7 @@ import numpy as np
 
 from lossatlas.directions.raw import RawDirections
 from lossatlas.krylov import check_deterministic, eigenpairs
-from lossatlas.problem import Problem
+from lossatlas.problem import Problem, batchnorm_note, choices_of
 from lossatlas.trajectory import Trajectory
 
 
@@ -13,16 +13,28 @@ def eigen(problem: Problem, trajectory: Trajectory, center: int, spec: dict) -> 
 
     Args:
         center: row of the checkpoint at which the Hessian is taken.
-        spec: keys ``largest``, ``smallest``, ``tolerance``, ``max_products``, ``seed``, ``memory_gb``.
+        spec: keys ``largest``, ``smallest``, ``tolerance``, ``max_products``, ``seed``, ``memory_gb`` and ``strategy``.
     """
     theta, buffers = trajectory.parameters(center), trajectory.buffers(center)
-    check_deterministic(lambda: problem.linearize(theta, buffers, memory_gb=0))
-    operator = problem.linearize(theta, buffers, memory_gb=spec["memory_gb"])
+    choices = choices_of(spec)
+    choice = problem.choose_strategy(theta, buffers, 1, **choices)
+    choices["strategy"] = choice.strategy
+    check_deterministic(lambda: problem.linearize(theta, buffers, **choices))
+    operator = problem.linearize(theta, buffers, **choices)
     pairs = eigenpairs(
         operator, spec["largest"], spec["smallest"], spec["tolerance"], spec["max_products"], spec["seed"]
     )
     iteration = trajectory.iterations[center]
     labels = [f"eigenvector λ = {value:.3g}" for value in pairs.values]
     values = {"eigenvalue": pairs.values, "residual": pairs.residuals, "converged": pairs.converged.astype(np.int8)}
-    notes = {"iteration": int(iteration), "products": pairs.products, "samples": problem.samples}
+    batchnorm = batchnorm_note(spec, "frozen: running statistics of the checkpoint")
+    notes = {
+        "batchnorm": batchnorm,
+        "strategy": choice.strategy,
+        "strategy_note": choice.told,
+        "product_bytes": choice.peak,
+        "iteration": int(iteration),
+        "products": pairs.products,
+        "samples": problem.samples,
+    }
     return RawDirections(pairs.vectors, labels, values, notes)

@@ -1,16 +1,16 @@
 """Products with the curvature of a network's mean loss, exact over all samples, in blocks of vectors.
 
 The product with the Hessian is the directional derivative of the gradient (Pearlmutter 1994). For each shape of a
-chunk of samples, one graph of theta -> derivative along v is traced once, and split into the part that does
+piece of samples, one graph of theta -> derivative along v is traced once, and split into the part that does
 not depend on v (``primal``) and the part that does (``tangent``). At one theta the primal part runs once per
-chunk; every product then runs only the tangent part. Networks that cannot be traced forward fall back to a
-second backward pass per product.
+piece; every product then runs only the tangent part. This is the strategy ``split``; see ``strategies`` for the others.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lossatlas.backends.torch.strategies import arrange, choose, way
 from lossatlas.errors import LossAtlasError, NonFiniteError
 from lossatlas.team import LEAVES, Branch, fold, leaf
 
@@ -24,11 +24,14 @@ class TorchHessian:
     Args:
         operator: ``hessian``, ``ggn`` or ``residual``.
         parameters: patterns of the names of the parameters that the matrix is restricted to; N is their number.
-        memory_gb: what the kept primal values may take; beyond it they are computed anew in each product.
-        strategy: ``split`` (see above) or ``rebuild`` (gradient of gradient times v, the plainest way).
+        memory_gb: what products may take: all that is kept between them, and what one works with. Not counted are
+            the interpreter, the network, the samples (images in two layouts), and the vectors and results outside.
+        strategy: one of ``strategies.STRATEGIES``, or ``auto``: the fastest of them for single vectors, measured here.
+            Networks that cannot be differentiated forward have ``rebuild`` in place of ``split``.
         leaves: which leaves of the samples this process looks at; the others are other ranks' (see ``team``).
 
     Raises:
+        LossAtlasError: the memory does not suffice for one sample.
         NonFiniteError: the loss or its gradient is NaN or infinite at theta; the message names the chunk.
     """
 
@@ -51,10 +54,12 @@ class TorchHessian:
         self.products = 0
         self.network.load(theta=theta, buffers=buffers)
         self.theta, self.buffers = self.network.theta.clone(), self.network.vector(buffers)
-        self.free = self.curvature.free(self.theta)
+        if strategy == "auto":
+            strategy = choose(problem, self.curvature, self.theta, self.buffers, 1, memory_gb, "auto").strategy
         self.strategy = problem.strategy(self.curvature, strategy)
-        self._memory, self._width = memory_gb * 2**30, 0
-        self._kept: dict[int, tuple] = {}
+        self._way = way(self.strategy, self.curvature, self.theta, self.buffers)
+        self._memory_gb, self._width = memory_gb, 0
+        self._kept: dict[int, object] = {}
         self._check(leaves)
 
     def matvec(self, vector: np.ndarray) -> np.ndarray:
@@ -78,9 +83,12 @@ class TorchHessian:
     def _block(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
         v = self.network.vector(vectors)
         if len(v) != self._width:  # pieces and graphs are others
-            self._width, self._kept, self._room = len(v), {}, self._memory
-        pieces = list(enumerate(self.problem.pieces(len(v))))
-        sums = fold([(range(n, n + 1), self._sum(pieces[leaf(len(pieces), n)], v)) for n in leaves])
+            self._kept, self._width = {}, 0
+            self._plan = arrange(self.problem, self._way, len(v), self._memory_gb)
+            self._room, self._width = self._plan.room, len(v)
+        pieces = list(enumerate(self._plan.pieces))
+        # One leaf after the other, so that few sums are alive at once.
+        sums = fold((range(n, n + 1), self._sum(pieces[leaf(len(pieces), n)], v)) for n in leaves)
         return [(r, np.zeros(v.shape) if total is None else total.cpu().numpy()) for r, total in sums]
 
     def _sum(self, pieces: list[tuple[int, tuple]], v: Tensor) -> Tensor | None:
@@ -93,21 +101,13 @@ class TorchHessian:
         return total
 
     def _product(self, number: int, piece: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
-        if self.strategy == "rebuild":
-            return torch.stack([self.curvature.rebuilt(self.theta, self.buffers, piece, row).detach() for row in v])
-        primal, tangent = self.curvature.graphs(self.theta, self.buffers, piece, len(v))
-        with torch.no_grad():
-            saved = self._kept.get(number)
-            if saved is None:
-                saved = primal(self.free, self.theta, self.buffers, *piece)
-                self._keep(number, saved)
-            return tangent(*saved, v)
-
-    def _keep(self, number: int, saved: tuple) -> None:
-        need = sum(s.numel() * s.element_size() for s in saved if isinstance(s, Tensor))
+        if number in self._kept:
+            return self._way.product(piece, self._kept[number], v)
+        need, kept = self._way.need(piece, len(v)).kept, self._way.keep(piece, len(v))
         if need <= self._room:
-            self._kept[number] = saved
+            self._kept[number] = kept
             self._room -= need
+        return self._way.product(piece, kept, v)
 
     def _check(self, leaves: range) -> None:
         """Refuse a point where loss or gradient is not finite."""

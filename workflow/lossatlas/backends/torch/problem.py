@@ -9,10 +9,12 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
+from lossatlas.backends.torch.batchnorm import BATCHNORM, has_batchnorm, statistics
 from lossatlas.backends.torch.build import Loss
 from lossatlas.backends.torch.hessian import TorchHessian
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.products import Curvature
+from lossatlas.backends.torch.strategies import Choice, choose
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 
@@ -20,11 +22,19 @@ from lossatlas.errors import LossAtlasError
 class TorchProblem:
     """A ``Problem`` on PyTorch; see there. Samples are cut into chunks once and stay on the device.
 
+    Args:
+        batch_size: samples per chunk; a last one that is smaller weighs less.
+        batchnorm: ``frozen``, BatchNorm normalises by the buffers that belong to theta, or ``batch``, by mean and
+            variance over the samples of each chunk: another loss, in which the chunks matter. Buffers are then not
+            read. Networks without BatchNorm have one loss.
+
     Raises:
         LossAtlasError: the network does not accept the samples, or the loss does not accept its outputs.
     """
 
-    def __init__(self, network: FlatNetwork, loss: Loss, split: Split, batch_size: int):
+    def __init__(self, network: FlatNetwork, loss: Loss, split: Split, batch_size: int, batchnorm: str = "frozen"):
+        if batchnorm not in BATCHNORM:
+            raise LossAtlasError(f"batchnorm: {batchnorm!r} is not one of {', '.join(BATCHNORM)}")
         self.network, self.loss = network, loss
         self.layout = network.layout
         self.samples = len(split)
@@ -34,16 +44,20 @@ class TorchProblem:
         self.chunks = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
         self.class_axis = probe(network, loss, inputs, targets)
         self.metric_names = ("loss", "accuracy") if self.class_axis is not None else ("loss",)
+        self.batchnorm = "frozen"
+        ends = self.chunks[0][0], self.chunks[-1][0]  # the last one may be too small
+        if batchnorm == "batch" and all(has_batchnorm(network.module, chunk) for chunk in ends):
+            self.batchnorm = "batch"
         self._curvatures: dict[tuple, Curvature] = {}
         self._strategies: dict[Curvature, str] = {}
 
-    def pieces(self, count: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the chunks as products with ``count`` vectors at once take them: on a CPU cut further.
+    def pieces(self, count: int, most: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Return the chunks as products with ``count`` vectors at once take them: on a CPU cut further, to ``most``.
 
-        An activation of a whole block that is larger than ``PIECE_BYTES`` leaves the caches; beyond 32 MiB the C
-        library maps fresh pages for every one.
+        Chunks that are normalised by their own statistics stay whole. An activation of a whole block that is larger
+        than ``PIECE_BYTES`` leaves the caches; beyond 32 MiB the C library maps fresh pages for every one.
         """
-        most = self._piece_size(count)
+        most = min(most or self.samples, self._piece_size(count))
         pieces = []
         for inputs, targets in self._channels_first:
             size = -(-len(inputs) // -(-len(inputs) // most))
@@ -52,7 +66,7 @@ class TorchProblem:
 
     def _piece_size(self, count: int) -> int:
         whole = len(self.chunks[0][0])
-        if self.network.theta.device.type != "cpu":
+        if self.network.theta.device.type != "cpu" or self.batchnorm == "batch":
             return whole
         return max(1, min(whole, PIECE_BYTES // (count * self._activation)))
 
@@ -98,8 +112,23 @@ class TorchProblem:
         """Return the matrix, whose traced graphs serve every theta."""
         key = (operator, tuple(parameters))
         if key not in self._curvatures:
-            self._curvatures[key] = Curvature(self.network, self.loss, operator, self.layout.select(parameters))
+            chosen = self.layout.select(parameters)
+            self._curvatures[key] = Curvature(self.network, self.loss, operator, chosen, self.batchnorm)
         return self._curvatures[key]
+
+    def choose_strategy(
+        self,
+        theta: np.ndarray,
+        buffers: np.ndarray,
+        width: int,
+        operator: str = "hessian",
+        parameters: tuple[str, ...] = ("*",),
+        memory_gb: float = 2.0,
+        strategy: str = "auto",
+    ) -> Choice:
+        """Return how products with ``width`` vectors at once are to be computed; see ``strategies.choose``."""
+        theta, buffers = self.network.vector(theta), self.network.vector(buffers)
+        return choose(self, self.curvature(operator, parameters), theta, buffers, width, memory_gb, strategy)
 
     def strategy(self, curvature: Curvature, asked: str) -> str:
         """Return ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once."""
@@ -122,7 +151,8 @@ class TorchProblem:
         self.network.module.eval()
         total = torch.zeros(len(self.metric_names), dtype=torch.float64, device=self.network.theta.device)
         for inputs, targets in self.chunks:
-            outputs = self.network.module(inputs)
+            with statistics(self.batchnorm):
+                outputs = self.network.module(inputs)
             total[0] += self.loss(outputs, targets).double() * len(inputs)
             if self.class_axis is not None:
                 hits = outputs.argmax(self.class_axis) == targets
@@ -275,6 +305,10 @@ def _check_mean(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
         )
 
 
-def problems(network: FlatNetwork, loss: Loss, subsets: dict[str, Subset], batch_size: int) -> dict[str, TorchProblem]:
+def problems(
+    network: FlatNetwork, loss: Loss, subsets: dict[str, Subset], batch_size: int, batchnorm: str = "frozen"
+) -> dict[str, TorchProblem]:
     """Return one problem per evaluation subset; they share the network."""
-    return {name: TorchProblem(network, loss, subset.samples, batch_size) for name, subset in subsets.items()}
+    return {
+        name: TorchProblem(network, loss, subset.samples, batch_size, batchnorm) for name, subset in subsets.items()
+    }

@@ -7,6 +7,7 @@ which comes from the curvature of the network itself. Any of them may be restric
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.backends.torch import graphs
+from lossatlas.backends.torch.batchnorm import statistics
+from lossatlas.backends.torch.memory import graph_sizes, imagined, saved_bytes
 from lossatlas.errors import LossAtlasError
 from lossatlas.layout import ParameterLayout
 
@@ -23,18 +26,22 @@ OPERATORS = ("hessian", "ggn", "residual")
 class Curvature:
     """One of the three matrices of a network's loss, restricted to the parameters ``chosen``.
 
-    The variable is ``free``, the chosen parameters as one vector; all others are read from ``theta``.
+    The variable is ``free``, the chosen parameters as one vector; all others are read from ``theta``. ``batchnorm``
+    is one of ``batchnorm.BATCHNORM``.
 
     Raises:
         LossAtlasError: there is no such operator.
     """
 
-    def __init__(self, network, loss: Callable, operator: str, chosen: ParameterLayout):
+    def __init__(self, network, loss: Callable, operator: str, chosen: ParameterLayout, batchnorm: str = "frozen"):
         if operator not in OPERATORS:
             raise LossAtlasError(f"operator: {operator!r} is not one of {', '.join(OPERATORS)}")
         self.network, self.loss, self.operator, self.chosen = network, loss, operator, chosen
+        self.batchnorm = batchnorm
         self._names = {slot.name for slot in chosen}
         self._graphs: dict[tuple, tuple] = {}
+        self._sizes: dict[tuple, tuple[int, int]] = {}
+        self._saved: dict[tuple, tuple[int, int]] = {}
 
     def free(self, theta: Tensor) -> Tensor:
         """Return the chosen parameters of theta as one vector."""
@@ -48,7 +55,9 @@ class Curvature:
         """Return the network's outputs, a pure function."""
         parameters = {slot.name: theta[slot.slice].view(slot.shape) for slot in self.network.layout}
         parameters |= {slot.name: part for slot, part in zip(self.chosen, parts, strict=True)}
-        return functional_call(self.network.module, (parameters, self.network.unflatten_buffers(buffers)), (inputs,))
+        buffers = self.network.unflatten_buffers(buffers)
+        with statistics(self.batchnorm):
+            return functional_call(self.network.module, (parameters, buffers), (inputs,))
 
     def along(self, free: Tensor, theta: Tensor, buffers: Tensor, inputs: Tensor, targets: Tensor, v: Tensor) -> Tensor:
         """Return the product with one vector by forward derivatives."""
@@ -80,53 +89,86 @@ class Curvature:
         """
         key = (tuple(chunk[0].shape), tuple(chunk[1].shape), count)
         if key not in self._graphs:
-            free = self.free(theta)
-            vectors = torch.zeros(count, free.numel(), dtype=free.dtype, device=free.device)
+            free, vectors = self._vectors(theta, count)
             with warnings.catch_warnings(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                 warnings.simplefilter("ignore")
                 self._block(free, theta, buffers, chunk[0][:2], chunk[1][:2], vectors[:1])
-                joint = graphs.trace(self._block, free, theta, buffers, *chunk, vectors)
+                joint = imagined(partial(graphs.trace, self._block), free, theta, buffers, *chunk, vectors)
             self._graphs[key] = graphs.split(joint)
         return self._graphs[key]
+
+    def sizes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple[int, int]:
+        """Return the bytes of what the primal graph returns, and the peak of what both graphs have alive beside it."""
+        primal, tangent = self.graphs(theta, buffers, chunk, count)
+        key = (tuple(chunk[0].shape), tuple(chunk[1].shape), count)
+        if key not in self._sizes:
+            free, vectors = self._vectors(theta, count)
+            self._sizes[key] = graph_sizes(primal, tangent, (free, theta, buffers, *chunk), vectors)
+        return self._sizes[key]
+
+    def _vectors(self, theta: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        free = self.free(theta)
+        return free, torch.zeros(count, free.numel(), dtype=free.dtype, device=free.device)
 
     def _block(self, *arguments: Tensor) -> Tensor:
         *at, vectors = arguments
         return vmap(lambda v: self.along(*at, v), randomness="error")(vectors)
 
-    def rebuilt(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
-        """Return the product with one vector by second backward passes, the plainest way."""
+    def twice(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return the product as a function of one vector, by a second backward pass through graphs built here."""
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             free = self.free(theta).detach().requires_grad_(True)
             outputs = self.outputs(self.parts(free), theta, buffers, chunk[0])
-            product = torch.zeros_like(v)
             if self.operator != "ggn":
-                product = _twice(self.loss(outputs, chunk[1]), free, v)
+                gradient = _slope(self.loss(outputs, chunk[1]), free)
             if self.operator != "hessian":
-                gauss_newton = self._rebuilt_gauss_newton(outputs, chunk[1], free, v)
-                product = gauss_newton if self.operator == "ggn" else product - gauss_newton
+                dummy = torch.zeros_like(outputs, requires_grad=True)
+                pulled = _pulled(outputs, free, dummy, create_graph=True)
+                apart = outputs.detach().requires_grad_(True)
+                slope = _slope(self.loss(apart, chunk[1]), apart)
+
+        def product(v: Tensor) -> Tensor:
+            whole = torch.zeros_like(v)
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+                if self.operator != "ggn":
+                    whole = _pulled(gradient, free, v)
+                if self.operator != "hessian":
+                    pushed = _pulled(pulled, dummy, v)  # J v, since J' u is linear in u
+                    gauss_newton = _pulled(outputs, free, _pulled(slope, apart, pushed))
+                    whole = gauss_newton if self.operator == "ggn" else whole - gauss_newton
+            return whole.detach()
+
         return product
 
-    def _rebuilt_gauss_newton(self, outputs: Tensor, targets: Tensor, free: Tensor, v: Tensor) -> Tensor:
-        dummy = torch.zeros_like(outputs, requires_grad=True)
-        pulled = _gradient(outputs, free, dummy, create_graph=True)
-        pushed = _gradient(pulled, dummy, v)  # J v, since J' u is linear in u
-        apart = outputs.detach().requires_grad_(True)
-        curved = _twice(self.loss(apart, targets), apart, pushed.detach())
-        return _gradient(outputs, free, curved)
+    def saved(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> int:
+        """Return the bytes that the graphs of ``twice`` hold, from those of a few samples."""
+        samples = len(chunk[0])
+        key = (tuple(chunk[0].shape[1:]), tuple(chunk[1].shape[1:]))
+        few, more = min(2, samples), min(4, samples)
+        if key not in self._saved:
+            counts = [
+                saved_bytes(lambda n=n: self.twice(theta, buffers, (chunk[0][:n], chunk[1][:n])), (theta, *chunk))
+                for n in (few, more)
+            ]
+            each = (counts[1] - counts[0]) // (more - few) if more > few else counts[0] // few
+            self._saved[key] = (max(0, counts[0] - few * each), each)
+        fixed, each = self._saved[key]
+        return fixed + samples * each
 
 
 def _joined(parts: tuple[Tensor, ...]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
 
 
-def _twice(value: Tensor, at: Tensor, v: Tensor) -> Tensor:
-    """Return the derivative along ``v`` of the gradient of a scalar."""
+def _slope(value: Tensor, at: Tensor) -> Tensor | None:
+    """Return the gradient of a scalar with its graph; None where it does not depend on the point."""
     (gradient,) = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
-    if gradient is None or gradient.grad_fn is None:  # a gradient that does not depend on the point
-        return torch.zeros_like(v)
-    return _gradient(gradient, at, v, retain_graph=True)
+    return gradient if gradient is not None and gradient.grad_fn is not None else None
 
 
-def _gradient(of: Tensor, at: Tensor, along: Tensor, **how: bool) -> Tensor:
-    (found,) = torch.autograd.grad(of, at, along, allow_unused=True, **how)
+def _pulled(of: Tensor | None, at: Tensor, along: Tensor, create_graph: bool = False) -> Tensor:
+    """Return the derivative of <of, along>, zero where there is none."""
+    if of is None:
+        return torch.zeros_like(at)
+    (found,) = torch.autograd.grad(of, at, along, retain_graph=True, create_graph=create_graph, allow_unused=True)
     return torch.zeros_like(at) if found is None else found

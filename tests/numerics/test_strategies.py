@@ -1,0 +1,246 @@
+"""How products are computed: the choice, what it is bound to, and memory, against sizes by hand and by the kernel."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import lossatlas
+import numpy as np
+import pytest
+import torch
+from lossatlas import hessian_job, spectra, store, units
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss, graphs, memory, strategies
+from lossatlas.data import Split, Subset
+from lossatlas.errors import LossAtlasError
+from lossatlas.parallel import Timing, World
+from lossatlas.sites import AlongTraining
+from torch import nn
+
+from tests.conftest import ROOT, contents, environment, make_trajectory
+
+FLOAT64 = Device(torch.device("cpu"), torch.float64)
+CROSS_ENTROPY = build_loss({"name": "cross-entropy"})
+
+
+def problem_of(widths=(6, 5, 3), samples=17, batch=5, loss=CROSS_ENTROPY):
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    module = nn.Sequential(nn.Linear(*widths[:2]), nn.Tanh(), nn.Linear(*widths[1:]))
+    split = Split(rng.standard_normal((samples, widths[0])), rng.integers(0, widths[2], samples))
+    return split, TorchProblem(FlatNetwork(module, FLOAT64), loss, split, batch)
+
+
+def point(problem):
+    return problem.network.parameters(), problem.network.buffers()
+
+
+def clock(monkeypatch, **seconds):
+    """Let strategies seem to take these seconds."""
+    monkeypatch.setattr(strategies, "seconds", lambda strategy, *_: seconds[strategy.name])
+
+
+@pytest.mark.parametrize("fastest", strategies.STRATEGIES)
+def test_the_fastest_is_taken_and_told(monkeypatch, fastest):
+    _, problem = problem_of()
+    clock(monkeypatch, **{name: 1.0 if name == fastest else 2.0 for name in strategies.STRATEGIES})
+    choice = problem.choose_strategy(*point(problem), 4)
+    others = "; ".join(f"{name} 6.8" for name in strategies.STRATEGIES if name != fastest).replace("; ", ", ")
+    assert choice.strategy == fastest
+    assert choice.told.startswith(f"{fastest} (3.4 s each; {others}), about 0.0")  # 17 samples in pieces of 5
+    assert choice.told.endswith(" of 2 GB")
+    assert problem.linearize(*point(problem), strategy="auto").strategy == fastest
+    assert problem.choose_strategy(*point(problem), 4, strategy="rebuild").strategy == "rebuild"
+
+
+def test_a_little_faster_is_noise(monkeypatch):
+    _, problem = problem_of()
+    clock(monkeypatch, split=1.0, retained=0.9, rebuild=0.85)
+    assert problem.choose_strategy(*point(problem), 4).strategy == "split"
+
+
+def test_what_is_not_kept_is_paid_for_once_per_block():
+    class Slow(strategies.Retained):
+        def keep(self, piece, width):
+            time.sleep(0.1)
+
+        def product(self, piece, kept, vectors):
+            time.sleep(0.02 * len(vectors))
+
+    curvature = problem_of()[1].curvature()
+    slow = Slow(curvature, torch.zeros(53, dtype=torch.float64), torch.zeros(0))
+    for share, expected in ((1.0, 0.02), (0.5, 0.02 + 0.5 * 0.1 / 5), (0.0, 0.02 + 0.1 / 5)):
+        found = strategies.seconds(slow, (torch.zeros(3, 6), torch.zeros(3)), torch.zeros(5, 53), share)
+        assert expected <= found < expected + 0.008
+
+
+def test_real_times_are_of_whole_products():
+    _, problem = problem_of((30, 200, 3), samples=60, batch=30)
+    choice = problem.choose_strategy(*point(problem), 10)
+    operator = problem.linearize(*point(problem), strategy="rebuild")
+    vectors = np.random.default_rng(1).standard_normal((3, operator.size))
+    operator.matmat(vectors)
+    measured, _ = strategies._shortest(lambda: operator.matmat(vectors), 5)
+    told = dict(re.findall(r"(split|retained|rebuild) \(?([\d.e-]+)", choice.told))
+    assert set(told) == set(strategies.STRATEGIES)
+    assert 0.2 < float(told["rebuild"]) / (measured / 3) < 5
+
+
+@pytest.mark.parametrize("operator", ["hessian", "ggn", "residual"])
+def test_too_little_memory_for_one_way_leads_to_another_and_the_same_products(monkeypatch, operator):
+    """With ten vectors at once ``split`` needs ten tangents of the weights; ``rebuild`` goes vector by vector."""
+    _, problem = problem_of((50, 200, 3), samples=7, batch=5)
+    clock(monkeypatch, split=1.0, retained=2.0, rebuild=3.0)
+    curvature, theta = problem.curvature(operator), problem.network.theta
+    needs = {}
+    for name in strategies.STRATEGIES:
+        one = strategies.way(name, curvature, theta, theta[:0])
+        needs[name] = one.need(problem.pieces(1, 1)[0], 10).working + 10 * theta.numel() * 64 + strategies.SPARE
+    assert needs["rebuild"] + 2**21 < needs["split"]
+    little = (needs["rebuild"] + needs["split"]) / 2 / 2**30
+    plenty = problem.choose_strategy(*point(problem), 10, operator=operator)
+    tight = problem.choose_strategy(*point(problem), 10, operator=operator, memory_gb=little)
+    assert (plenty.strategy, tight.strategy) == ("split", "retained")
+    assert tight.peak <= little * 2**30 < needs["split"]
+    v = np.random.default_rng(2).standard_normal((10, theta.numel()))
+    found = [
+        problem.linearize(*point(problem), operator=operator, memory_gb=gb, strategy=choice.strategy).matmat(v)
+        for gb, choice in ((2.0, plenty), (little, tight))
+    ]
+    assert np.abs(found[0] - found[1]).max() < 1e-9 * np.abs(found[0]).max()
+
+
+def test_less_memory_cuts_pieces_and_then_refuses():
+    _, problem = problem_of((50, 200, 3), samples=40, batch=40)
+    v = np.random.default_rng(3).standard_normal((10, problem.layout.size))
+    whole = problem.linearize(*point(problem))
+    expected = whole.matmat(v)
+    assert len(whole._plan.pieces) == 1
+    need = whole._way.need(whole._plan.pieces[0], 10).working
+    cut = problem.linearize(*point(problem), memory_gb=(whole._plan.working - 0.3 * need) / 2**30)
+    assert np.abs(cut.matmat(v) - expected).max() < 1e-12 * np.abs(expected).max()
+    assert len(cut._plan.pieces) > 1
+    assert cut._plan.working < whole._plan.working
+    for strategy in ("auto", *strategies.STRATEGIES):
+        with pytest.raises(LossAtlasError, match=r"memory_gb: 0.001 is too little .* needs about 0.0\d+ for 1 sample"):
+            problem.linearize(*point(problem), memory_gb=0.001, strategy=strategy).matmat(v)
+    with pytest.raises(LossAtlasError, match="strategy: 'fast' is not one of auto, split"):
+        problem.linearize(*point(problem), strategy="fast")
+
+
+def test_networks_without_forward_derivatives_are_left_the_other_two(capsys):
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((9, 4)), rng.standard_normal((9, 1))
+    network = FlatNetwork(nn.Linear(4, 1, bias=False), FLOAT64)
+    problem = TorchProblem(network, nn.functional.mse_loss, Split(x, t), 4)
+    choice = problem.choose_strategy(*point(problem), 2)
+    assert choice.strategy in ("retained", "rebuild")
+    assert "split" not in choice.told
+    assert "no forward derivative" in capsys.readouterr().out
+    ours = problem.linearize(*point(problem), strategy=choice.strategy).matmat(np.eye(4))
+    assert np.abs(ours - 2 / 9 * x.T @ x).max() < 1e-12
+
+
+def test_constants_made_in_the_forward_pass_are_traced():
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return super().forward(x * torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=x.dtype)) + torch.arange(2.0)
+
+    rng = np.random.default_rng(0)
+    problem = TorchProblem(
+        FlatNetwork(Scaled(4, 2), FLOAT64), CROSS_ENTROPY, Split(rng.standard_normal((6, 4)), rng.integers(0, 2, 6)), 4
+    )
+    operator = problem.linearize(*point(problem))
+    assert operator.strategy == "split"
+    rebuilt = problem.linearize(*point(problem), strategy="rebuild").matmat(np.eye(10))
+    assert np.abs(operator.matmat(np.eye(10)) - rebuilt).max() < 1e-12
+
+
+def test_sizes_of_graphs_equal_those_counted_by_hand():
+    """Of 1000 numbers: kept is exp(x); at the peak of the tangent two products are alive; expanded ones are free."""
+
+    def function(x, v):
+        kept = torch.exp(x)
+        first = kept * v
+        return (first * first).sum() + kept.sum().expand(10**6)[0]
+
+    x, v = torch.rand(1000, dtype=torch.float64), torch.rand(1000, dtype=torch.float64)
+    primal, tangent = graphs.split(graphs.trace(function, x, v))
+    kept, beside = memory.graph_sizes(primal, tangent, (x,), v)
+    assert 8000 <= kept <= 8000 + 16  # exp(x), and its sum
+    assert 16000 <= beside <= 16000 + 64
+    assert memory.held([x, x[3:], x.expand(50, 1000)]) == 8000
+    assert memory.held([x, v], besides=[v]) == 8000
+
+
+def test_what_autograd_saves_is_counted_once_and_without_what_was_there():
+    x = torch.rand(1000, dtype=torch.float64, requires_grad=True)
+    assert memory.saved_bytes(lambda: torch.exp(x), [x]) == 8000, "the result"
+    assert memory.saved_bytes(lambda: x * x, [x]) == 0, "only x itself"
+    assert memory.saved_bytes(lambda: torch.exp(x) * torch.exp(x).expand(7, 1000), [x]) == 16000
+
+
+@pytest.mark.parametrize(
+    ("strategy", "memory_gb", "vectors"), [("split", 0.1, 10), ("retained", 0.07, 2), ("rebuild", 0.05, 1)]
+)
+def test_the_memory_at_peak_is_below_what_was_predicted(strategy, memory_gb, vectors):
+    command = [sys.executable, "-W", "ignore", ROOT / "tests/helpers/peak.py", "lenet", 200]
+    done = subprocess.run(
+        [*map(str, [*command, memory_gb, strategy, vectors])], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert 0.2 * found["predicted"] < found["peak"] < found["predicted"] <= found["budget"]
+
+
+SPEC = {"stride": 3, "probes": 4, "steps": 8, "seed": 0, "distribution": "gaussian", "tolerance": None}
+SPEC |= {"operator": "hessian", "parameters": ["*"], "memory_gb": 1.0, "strategy": "auto"}
+
+
+def begin(run_dir):
+    """Find or create a spectra store as the job does; return it with its evaluator, and the strategies in use."""
+    split, problem = problem_of()
+    trajectory = make_trajectory(run_dir, np.random.default_rng(1).standard_normal((8, 53)), problem.layout)
+    sites, fingerprint = AlongTraining(trajectory, 3), store.Fingerprint("spectra", SPEC)
+    made = store.find(run_dir / "spectra.zarr", run_dir, fingerprint)
+    if made is None:
+        plan = spectra.Plan(SPEC, sites, problem, Subset(split, np.arange(17), "digest", True))
+        at = sites.parameters(0), sites.buffers(0)
+        build = hessian_job.with_strategy(plan.build, "test", problem, at, spectra.width(SPEC), SPEC)
+        made = store.create(run_dir / "spectra.zarr", run_dir, fingerprint, build)
+    used, linearize = [], problem.linearize
+    problem.linearize = lambda *at, **choices: used.append(choices["strategy"]) or linearize(*at, **choices)
+    return made, spectra.Evaluator(hessian_job.as_begun(SPEC, made), sites, problem), used
+
+
+def test_a_store_is_finished_as_it_was_begun_whatever_is_fastest_now(tmp_path, monkeypatch, capsys):
+    results = {}
+    for name in ("whole", "parts"):
+        clock(monkeypatch, split=2.0, retained=1.0, rebuild=3.0)
+        made, evaluator, used = begin(tmp_path / name)
+        assert "test: Hessian products: retained (3.4 s each; split 6.8, rebuild 10), about" in capsys.readouterr().out
+        if name == "parts":
+            made["work/rows"][:4] = np.column_stack([evaluator(range(4)), np.ones(4)])
+            clock(monkeypatch, split=1.0, retained=2.0, rebuild=3.0)
+            made, evaluator, used = begin(tmp_path / name)
+        units.compute(made, evaluator, World(), Timing(), "counter", "test")
+        assert set(used) == {"retained"}
+        assert len(used) == (4 if name == "whole" else 3)
+        assert made.attrs["strategy"] == "retained"
+        assert made.attrs["strategy_note"].startswith("retained (3.4 s each; split 6.8")
+        assert 0 < made.attrs["product_bytes"] < 2**30
+        results[name] = contents(made.path)
+    assert results["whole"] == results["parts"]
+    clock(monkeypatch, split=1.0, retained=2.0, rebuild=3.0)
+    made, _, _ = begin(tmp_path / "another")
+    assert made.attrs["strategy"] == "split"
+
+
+def test_notebooks_choose_too(monkeypatch):
+    clock(monkeypatch, split=2.0, retained=1.0, rebuild=3.0)
+    model, data = nn.Linear(4, 3), (torch.randn(9, 4), torch.randint(0, 3, (9,)))
+    assert lossatlas.hessian(model, "cross-entropy", data).strategy == "retained"
+    assert lossatlas.hessian(model, "cross-entropy", data, strategy="split").strategy == "split"
+    with pytest.raises(LossAtlasError, match="strategy: 'quick' is not one of auto, split, retained, rebuild"):
+        lossatlas.hessian(model, "cross-entropy", data, strategy="quick")
