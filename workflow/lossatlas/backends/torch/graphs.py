@@ -64,6 +64,8 @@ def _same(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
         candidates = [node.args[1]]
     elif kind in (_aten.clone, _aten._to_copy) or (kind is _aten.permute and node.args[1] == sorted(node.args[1])):
         candidates = [node.args[0]]
+    elif kind in (_aten.reshape, _aten.view, _aten._unsafe_view, _aten.expand, _aten.slice, _aten.alias):
+        candidates = [node.args[0]]  # of the same shape, as below
     elif kind is _aten.add and not node.kwargs:
         candidates = [a for a, b in (node.args, node.args[::-1]) if b in zeros]
     else:
@@ -71,38 +73,40 @@ def _same(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
     return next((c for c in candidates if isinstance(c, fx.Node) and _shape(c) == _shape(node) is not None), None)
 
 
-def split(joint: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Split a graph whose last input is v into what does not depend on v and what does.
+def split(joint: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, fx.GraphModule]:
+    """Split a graph whose last input is v into what does not depend on v, what depends on v alone, and the rest.
 
-    ``primal`` takes the other inputs and returns a tuple; ``tangent`` takes that tuple and v.
+    ``primal`` takes the other inputs and ``along`` v; both return tuples. ``tangent`` takes both tuples, one after the
+    other.
     """
     *inputs, v = [node for node in joint.graph.nodes if node.op == "placeholder"]
-    dependent, crossing = {v}, {}
-    for node in joint.graph.nodes:
-        if node.op != "output" and any(source in dependent for source in node.all_input_nodes):
-            dependent.add(node)
     output = next(node for node in joint.graph.nodes if node.op == "output")
-    for node in [*dependent, output]:
-        crossing |= {source: None for source in node.all_input_nodes if source not in dependent}
-    saved = [node for node in joint.graph.nodes if node in crossing]
-    primal, tangent = fx.Graph(), fx.Graph()
-    copies = {node: primal.placeholder(node.name) for node in inputs}
+    free, alone, rest = set(inputs), {v}, set()
     for node in joint.graph.nodes:
-        if node not in dependent and node.op not in ("placeholder", "output"):
-            copies[node] = primal.node_copy(node, copies.__getitem__)
-    primal.output(tuple(copies[node] for node in saved))
-    copies = {node: tangent.placeholder(f"saved_{i}") for i, node in enumerate(saved)}
-    copies[v] = tangent.placeholder("v")
-    for node in joint.graph.nodes:
-        if node in dependent and node is not v:
-            copies[node] = tangent.node_copy(node, copies.__getitem__)
-    tangent.output(copies[output.args[0]])
-    return _module(joint, primal), _module(joint, tangent)
+        sources = node.all_input_nodes
+        if node.op not in ("placeholder", "output"):
+            bound = [source for source in sources if source not in free]
+            place = rest if bound else free
+            if bound and len(bound) == len(sources) and not rest.intersection(bound):
+                place = alone
+            place.add(node)
+    used = dict.fromkeys(source for node in [*rest, output] for source in node.all_input_nodes)
+    primal, saved = _part(joint, inputs, free, [node for node in joint.graph.nodes if node in free and node in used])
+    along, prepared = _part(joint, [v], alone, [node for node in joint.graph.nodes if node in alone and node in used])
+    tangent, _ = _part(joint, [*saved, *prepared], rest, output.args[0])
+    return primal, along, tangent
 
 
-def _module(joint: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+def _part(joint: fx.GraphModule, inputs: list, chosen: set, outputs: list | fx.Node) -> tuple[fx.GraphModule, list]:
+    """Return the chosen nodes of a graph as a graph of their own, and the nodes that it returns."""
+    graph, several = fx.Graph(), isinstance(outputs, list)
+    copies = {node: graph.placeholder(f"given_{i}") for i, node in enumerate(inputs)}
+    for node in joint.graph.nodes:
+        if node in chosen and node not in copies:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[node] for node in outputs) if several else copies[outputs])
     graph.eliminate_dead_code()
-    return fx.GraphModule(joint, graph)
+    return fx.GraphModule(joint, graph), outputs
 
 
 class FrozenNorms(TorchFunctionMode):

@@ -34,19 +34,22 @@ def imagined(function: Callable, *arguments: Tensor) -> Any:
         return function(*arguments)
 
 
-def graph_sizes(primal: fx.GraphModule, tangent: fx.GraphModule, at: tuple[Tensor, ...], v: Tensor) -> tuple[int, int]:
-    """Return the bytes of what the primal graph returns, and of what a run of both has alive beside it at the peak.
+def graph_sizes(
+    primal: fx.GraphModule, along: fx.GraphModule, tangent: fx.GraphModule, at: tuple[Tensor, ...], v: Tensor
+) -> tuple[int, int]:
+    """Return the bytes of what the primal graph returns, and of what a run of all has alive beside it at the peak.
 
-    What both are given is counted in neither.
+    What they are given is counted in neither.
     """
 
     def run(*arguments: Tensor) -> tuple[int, int]:
         given, watch = arguments[:-1], _Watch(primal, arguments)
         saved = watch.run(*given)
         kept, beside = held(saved, arguments), watch.peak - held(saved, arguments)
-        watch = _Watch(tangent, (*arguments, *saved))
-        watch.run(*saved, arguments[-1])
-        return kept, max(beside, watch.peak)
+        prepared = along(arguments[-1])
+        watch = _Watch(tangent, (*arguments, *saved, *prepared))
+        watch.run(*saved, *prepared)
+        return kept, max(beside, held(prepared, arguments) + watch.peak)
 
     return imagined(run, *at, v)
 

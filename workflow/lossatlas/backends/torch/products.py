@@ -82,7 +82,7 @@ class Curvature:
         return product
 
     def graphs(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple:
-        """Return (primal, tangent) graphs for chunks of this shape and blocks of ``count`` vectors, traced once.
+        """Return the graphs of ``graphs.split`` for chunks of this shape and ``count`` vectors at once, traced once.
 
         An operation without a forward derivative raises here: two samples are tried without tracing first, since
         PyTorch 2.13 may crash when it traces such an operation (``mse_loss`` is one).
@@ -98,12 +98,12 @@ class Curvature:
         return self._graphs[key]
 
     def sizes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple[int, int]:
-        """Return the bytes of what the primal graph returns, and the peak of what both graphs have alive beside it."""
-        primal, tangent = self.graphs(theta, buffers, chunk, count)
+        """Return the bytes of what the primal graph returns, and the peak of what the graphs have alive beside it."""
+        made = self.graphs(theta, buffers, chunk, count)
         key = (tuple(chunk[0].shape), tuple(chunk[1].shape), count)
         if key not in self._sizes:
             free, vectors = self._vectors(theta, count)
-            self._sizes[key] = graph_sizes(primal, tangent, (free, theta, buffers, *chunk), vectors)
+            self._sizes[key] = graph_sizes(*made, (free, theta, buffers, *chunk), vectors)
         return self._sizes[key]
 
     def _vectors(self, theta: Tensor, count: int) -> tuple[Tensor, Tensor]:

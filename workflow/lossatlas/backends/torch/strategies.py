@@ -47,6 +47,7 @@ class Split:
     def __init__(self, curvature: Curvature, theta: Tensor, buffers: Tensor):
         self.curvature, self.theta, self.buffers = curvature, theta, buffers
         self.free = curvature.free(theta)
+        self._prepared: tuple = (None, None, ())
 
     def need(self, piece: Piece, width: int) -> Need:
         """Return the memory for one piece and ``width`` vectors at once; its own values may not be kept."""
@@ -56,14 +57,16 @@ class Split:
     @torch.no_grad()
     def keep(self, piece: Piece, width: int) -> tuple:
         """Return what products with ``width`` vectors have in common."""
-        primal, _ = self.curvature.graphs(self.theta, self.buffers, piece, width)
+        primal, _, _ = self.curvature.graphs(self.theta, self.buffers, piece, width)
         return primal(self.free, self.theta, self.buffers, *piece)
 
     @torch.no_grad()
     def product(self, piece: Piece, kept: tuple, vectors: Tensor) -> Tensor:
         """Return the product with each row of ``vectors`` (width, N)."""
-        _, tangent = self.curvature.graphs(self.theta, self.buffers, piece, len(vectors))
-        return tangent(*kept, vectors)
+        _, along, tangent = self.curvature.graphs(self.theta, self.buffers, piece, len(vectors))
+        if self._prepared[0] is not along or self._prepared[1] is not vectors:  # the same for most pieces
+            self._prepared = (along, vectors, along(vectors))
+        return tangent(*kept, *self._prepared[2])
 
 
 class Retained:
