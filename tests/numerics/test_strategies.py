@@ -163,11 +163,13 @@ def test_sizes_of_graphs_equal_those_counted_by_hand():
     def function(x, v):
         kept = torch.exp(x)
         first = kept * v
-        return (first * first).sum() + kept.sum().expand(10**6)[0]
+        return (first * first).sum() + kept.sum().expand(10**6)[0] + torch.exp(v).sum()
 
     x, v = torch.rand(1000, dtype=torch.float64), torch.rand(1000, dtype=torch.float64)
-    primal, tangent = graphs.split(graphs.trace(function, x, v))
-    kept, beside = memory.graph_sizes(primal, tangent, (x,), v)
+    parts = graphs.split(graphs.trace(function, x, v))
+    assert torch.equal(parts[2](*parts[0](x), *parts[1](v)), function(x, v))
+    assert [sum(node.target is torch.ops.aten.exp.default for node in part.graph.nodes) for part in parts] == [1, 1, 0]
+    kept, beside = memory.graph_sizes(*parts, (x,), v)
     assert 8000 <= kept <= 8000 + 16  # exp(x), and its sum
     assert 16000 <= beside <= 16000 + 64
     assert memory.held([x, x[3:], x.expand(50, 1000)]) == 8000
