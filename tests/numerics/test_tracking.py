@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from lossatlas import store, tracking, units
+from lossatlas import interrupt, store, tracking, units
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import eigenpairs
 from lossatlas.parallel import Timing, World
 from lossatlas.render.tracking import identities, tracking_figure
+from lossatlas.saves import Saves
 from matplotlib import pyplot as plt
 from torch import nn
 
@@ -243,3 +244,31 @@ def test_nan_names_the_iteration(tmp_path):
 def test_without_a_step_its_share_is_unknown():
     assert np.isnan(tracking.share_within(np.zeros(4), np.eye(4)[:2]))
     assert tracking.share_within(np.array([3.0, 0, 4, 0]), np.eye(4)[:2]) == pytest.approx(9 / 25)
+
+
+def test_oracle_19_a_unit_told_to_stop_goes_on_at_the_next_iteration(tmp_path, monkeypatch):
+    problem = Quadratic()
+    _, undisturbed = make(tmp_path, problem, planted_path())
+    whole, trajectory = undisturbed(range(3, 6)), undisturbed.trajectory
+
+    def evaluator(limit=None):
+        found = tracking.Evaluator(SPEC, trajectory, problem, Saves(tmp_path / "states", 600))
+        search, searched = found.search, []
+
+        def counted(number, before=None):
+            searched.append(number)
+            if number == limit:
+                monkeypatch.setattr(interrupt, "_received", "SIGTERM")
+            return search(number, before)
+
+        found.search = counted
+        return found, searched
+
+    stopped, searched = evaluator(limit=4)
+    with pytest.raises(interrupt.Dropped):
+        stopped(range(3, 6))
+    assert searched == [2, 3, 4]
+    monkeypatch.setattr(interrupt, "_received", None)
+    resumed, searched = evaluator()
+    assert np.array_equal(resumed(range(3, 6)), whole, equal_nan=True)
+    assert searched == [5], "nothing was searched twice"
