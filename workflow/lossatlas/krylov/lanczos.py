@@ -89,7 +89,7 @@ def lanczos(
     check_steps(operator.size, steps, len(probes))
     shared = Shared(operator, team)
     runs = [_Run(probe[shared.own], steps, operator.dtype) for probe in probes]
-    noise = _restore(runs, state) or measured_noise(shared, probes[0])
+    noise = _restore(runs, state) or measured_noise(shared, probes[0], len(probes))
     while active := [run for run in runs if run.goes_on(tolerance)]:
         products = shared.product(np.stack([run.current for run in active]))
         _advance(shared, active, products, noise)
@@ -138,13 +138,18 @@ def check_steps(size: int, steps: int, probes: int) -> None:
         raise LossAtlasError(f"steps: {steps}; must lie between 1 and the number of parameters, {size}")
 
 
-def measured_noise(shared: Shared, probe: np.ndarray) -> float:
+def measured_noise(shared: Shared, probe: np.ndarray, width: int = 1) -> float:
     """Return the relative noise of a product: how far H(v + w) is from Hv + Hw, for unit v and w.
 
     Unlike n * eps it reflects what the products really do; repeating a product would often give zero.
+
+    Args:
+        width: vectors at once in the products that follow; an operator may prepare itself for each width anew.
     """
     other = np.roll(probe, 1)
-    one, two, both = shared.product(np.stack([probe, other, probe + other])[:, shared.own])
+    vectors = np.stack([probe, other, probe + other])[:, shared.own]
+    blocks = np.resize(vectors, (-(-len(vectors) // width), width, vectors.shape[1]))  # the first ones again at the end
+    one, two, both = np.concatenate([shared.product(block) for block in blocks])[: len(vectors)]
     *sizes, distance = shared.norms(np.stack([one, two, both - one - two]))
     measured = distance / max(sizes) if max(sizes) > 0 else 0.0
     return max(measured, 4 * float(np.finfo(shared.operator.dtype).eps))
