@@ -60,14 +60,17 @@ def results(team: Team = ALONE) -> dict[str, np.ndarray]:
 
 
 def stopped_and_resumed(team: Team, folder: Path) -> tuple[list, int]:
-    """Let the team's last rank be told to stop after ten steps; return what it finds in the end, and its products."""
+    """Let the team's last rank be told to stop after the noise (two blocks) and ten steps.
+
+    Returns what it finds in the end, and its products since.
+    """
     made = problem("float32", 103)
     operator = made.linearize(made.network.parameters(), made.network.buffers(), leaves=team.leaves)
     probes, plain, products = probe_vectors(operator.size, range(2), seed=0), operator.partial, []
 
     def partial_products(vectors, leaves):
         products.append(len(vectors))
-        if len(products) == 11 and team.rank == team.size - 1:
+        if len(products) == 2 + 10 and team.rank == team.size - 1:
             interrupt._received = "SIGTERM"
         return plain(vectors, leaves)
 
