@@ -59,8 +59,8 @@ class Saddle:
         problem = self
 
         class Plane:
-            def metrics(self, coefficients):
-                return problem.metrics(center + coefficients @ directions, buffers)
+            def metrics(self, points):
+                return np.stack([problem.metrics(center + point @ directions, buffers) for point in points])
 
         return Plane()
 

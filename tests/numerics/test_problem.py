@@ -77,7 +77,7 @@ def test_plane_of_linear_regression_equals_its_closed_form():
         for b in np.linspace(-1, 3, 5):
             step = a * directions[0] + b * directions[1]
             expected = at_center + g @ step + 0.5 * step @ h @ step
-            assert plane.metrics(np.array([a, b]))[0] == pytest.approx(expected, rel=1e-12)
+            assert plane.metrics(np.array([[a, b]]))[0, 0] == pytest.approx(expected, rel=1e-12)
 
 
 def test_plane_points_equal_direct_evaluation():
@@ -87,10 +87,10 @@ def test_plane_points_equal_direct_evaluation():
     theta, buffers = network.parameters(), network.buffers()
     directions = np.random.default_rng(1).standard_normal((2, theta.size)) * 0.01
     plane = problem.restrict(theta, directions, buffers)
-    point = plane.metrics(np.array([0.7, -1.3]))
+    (point,) = plane.metrics(np.array([[0.7, -1.3]]))
     direct = problem.metrics(theta + 0.7 * directions[0] - 1.3 * directions[1], buffers)
     assert np.allclose(point, direct, rtol=1e-12)
-    assert np.array_equal(plane.metrics(np.array([0.7, -1.3])), point), "no memory of former points"
+    assert np.array_equal(plane.metrics(np.array([[0.7, -1.3]]))[0], point), "no memory of former points"
 
 
 def test_true_loss_uses_the_checkpoints_own_statistics():
@@ -109,7 +109,7 @@ def test_the_users_model_stays_untouched():
     network = FlatNetwork(module, FLOAT32)
     problem = TorchProblem(network, CROSS_ENTROPY, images(), 10)
     plane = problem.restrict(network.parameters(), np.ones((2, network.layout.size)), network.buffers())
-    plane.metrics(np.array([0.1, 0.2]))
+    plane.metrics(np.array([[0.1, 0.2]]))
     problem.metrics(network.parameters() * 2, network.buffers())
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     assert [p.data_ptr() for p in module.parameters()] == pointers

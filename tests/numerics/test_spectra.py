@@ -197,13 +197,13 @@ def test_eigenvector_plane_is_unbent_and_curves_as_its_eigenvalue(tmp_path):
     made = complete(raw, choices, trajectory)
     assert np.array_equal(made.used, raw.vectors)
     plane, gradient = problem.restrict(theta, made.used, np.zeros(0)), problem.gradient(theta, np.zeros(0))
-    middle = plane.metrics(np.zeros(3))[0]
+    middle = plane.metrics(np.zeros((1, 3)))[0, 0]
     for k in range(3):
         step = np.zeros(3)
         step[k] = 1e-3
-        curvature = (plane.metrics(step)[0] + plane.metrics(-step)[0] - 2 * middle) / 1e-6
+        curvature = (plane.metrics(step[None])[0, 0] + plane.metrics(-step[None])[0, 0] - 2 * middle) / 1e-6
         assert curvature == pytest.approx(raw.values["eigenvalue"][k], abs=1e-4 * exact[-1])
-        slope = (plane.metrics(step)[0] - plane.metrics(-step)[0]) / 2e-3
+        slope = (plane.metrics(step[None])[0, 0] - plane.metrics(-step[None])[0, 0]) / 2e-3
         assert slope == pytest.approx(gradient @ made.used[k], abs=1e-5)
 
 

@@ -161,17 +161,16 @@ class Evaluator:
 
     def __call__(self, unit: range) -> np.ndarray:
         """Return the metrics of all splits at the points of a unit, one row each."""
-        return np.stack([self.point(point) for point in unit])
+        first_checkpoint = len(self.points)
+        on_plane = self.points[unit.start : min(unit.stop, first_checkpoint)]
+        found = [np.hstack([plane.metrics(on_plane) for plane in self.planes])] if len(on_plane) else []
+        found += [self.checkpoint(n - first_checkpoint)[None] for n in unit if n >= first_checkpoint]
+        return np.concatenate(found)
 
-    def point(self, point: int) -> np.ndarray:
-        """Return the metrics of all splits at one point."""
-        if point < len(self.points):
-            values = [plane.metrics(self.points[point]) for plane in self.planes]
-        else:
-            row = point - len(self.points)
-            theta, buffers = self.trajectory.parameters(row), self.trajectory.buffers(row)
-            values = [problem.metrics(theta, buffers) for problem in self.problems.values()]
-        return np.concatenate(values)
+    def checkpoint(self, row: int) -> np.ndarray:
+        """Return the metrics of all splits at a checkpoint itself."""
+        theta, buffers = self.trajectory.parameters(row), self.trajectory.buffers(row)
+        return np.concatenate([problem.metrics(theta, buffers) for problem in self.problems.values()])
 
 
 def finish(store: Store, attempt: dict[str, Any]) -> dict:

@@ -23,8 +23,8 @@ class Hessian(Protocol):
 class Restriction(Protocol):
     """The loss on an affine subspace: theta(c) = center + sum_k c_k direction_k."""
 
-    def metrics(self, coefficients: np.ndarray) -> np.ndarray:
-        """Return the metrics at one point, in the order of ``Problem.metric_names``."""
+    def metrics(self, points: np.ndarray) -> np.ndarray:
+        """Return the metrics (point, metric), in the order of ``Problem.metric_names``, at ``points`` (point, k)."""
 
 
 CHOICES = ("operator", "parameters", "memory_gb", "strategy")

@@ -169,8 +169,11 @@ class TorchRestriction:
         self.directions = problem.network.vector(directions)
         self.buffers = buffers
 
-    def metrics(self, coefficients: np.ndarray) -> np.ndarray:
-        """Return the metrics at center + coefficients @ directions."""
+    def metrics(self, points: np.ndarray) -> np.ndarray:
+        """Return the metrics (point, metric) at center + points @ directions; ``points`` has shape (point, k)."""
+        return np.stack([self._at(point) for point in points])
+
+    def _at(self, coefficients: np.ndarray) -> np.ndarray:
         network = self.problem.network
         network.load(buffers=self.buffers)
         with torch.no_grad():
