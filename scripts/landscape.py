@@ -36,7 +36,7 @@ def prepare(args, trajectory: Trajectory, axes, problems: dict, subsets: dict) -
     fingerprint = store.Fingerprint("landscape", args.spec, inputs)
     if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
         plane = landscape.Plane(args.spec["plane"], axes, trajectory, problems, subsets)
-        store.create(args.output, args.run_dir, fingerprint, plane.build)
+        store.create(args.output, args.run_dir, fingerprint, landscape.with_strategy(plane, args.label))
 
 
 if __name__ == "__main__":

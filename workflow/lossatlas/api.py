@@ -209,6 +209,8 @@ def plane(
     seed: int = 0,
     batch_size: int = 250,
     dtype: str | None = None,
+    strategy: str = "auto",
+    precision: str = "full",
 ) -> xr.Dataset:
     """Return the loss on a plane through the model's present parameters, with the path projected onto it.
 
@@ -229,12 +231,15 @@ def plane(
         normalize, ignore: as in the config (``none``, ``model``, ``layer``, ``filter``; ``bias``, ``norm``). Left
             out random directions are filter-normalised without biases and norm parameters (Li et al. 2018), all
             others are taken as they are.
+        strategy, precision: how points are evaluated, as in the config; ``auto`` measures which way is fastest here,
+            so that results may differ by rounding from one machine to another.
 
     Raises:
         LossAtlasError: as for ``hessian``, or the two directions span no plane.
     """
     drawn = isinstance(directions, str) and directions == "random"
     spec = {"points": list(points), "border": border, "center": "last"}
+    spec |= {"strategy": strategy, "precision": precision}
     if range is not None or drawn:
         spec["range"] = dict(zip(("x", "y"), map(list, range or [(-1, 1)] * 2), strict=True))
     choices = {"center": "last", "seed": seed, "normalize": normalize or ("filter" if drawn else "none")}
@@ -295,7 +300,7 @@ def _evaluate(folder: Path, spec: dict, made: DirectionSet, trajectory: Trajecto
     axes = Axes(made.used, made.raw.labels, made.variance_share, {})
     planned = landscape.Plane(spec, axes, trajectory, *on)
     fingerprint = store.Fingerprint("landscape", spec)
-    made_store = store.create(folder / "landscape.zarr", folder, fingerprint, planned.build)
+    made_store = store.create(folder / "landscape.zarr", folder, fingerprint, landscape.with_strategy(planned))
     evaluator = landscape.Evaluator(made_store, axes, trajectory, planned.problems)
     units.compute(made_store, evaluator, World(), Timing(), "static", "plane")
     landscape.finish(made_store, {})

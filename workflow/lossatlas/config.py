@@ -238,6 +238,10 @@ def _check_plane(where: str, plane: dict, directions: dict) -> None:
             )
     if plane["x"] == plane["y"]:
         raise LossAtlasError(f"config: {where}: x and y are both {plane['x']!r}; a plane needs two directions")
+    if plane["strategy"] == "eager" and plane["precision"] != "full":
+        raise LossAtlasError(
+            f"config: {where}.precision: {plane['precision']!r} needs another strategy than 'eager'; leave it out"
+        )
     for axis, interval in plane.get("range", {}).items():
         if not interval[0] < interval[1]:
             raise LossAtlasError(f"config: {where}.range.{axis}: {interval} is not [smaller, larger]")
