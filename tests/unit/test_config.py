@@ -29,6 +29,33 @@ BAD = [
     ({"runs": {"a": {"model": {}}}}, "runs.a.model: give 'name'"),
     ({"runs": {"a": {"model": {"name": "lenet", "import": "m:f"}}}}, "not both"),
     ({"runs": {"a": {"model": {"import": "no colon"}}}}, "an import path is written as"),
+    (
+        {"runs": {"a": {"model": {"name": "vgg9", "kwargs": {"widht": 8}}}}},
+        "runs.a.model.kwargs: 'widht' is not one of classes, width, batchnorm; did you mean 'width'?",
+    ),
+    (
+        {"runs": {"a": {"model": {"name": "resnet56", "kwargs": {"width": "2x"}}}}},
+        "runs.a.model.kwargs.width: '2x' is not of type integer",
+    ),
+    (
+        {"runs": {"a": {"model": {"name": "resnet50", "pretrained": "imagenet1k-v1"}}}},
+        "runs.a.model.pretrained: there are published weights of 'mobilenet-v2' only",
+    ),
+    (
+        {"runs": {"a": {"model": {"name": "mobilenet-v2", "pretrained": True}}}},
+        "runs.a.model.pretrained: True is not one of imagenet1k-v1, imagenet1k-v2",
+    ),
+    (
+        {
+            "runs": {
+                "a": {
+                    "model": {"name": "mobilenet-v2", "pretrained": "imagenet1k-v1"},
+                    "checkpoints": {"files": "*.pt"},
+                }
+            }
+        },
+        "runs.a.model.pretrained: 'checkpoints' hold all weights; leave it out",
+    ),
     (run(train={"epochs": "many"}), "runs.a.train.epochs: 'many' is not of type number"),
     (run(train={"batch_size": 0}), "runs.a.train.batch_size"),
     (run(train={}, checkpoints={"files": "*.pt"}), "either 'train' or 'checkpoints'"),

@@ -169,6 +169,7 @@ def _check_run(where: str, run: dict, config: dict) -> None:
             raise LossAtlasError(f"config: {where}.{key}: give 'name' (built in) or 'import' (your own)")
         if not chosen:
             run[key]["name"] = default
+    _check_pretrained(where, run)
     if "train" in run and "checkpoints" in run:
         raise LossAtlasError(f"config: {where}: give either 'train' or 'checkpoints', not both")
     if "checkpoints" not in run:
@@ -180,6 +181,15 @@ def _check_run(where: str, run: dict, config: dict) -> None:
         _check_plane(f"{where}.planes.{name}", plane, run["directions"])
     for name, line in run["spectra_between"].items():
         _check_line(f"{where}.spectra_between.{name}", line, where.split(".", 1)[1], config)
+
+
+def _check_pretrained(where: str, run: dict) -> None:
+    if "pretrained" not in run["model"]:
+        return
+    if run["model"].get("name") != "mobilenet-v2":
+        raise LossAtlasError(f"config: {where}.model.pretrained: there are published weights of 'mobilenet-v2' only")
+    if "checkpoints" in run:
+        raise LossAtlasError(f"config: {where}.model.pretrained: 'checkpoints' hold all weights; leave it out")
 
 
 def _check_directions(where: str, directions: dict, config: dict) -> None:
@@ -268,8 +278,9 @@ def document() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _document(prefix: str, rules: dict) -> Iterator[tuple[str, str, str, str]]:
+    named = rules.get("then", {}).get("properties", {})  # what holds of built-in choices only
     for key, sub in rules.get("properties", {}).items():
-        full = {**_deref(sub), **sub}
+        full = {**_deref(sub), **_deref(named.get(key, {})), **sub}
         path = f"{prefix}{key}"
         default = (
             yaml.safe_dump(full["default"], default_flow_style=True).split("\n...")[0].strip()

@@ -112,6 +112,8 @@ def problem_spec(run):
         spec[key] = own_code(f"runs.{run}.{key}", settings[key])
     if spec["data"].get("name", "fashion-mnist-mini") != "fashion-mnist-mini":
         spec["data"] = {**spec["data"], "data_root": CONFIG["data_root"]}
+    if "pretrained" in spec["model"]:
+        spec["model"] = {**spec["model"], "data_root": CONFIG["data_root"]}
     return spec
 
 
@@ -138,6 +140,12 @@ def dataset_ready(wildcards):
     """Return the marker of a downloaded dataset, nothing for embedded and own data."""
     name = RUNS[wildcards.run]["data"].get("name")
     return [] if name in (None, "fashion-mnist-mini") else [f"{CONFIG['data_root']}/.{name}.ready"]
+
+
+def weights_ready(wildcards):
+    """Return the marker of downloaded weights, nothing where training begins with seeded ones."""
+    model = RUNS[wildcards.run]["model"]
+    return [f"{CONFIG['data_root']}/.{model['name']}-{model['pretrained']}.ready"] if "pretrained" in model else []
 
 
 def fresh():
