@@ -225,21 +225,18 @@ def plane(
             tensors by parameter name (those left out are zero), or a module (its parameters minus the model's).
         path: earlier checkpoints, state dicts or modules, in order; the model itself is the last point.
         test: a second set of samples, as ``data``.
-        points: grid points along x and y.
+        points, strategy, precision: grid points along x and y, and how they are evaluated, as in the config.
         range: ((x from, x to), (y from, y to)) in multiples of the directions; left out it is the extent of the
             path plus ``border`` times it on each side, and [-1, 1] for random directions or without a path.
         normalize, ignore: as in the config (``none``, ``model``, ``layer``, ``filter``; ``bias``, ``norm``). Left
             out random directions are filter-normalised without biases and norm parameters (Li et al. 2018), all
             others are taken as they are.
-        strategy, precision: how points are evaluated, as in the config; ``auto`` measures which way is fastest here,
-            so that results may differ by rounding from one machine to another.
 
     Raises:
         LossAtlasError: as for ``hessian``, or the two directions span no plane.
     """
     drawn = isinstance(directions, str) and directions == "random"
-    spec = {"points": list(points), "border": border, "center": "last"}
-    spec |= {"strategy": strategy, "precision": precision}
+    spec = {"points": list(points), "border": border, "center": "last", "strategy": strategy, "precision": precision}
     if range is not None or drawn:
         spec["range"] = dict(zip(("x", "y"), map(list, range or [(-1, 1)] * 2), strict=True))
     choices = {"center": "last", "seed": seed, "normalize": normalize or ("filter" if drawn else "none")}
