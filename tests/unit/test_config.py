@@ -45,6 +45,12 @@ BAD = [
         run(directions={"d": {"kind": "pca", "solver": "incremental", "center_rows": False}}, planes={}),
         "centres",
     ),
+    (
+        run(directions={"g": {"kind": "gradient"}}, planes={"p": {"x": "g/1", "y": "g/2"}}),
+        "runs.a.planes.p.y: 'g/2', but 'g' has only 1 direction(s)",
+    ),
+    (run(directions={"g": {"kind": "gradient", "samples": 0}}, planes={}), "directions.g.samples: 0 is less than"),
+    (run(planes={"p": {"x": "pca/1", "y": "pca/2", "orthogonalize": "y"}}), "orthogonalize: 'y' is not of type bool"),
     (run(tracking={"largest": 0}), "runs.a.tracking: largest and smallest are both 0"),
     (run(tracking={"max_products": 2}), "runs.a.tracking.max_products: 2 is less than largest + smallest, 3"),
     (run(directions={"d": {"kind": "pca", "center": "lst"}}, planes={}), "'lst' does not fit: first, last"),
@@ -116,16 +122,20 @@ def test_config_readme_follows_the_schema():
     assert (ROOT / "config/README.md").read_text() == page.stdout, "run `make docs`"
 
 
-def test_eigenvectors_are_not_bent_unless_asked():
+def test_eigenvectors_gradients_and_differences_are_not_bent_unless_asked():
     directions = {
         "e": {"kind": "eigen"},
         "f": {"kind": "eigen", "normalize": "filter", "ignore": ["bias"]},
+        "g": {"kind": "gradient"},
+        "d": {"kind": "difference", "to": [{"iteration": "first"}]},
         "r": {"kind": "random"},
     }
     found = config.resolve(run(directions=directions, planes={}))["runs"]["a"]["directions"]
     assert {n: (d["normalize"], d["ignore"]) for n, d in found.items()} == {
         "e": ("none", []),
         "f": ("filter", ["bias"]),
+        "g": ("none", []),
+        "d": ("none", []),
         "r": ("filter", ["bias", "norm"]),
     }
 

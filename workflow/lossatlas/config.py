@@ -146,15 +146,19 @@ def _deref(rules: dict) -> dict:
     return rules
 
 
+NETWORK_KINDS = ("eigen", "gradient")
+"""Kinds of directions that need the network itself; each has a rule of its own."""
+
+
 def _check_names(runs: dict) -> None:
     """Refuse a name that means eigenvectors in one run and something else in another: two rules would make it."""
     kinds: dict[str, str] = {}
     for run, settings in runs.items():
         for name, directions in settings["directions"].items():
-            before = kinds.setdefault(name, directions["kind"])
-            if (before == "eigen") != (directions["kind"] == "eigen"):
+            kind, before = directions["kind"], kinds.setdefault(name, directions["kind"])
+            if kind != before and {kind, before} & set(NETWORK_KINDS):
                 raise LossAtlasError(
-                    f"config: runs.{run}.directions.{name}: kind {directions['kind']!r} here and {before!r} in "
+                    f"config: runs.{run}.directions.{name}: kind {kind!r} here and {before!r} in "
                     "another run; give one of them another name"
                 )
 
@@ -184,8 +188,9 @@ def _check_run(where: str, run: dict, config: dict) -> None:
 
 def _check_directions(where: str, directions: dict, config: dict) -> None:
     kind = directions["kind"]
-    directions.setdefault("normalize", "none" if kind == "eigen" else "filter")
-    directions.setdefault("ignore", [] if kind == "eigen" else ["bias", "norm"])
+    unbent = kind in ("difference", *NETWORK_KINDS)
+    directions.setdefault("normalize", "none" if unbent else "filter")
+    directions.setdefault("ignore", [] if unbent else ["bias", "norm"])
     needed = {"difference": "to", "file": "path"}.get(kind)
     if needed and needed not in directions:
         raise LossAtlasError(f"config: {where}: kind {kind!r} needs the key {needed!r}")
@@ -249,6 +254,8 @@ def count(directions: dict) -> int | None:
         return None
     if directions["kind"] == "eigen":
         return directions["largest"] + directions["smallest"]
+    if directions["kind"] == "gradient" and "samples" not in directions:
+        return 1
     return len(directions["to"]) if directions["kind"] == "difference" else directions["count"]
 
 

@@ -304,16 +304,16 @@ def tracking_files(run):
     return made if "tracking" in RUNS[run] else []
 
 
-def eigen_spec(wildcards):
+def derivatives_spec(wildcards):
+    """Return what determines directions that need the network: eigenvectors and gradients."""
     spec = {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"]}
     return {**spec, "directions": directions_spec(wildcards)}
 
 
-def sets_of_kind(eigen):
-    """Return a pattern of the names of direction sets that are (or are not) Hessian eigenvectors."""
-    kinds = [(n, d["kind"]) for settings in RUNS.values() for n, d in settings["directions"].items()]
-    names = sorted({name for name, kind in kinds if (kind == "eigen") == eigen})
-    return "|".join(names) or "(?!)"
+def sets_of_kind(*kinds):
+    """Return a pattern of the names of direction sets of these kinds."""
+    named = [(n, d["kind"]) for settings in RUNS.values() for n, d in settings["directions"].items()]
+    return "|".join(sorted({name for name, kind in named if kind in kinds})) or "(?!)"
 
 
 def axis_store(wildcards, axis):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -143,12 +144,23 @@ def angles(vectors: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Axes:
-    """The two directions of a plane: ``vectors`` (2, N), their labels and shares of the path's variance."""
+    """The two directions of a plane: ``vectors`` (2, N), their labels and shares of the path's variance.
+
+    ``angle_given`` is the angle in degrees before y was made orthogonal to x, None if it was not.
+    """
 
     vectors: np.ndarray
     labels: list[str]
     variance_share: np.ndarray
     identities: dict[str, list[str]]
+    angle_given: float | None = None
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What a store says about the axes: their angle in degrees, as drawn and as given."""
+        angle = float(angles(self.vectors)[0, 1])
+        given = angle if self.angle_given is None else self.angle_given
+        return {"angle": angle, "angle_given": given, "orthogonalized": self.angle_given is not None}
 
 
 def read_axes(parts: list[tuple[Path, int]]) -> Axes:
@@ -170,6 +182,21 @@ def read_axes(parts: list[tuple[Path, int]]) -> Axes:
     axes = Axes(np.stack(vectors), labels, np.array(shares), identities)
     check_independent(axes.vectors, labels)
     return axes
+
+
+def orthogonalize(axes: Axes, trajectory: Trajectory) -> Axes:
+    """Return axes whose y is what is left of y after its share along x is taken away (Gram-Schmidt, in float64).
+
+    y is not scaled to its former length, so that theta_c + y is as far from the x axis as before: in a plane through
+    three checkpoints the third one keeps the coordinate 1 on y.
+    """
+    x, y = axes.vectors
+    for _ in range(2):  # the second pass takes away what rounding left
+        y = y - (y @ x) / (x @ x) * x
+    vectors = np.stack([x, y])
+    labels = [axes.labels[0], f"{axes.labels[1]}, orthogonal to x"]
+    shares = variance_shares(vectors, trajectory)
+    return Axes(vectors, labels, shares, axes.identities, float(angles(axes.vectors)[0, 1]))
 
 
 def check_independent(vectors: np.ndarray, labels: list[str]) -> None:
