@@ -70,6 +70,23 @@ BAD = [
         run(spectra_between={"l": {"from": "first", "to": {}, "points": 1}}),
         "spectra_between.l.points: 1 is less than the minimum of 2",
     ),
+    (
+        run(curves={"c": {}}),
+        "runs.a.curves.c: give either 'x' (along directions) or 'to' (between two checkpoints), not none",
+    ),
+    (run(curves={"c": {"x": "pca", "to": {"iteration": 0}}}), "not both"),
+    (run(curves={"c": {"x": "pcb"}}), "runs.a.curves.c.x: no directions 'pcb' in this run; did you mean 'pca'?"),
+    (run(curves={"c": {"x": ["pca/1", "random/3"]}}), "'random/3', but 'random' has only 2 direction(s)"),
+    (run(curves={"c": {"x": "pca/0"}}), "curves.c.x: 'pca/0' does not fit"),
+    (run(curves={"c": {"x": "pca", "from": 3}}), "curves.c.from: belongs to 'to'; a curve with 'x' has none"),
+    (run(curves={"c": {"to": {"iteration": 0}, "center": 3}}), "curves.c.center: belongs to 'x'"),
+    (run(curves={"c": {"x": "pca", "range": [1, 2]}}), "curves.c.range: [1, 2] must hold 0"),
+    (run(curves={"c": {"to": {"iteration": 0}, "range": [-1, 0.5]}}), "curves.c.range: [-1, 0.5] must hold 1"),
+    (run(curves={"c": {"x": "pca", "view": {"loss": [2, 1]}}}), "curves.c.view.loss: [2, 1] is not [smaller, larger]"),
+    (run(curves={"c": {"x": "pca", "view": {"y": [1, 2]}}}), "unknown key 'y'"),
+    (run(curves={"c": {"to": {"run": "b"}}}), "curves.c.to.run: no run 'b'; runs: a"),
+    (run(curves={"c": {"to": {}}}), "runs.a.curves.c: 'from' and 'to' are both iteration 'last' of this run"),
+    (run(curves={"c": {"x": "pca", "points": 2}}), "curves.c.points: 2 is less than the minimum of 3"),
     ({"defaults": {"sead": 1}, **run()}, "unknown key 'sead'; did you mean 'seed'?"),
 ]
 
@@ -153,3 +170,14 @@ def test_one_name_means_one_sort_of_directions():
 @pytest.mark.parametrize(("given", "expected"), [("true", True), ("false", False), (True, True)])
 def test_fresh_from_the_command_line(given, expected):
     assert config.resolve({**run(), "fresh": given})["fresh"] is expected
+
+
+def test_defaults_of_curves_depend_on_where_they_run():
+    found = config.resolve(run(curves={"d": {"x": "random"}, "l": {"to": {"iteration": "first"}}}))["runs"]["a"][
+        "curves"
+    ]
+    assert found["d"] == {"x": "random", "center": "last", "range": [-1, 1], "points": 41, "view": {}}
+    assert found["l"].pop("to") == {"iteration": "first"}
+    assert found["l"] == {"from": "last", "buffers": "interpolate", "range": [-0.5, 1.5], "points": 41, "view": {}}
+    assert config.axes_of(found["d"]) == ["random"]
+    assert config.axes_of(found["l"]) == []

@@ -7,6 +7,15 @@ from lossatlas.directions.build import (
     make_directions,
     orthogonalize,
     read_axes,
+    read_directions,
 )
 
-__all__ = ["DirectionSet", "check_independent", "complete", "make_directions", "orthogonalize", "read_axes"]
+__all__ = [
+    "DirectionSet",
+    "check_independent",
+    "complete",
+    "make_directions",
+    "orthogonalize",
+    "read_axes",
+    "read_directions",
+]
