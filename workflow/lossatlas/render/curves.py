@@ -11,6 +11,8 @@ from matplotlib.lines import Line2D
 
 from lossatlas.render.style import LOG_FROM, NOW_COLOR, PATH_COLOR, TEST_COLOR
 
+BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
+"""What lies behind text, so that it can be read where it crosses curves."""
 ANNOTATED = 3
 """Stores with more curves show neither barriers nor stationary points, which would cover each other."""
 STYLES = {"train": "-", "test": "--"}
@@ -38,10 +40,11 @@ def curves_figure(curves: xr.Dataset, choices: dict, view: dict, title: str) -> 
     below.set_xlabel(f"α ({alpha.attrs['long_name'].removeprefix('position: ')})")
     for axes in grid[:, 0]:
         axes.grid(alpha=0.3)
-        for end in curves.attrs["ends"] or (0,):
+        for end in curves.attrs.get("ends") or (0,):
             axes.axvline(end, color=NOW_COLOR, linewidth=0.8, linestyle=":")
     _label_ends(above, curves)
-    _draw_legend(above, curves)
+    handles = _legend(curves, above.get_ylim())
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -87,7 +90,7 @@ def _draw_losses(axes: Axes, curves: xr.Dataset, limits: tuple[float, float, boo
             at = one["stationary"].values == 1
             axes.plot(alpha[at], loss[at], "o", color=color, markerfacecolor="white", markersize=5)
             _draw_barrier(axes, one, color)
-    _draw_guess(axes, curves.attrs["random_guess"])
+    _draw_guess(axes, curves.attrs.get("random_guess"))
     axes.set_ylabel("loss (log scale)" if log else "loss")
     axes.yaxis.set_major_formatter(plt.matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -118,7 +121,7 @@ def _draw_barrier(axes: Axes, one: xr.Dataset, color: object) -> None:
     arrow = {"arrowstyle": "<->", "color": color, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", (alpha[top], loss[top]), (alpha[top], base), arrowprops=arrow, annotation_clip=True)
     middle = np.sqrt(base * loss[top]) if axes.get_yscale() == "log" else (base + loss[top]) / 2
-    told = {"textcoords": "offset points", "va": "center", "fontsize": 8, "annotation_clip": True}
+    told = {"textcoords": "offset points", "va": "center", "fontsize": 8, "annotation_clip": True, "bbox": BEHIND}
     axes.annotate(f"barrier {barrier:.3g}", (alpha[top], middle), (5, 0), color=color, **told)
 
 
@@ -127,17 +130,13 @@ def _draw_guess(axes: Axes, guess: float | None) -> None:
     if guess is None:
         return
     low, high = axes.get_ylim()
-    text = f"random guess, log C = {guess:.3g}"
+    text, looks = f"random guess, log C = {guess:.3g}", {"ha": "right", "fontsize": 8, "color": "0.3", "bbox": BEHIND}
     if low < guess < high:
         axes.axhline(guess, color="0.3", linewidth=1, linestyle="-.")
-        place, height = {"va": "bottom"}, guess
-        axes.text(
-            0.995, height, text, transform=axes.get_yaxis_transform(), ha="right", fontsize=8, color="0.3", **place
-        )
+        axes.annotate(text, (0.99, guess), (0, 3), axes.get_yaxis_transform(), "offset points", va="bottom", **looks)
     else:
-        where, height, va = ("above", 0.99, "top") if guess >= high else ("below", 0.01, "bottom")
-        looks = {"ha": "right", "va": va, "fontsize": 8, "color": "0.3"}
-        axes.text(0.995, height, f"{text}, is {where}", transform=axes.transAxes, **looks)
+        where, height, va = ("above", 0.98, "top") if guess >= high else ("below", 0.02, "bottom")
+        axes.text(0.99, height, f"{text}, is {where}", transform=axes.transAxes, va=va, **looks)
 
 
 def _draw_accuracies(axes: Axes, curves: xr.Dataset) -> None:
@@ -151,34 +150,39 @@ def _draw_accuracies(axes: Axes, curves: xr.Dataset) -> None:
 
 def _label_ends(axes: Axes, curves: xr.Dataset) -> None:
     """Write what lies at the marked positions above the axes."""
-    attrs = curves.attrs
-    names = [f"from: {attrs['from']}", f"to: {attrs['to']}"] if attrs["ends"] else [f"θ_c: {attrs['center']}"]
+    attrs, marked, (low, high) = curves.attrs, curves.attrs.get("ends"), axes.get_xlim()
+    names = [f"from: {attrs['from']}", f"to: {attrs['to']}"] if marked else [f"$\\theta_c$: {attrs['center']}"]
     ends = axes.secondary_xaxis("top")
-    ends.set_xticks(attrs["ends"] or [0], names)
+    ends.set_xticks(marked or [0], names)
     for label in ends.get_xticklabels():
         label.set_fontsize(8)
+    if marked:  # names grow towards where there is room
+        sides = ("left", "right") if 0.6 * (high - low) < 1 else ("right", "left")
+        for label, side in zip(ends.get_xticklabels(), sides, strict=True):
+            label.set_horizontalalignment(side)
 
 
-def _draw_legend(axes: Axes, curves: xr.Dataset) -> None:
-    """Name curves with their numbers of stationary points, splits, and what markers mean."""
-    counts = curves["stationary_points"].sel(split="train").values.astype(int)
-    handles, several = [], curves.sizes["curve"] > 1
+def _legend(curves: xr.Dataset, shown: tuple[float, float]) -> list[Line2D]:
+    """Return entries that name curves, with their numbers of stationary points, splits, and what markers mean."""
+    counts, names = curves["stationary_points"].sel(split="train").values.astype(int), curves["curve"].values
+    several, loss = curves.sizes["curve"] > 1, curves["loss"].values
+    handles = []
     for k, split, color, looks in _lines(curves):
-        label = f"{curves['curve'].values[k]} [{counts[k]}]" if several else f"{split} samples"
-        if not several or split == "train":
-            handles.append(Line2D([], [], color=color, **(looks if not several else {"linewidth": 1.6}), label=label))
+        if several and split == "train":
+            handles.append(Line2D([], [], color=color, linewidth=1.6, label=f"{names[k]} [{counts[k]}]"))
+        elif not several:
+            handles.append(Line2D([], [], color=color, **looks, label=f"{split} samples"))
+    handles = handles if several else handles[::-1]
     if several:
-        handles += [Line2D([], [], color="0.3", linestyle=STYLES.get(s, "-"), label=f"{s} samples")
-                    for s in curves["split"].values]  # fmt: skip
-    circle = {"color": "0.3", "marker": "o", "linestyle": "none", "markerfacecolor": "white", "markersize": 5}
-    told = "[n] stationary points, train" if several else f"{counts[0]} stationary point(s), train"
-    handles.append(Line2D([], [], **(circle if curves.sizes["curve"] <= ANNOTATED else {"alpha": 0}), label=told))
-    low, high = axes.get_ylim()
-    loss = curves["loss"].values
-    for marker, there, text in (("^", np.isfinite(loss) & ((loss > high) | (loss < low)), "beyond the drawn losses"),
-                                ("x", ~np.isfinite(loss), "NaN or inf")):  # fmt: skip
+        styles = ((split, STYLES.get(split, "-")) for split in curves["split"].values)
+        handles += [Line2D([], [], color="0.3", linestyle=style, label=f"{split} samples") for split, style in styles]
+    dots = {"color": "0.3", "linestyle": "none", "markersize": 5}
+    circle = {"marker": "o", "markerfacecolor": "white"} if curves.sizes["curve"] <= ANNOTATED else {}
+    told = "[n]: stationary points, train" if several else f"stationary points, train: {counts[0]}"
+    handles.append(Line2D([], [], **dots, **circle, label=told))
+    beyond = np.isfinite(loss) & ((loss < shown[0]) | (loss > shown[1]))
+    for marker, there, text in (("^", beyond, "beyond the axis"), ("x", ~np.isfinite(loss), "NaN or inf")):
         if there.any():
-            label = f"{text}: {int(there.sum())} of {loss.size}"
-            handles.append(Line2D([], [], color="0.3", marker=marker, linestyle="none", markersize=5, label=label))
-    below = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "frameon": False, "fontsize": 8}
-    axes.legend(handles=handles, **below)
+            label = f"{text}: {int(there.sum())} of {loss.size} points"
+            handles.append(Line2D([], [], **dots, marker=marker, label=label))
+    return handles
