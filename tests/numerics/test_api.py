@@ -165,6 +165,20 @@ def test_eigenvector_and_random_planes():
     assert random.attrs["direction_norm"] == pytest.approx([weights, weights], rel=1e-12)
 
 
+def test_orthogonal_axes_keep_the_third_model_at_one(regression):
+    model, (x, y), _ = regression
+    one, two = (nn.Linear(INPUTS, 1, bias=False).double() for _ in range(2))
+    given = {"range": [(-1, 1), (0, 1)], "points": (3, 2), "orthogonalize": True}
+    plane = lossatlas.plane(model, "mse", (x, y), [one, two], **given)
+    u, v = plane["direction"].values
+    assert abs(u @ v) < 1e-12
+    theta, end = (m.weight.detach().numpy()[0] for m in (model, two))
+    assert abs((end - theta - v) @ v) < 1e-12, "what is left lies along x"
+    assert plane.attrs["angle"] == pytest.approx(90)
+    exact = np.mean((x.numpy() @ (theta + v) - y.numpy()[:, 0]) ** 2)
+    assert float(plane["loss"].sel(split="train", x=0, y=1)) == pytest.approx(exact)
+
+
 def test_a_curve_along_the_gradient_of_a_quadratic_is_its_closed_form(regression):
     model, (x, y), h = regression
     curve = lossatlas.curve(model, "mse", (x, y), "gradient", range=(-0.2, 1), points=13, test=(x[:6], y[:6]))

@@ -207,6 +207,7 @@ def plane(
     border: float = 0.4,
     normalize: str | None = None,
     ignore: Sequence[str] | None = None,
+    orthogonalize: bool = False,
     seed: int = 0,
     batch_size: int = 250,
     dtype: str | None = None,
@@ -234,12 +235,13 @@ def plane(
             others are taken as they are.
         strategy, precision: how points are evaluated, as in the config; ``auto`` measures which way is fastest here,
             so that results may differ by rounding from one machine to another.
+        orthogonalize: make the second direction orthogonal to the first, unscaled.
 
     Raises:
         LossAtlasError: as for ``hessian``, or the two directions span no plane.
     """
     drawn = isinstance(directions, str) and directions == "random"
-    spec = {"points": list(points), "border": border, "center": "last"}
+    spec = {"points": list(points), "border": border, "center": "last", "orthogonalize": orthogonalize}
     spec |= {"strategy": strategy, "precision": precision}
     if range is not None or drawn:
         spec["range"] = dict(zip(("x", "y"), map(list, range or [(-1, 1)] * 2), strict=True))
@@ -389,13 +391,15 @@ def _evaluate_plane(folder: Path, spec: dict, made: DirectionSet, trajectory: Tr
         raise LossAtlasError(f"directions: {len(made.used)} were given; a plane needs two")
     direction_sets.check_independent(made.used, made.raw.labels)
     axes = Axes(made.used, made.raw.labels, made.variance_share, {})
+    if spec["orthogonalize"]:
+        axes = direction_sets.orthogonalize(axes, trajectory)
     planned = landscape.Plane(spec, axes, trajectory, *on)
 
     def evaluator(made_store: store.Store) -> landscape.Evaluator:
         return landscape.Evaluator(made_store, axes, trajectory, planned.problems)
 
     dataset = _compute("landscape", folder, spec, landscape.with_strategy(planned), evaluator, landscape.finish)
-    dataset["direction"] = (("axis", "parameter"), made.used)
+    dataset["direction"] = (("axis", "parameter"), axes.vectors)
     return dataset.assign({name: ("axis", values) for name, values in made.raw.values.items()})
 
 

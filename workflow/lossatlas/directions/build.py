@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
@@ -156,11 +155,11 @@ class Axes:
     angle_given: float | None = None
 
     @property
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> dict[str, float]:
         """What a store says about the axes of a plane: their angle in degrees, as drawn and as given."""
         angle = float(angles(self.vectors)[0, 1])
         given = angle if self.angle_given is None else self.angle_given
-        return {"angle": angle, "angle_given": given, "orthogonalized": self.angle_given is not None}
+        return {"angle": angle, "angle_given": given}
 
 
 def read_directions(parts: list[tuple[Path, int | None]]) -> Axes:
