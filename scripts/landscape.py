@@ -2,7 +2,7 @@
 
 from lossatlas import backends, cli, landscape, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
-from lossatlas.directions import read_axes
+from lossatlas.directions import orthogonalize, read_axes
 from lossatlas.parallel import Timing
 from lossatlas.trajectory import Trajectory
 
@@ -12,6 +12,8 @@ def main(args, world) -> None:
     with timing("read"):
         trajectory = Trajectory(args.trajectory)
         axes = read_axes([args.x, args.y])
+        if spec["plane"]["orthogonalize"]:
+            axes = orthogonalize(axes, trajectory)
         subsets = evaluation_subsets(load_dataset(spec["data"]), spec["evaluation"])
         backend = backends.backend(spec["backend"])
         device = backend.set_up(args.device, spec["dtype"], args.threads, world.local_rank)

@@ -1,6 +1,7 @@
 """Built-in networks: counts from papers and by hand, torchvision's networks, and what the rest asks of each."""
 
 import inspect
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,8 @@ from lossatlas.data import Split
 from lossatlas.normalize import drop, normalize
 from lossatlas.zoo.resnet import Bottleneck
 from torch import nn
+
+from tests.conftest import ROOT
 
 FLOAT64 = Device(torch.device("cpu"), torch.float64)
 FLOAT32 = Device(torch.device("cpu"), torch.float32)
@@ -101,6 +104,13 @@ def test_size_of_vgg9_by_hand():
     assert size("vgg9") == weights + biases + norms == 2_789_706
     assert size("vgg9", batchnorm=False) == weights + biases
     assert size("vgg11", batchnorm=False) == 9_231_114 - 2 * (64 + 128 + 256 * 2 + 512 * 4)
+
+
+def test_sizes_in_the_readme_are_right():
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| ([0-9,]+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {name: int(count.replace(",", "")) for name, count in rows} == {
+        name: size(name) for name in zoo.builders() if not name.endswith("-noshort")
+    }
 
 
 @torch.no_grad()

@@ -46,13 +46,14 @@ def plane_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--trajectory", type=Path, required=True)
     for name in ("x", "y"):
         told = f"direction of the {name} axis, counted from 1"
-        parser.add_argument(f"--{name}", type=_axis, required=True, metavar="STORE:NUMBER", help=told)
+        parser.add_argument(f"--{name}", type=axis, required=True, metavar="STORE:NUMBER", help=told)
     return parser
 
 
-def _axis(text: str) -> tuple[Path, int]:
+def axis(text: str) -> tuple[Path, int | None]:
+    """Parse ``STORE:NUMBER``, counted from 1, into the path and an index from 0; ``STORE:all`` has no index."""
     path, number = text.rsplit(":", 1)
-    return Path(path), int(number) - 1
+    return Path(path), None if number == "all" else int(number) - 1
 
 
 def add_trajectories(parser: argparse.ArgumentParser) -> None:

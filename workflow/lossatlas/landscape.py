@@ -105,6 +105,7 @@ class Plane:
             "y_label": self.axes.labels[1],
             "variance_share": self.axes.variance_share.tolist(),
             "direction_norm": np.linalg.norm(self.axes.vectors, axis=1).tolist(),
+            **self.axes.notes,
             "samples": {name: len(subset) for name, subset in subsets},
             "subset_digest": {name: subset.digest for name, subset in subsets},
             "subset_stratified": {name: subset.stratified for name, subset in subsets},

@@ -54,6 +54,7 @@ PLANE_FIGURES = ("contour", "surface", "loss")
 SPECTRA_FIGURES = ("density", "distribution", "evolution")
 LINE_FIGURES = ("between",)
 CURVATURE_FIGURES = ("curvature",)
+CURVE_FIGURES = ("curve",)
 
 
 wildcard_constraints:
@@ -61,6 +62,7 @@ wildcard_constraints:
     plane=r"[A-Za-z0-9][A-Za-z0-9_-]*",
     directions=r"[A-Za-z0-9][A-Za-z0-9_-]*",
     line=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+    curve=r"[A-Za-z0-9][A-Za-z0-9_-]*",
 
 
 def everything():
@@ -223,6 +225,45 @@ def curvature_results(run):
     return [*(f"{RESULTS}/{run}/curvature/{plane}.zarr" for plane in curved_planes(run)), *figures]
 
 
+def curve_settings(wildcards):
+    try:
+        return RUNS[wildcards.run]["curves"][wildcards.curve]
+    except KeyError:
+        raise WorkflowError(f"config: runs.{wildcards.run}.curves: no {wildcards.curve!r}")
+
+
+def curve_spec(wildcards):
+    """Return what determines a store of curves; what its figure shows is no part of it."""
+    settings = {key: value for key, value in curve_settings(wildcards).items() if key != "view"}
+    return {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"], "curve": settings}
+
+
+def curve_stores(wildcards):
+    """Return the direction sets of a curve, nothing between checkpoints."""
+    names = {config_module.split_axis(axis)[0] for axis in config_module.axes_of(curve_settings(wildcards))}
+    return [f"{RESULTS}/{wildcards.run}/directions/{name}.zarr" for name in sorted(names)]
+
+
+def curve_arguments(wildcards):
+    """Return the arguments that hand a script the directions of a curve."""
+    axes = [config_module.split_axis(axis) for axis in config_module.axes_of(curve_settings(wildcards))]
+    paths = [(f"{RESULTS}/{wildcards.run}/directions/{name}.zarr", number) for name, number in axes]
+    return " ".join(f"--x {path}:{'all' if number is None else number + 1}" for path, number in paths)
+
+
+def curve_end(wildcards):
+    """Return the other run at the end of a curve, if it is another one."""
+    end = curve_settings(wildcards).get("to", {})
+    return [end["run"]] if "run" in end else []
+
+
+def curve_results(run):
+    """Return the stores and pictures of a run's curves."""
+    curves = RUNS[run]["curves"]
+    figures = [file for curve in curves for file in expand(figure_files(curve, CURVE_FIGURES, "png"), run=run)]
+    return [*(f"{RESULTS}/{run}/curves/{curve}.zarr" for curve in curves), *figures]
+
+
 def spectra_spec(wildcards):
     """Return what determines the spectra `spectra.zarr`, `spectra/<variant>.zarr` or `spectra_between/<line>.zarr`."""
     if wildcards.spectra.startswith("spectra_between/"):
@@ -313,16 +354,16 @@ def tracking_files(run):
     return made if "tracking" in RUNS[run] else []
 
 
-def eigen_spec(wildcards):
+def derivatives_spec(wildcards):
+    """Return what determines directions that need the network: eigenvectors and gradients."""
     spec = {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"]}
     return {**spec, "directions": directions_spec(wildcards)}
 
 
-def sets_of_kind(eigen):
-    """Return a pattern of the names of direction sets that are (or are not) Hessian eigenvectors."""
-    kinds = [(n, d["kind"]) for settings in RUNS.values() for n, d in settings["directions"].items()]
-    names = sorted({name for name, kind in kinds if (kind == "eigen") == eigen})
-    return "|".join(names) or "(?!)"
+def sets_of_kind(*kinds):
+    """Return a pattern of the names of direction sets of these kinds."""
+    named = [(n, d["kind"]) for settings in RUNS.values() for n, d in settings["directions"].items()]
+    return "|".join(sorted({name for name, kind in named if kind in kinds})) or "(?!)"
 
 
 def axis_store(wildcards, axis):
@@ -336,8 +377,9 @@ def axis_argument(wildcards, axis):
 
 
 def sets_in_use(run):
-    """Return the direction sets that a run's planes lie in."""
+    """Return the direction sets that a run's planes and curves lie in."""
     axes = [plane[axis] for plane in RUNS[run]["planes"].values() for axis in ("x", "y")]
+    axes += [axis for curve in RUNS[run]["curves"].values() for axis in config_module.axes_of(curve)]
     return sorted({config_module.split_axis(axis)[0] for axis in axes})
 
 
@@ -345,6 +387,7 @@ def reported_settings(run):
     """Return a config by which this run alone, and those that its differences lead to, can be made again."""
     ends = [end for d in RUNS[run]["directions"].values() for end in d.get("to", [])]
     ends += [line["to"] for line in RUNS[run]["spectra_between"].values()]
+    ends += [curve["to"] for curve in RUNS[run]["curves"].values() if "to" in curve]
     others = {end["run"] for end in ends if "run" in end}
     kept = {key: value for key, value in CONFIG.items() if key not in ("runs", "fresh")}
     return {**kept, "runs": {name: RUNS[name] for name in [run, *sorted(others - {run})]}}
@@ -360,6 +403,7 @@ def planned_stores(run):
         **how,
         "directions": counts,
         "planes": settings["planes"],
+        "curves": {name: {**c, "axes": config_module.axes_of(c)} for name, c in settings["curves"].items()},
         "spectra": settings.get("spectra"),
         "spectra_stores": spectra_stores(run),
         "spectra_between": settings["spectra_between"],
