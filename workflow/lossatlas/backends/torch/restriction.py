@@ -147,7 +147,15 @@ class Staged:
         for row, point in zip(rows, points, strict=True):
             self.eager.place(row[:size], point)
         inputs = self.pieces[0][0]
-        return [self._lower(self.stages.point(row[:size], self.buffers, inputs)) for row in rows]
+        made = (self.stages.point(row[:size], self.buffers, inputs) for row in rows)
+        if inputs.ndim != 4:
+            return [self._lower(tensors) for tensors in made]
+        # Convolutions of channels-last images would copy their filters into that order for every chunk.
+        channels_last = {4: torch.channels_last}
+        return [
+            self._lower(t.contiguous(memory_format=channels_last.get(t.ndim, torch.contiguous_format)) for t in tensors)
+            for tensors in made
+        ]
 
     def _of_samples(self, number: int) -> tuple[tuple, list[list[Tensor]]]:
         """Return what does not change from point to point of one chunk of samples, kept where there is room."""
