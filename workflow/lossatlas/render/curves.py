@@ -44,7 +44,8 @@ def curves_figure(curves: xr.Dataset, choices: dict, view: dict, title: str) -> 
             axes.axvline(end, color=NOW_COLOR, linewidth=0.8, linestyle=":")
     _label_ends(above, curves)
     handles = _legend(curves, above.get_ylim())
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    columns = 3 if max(len(handle.get_label()) for handle in handles) <= 30 else 2
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure
 
