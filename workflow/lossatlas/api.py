@@ -314,7 +314,7 @@ def curve(
             course, added = _between(spec, trajectory), {}
         plan = curves.Plan(spec, course, problems, subsets, guess)
         evaluator = curves.Evaluator(course, problems)
-        return _compute("curves", Path(folder), spec, plan.build, lambda _: evaluator, curves.finish).assign(added)
+        return _compute("curves", Path(folder), spec, plan.build, lambda _: evaluator, curves).assign(added)
 
 
 def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[curves.Along, dict]:
@@ -396,21 +396,22 @@ def _evaluate_plane(folder: Path, spec: dict, made: DirectionSet, trajectory: Tr
     def evaluator(made_store: store.Store) -> landscape.Evaluator:
         return landscape.Evaluator(made_store, axes, trajectory, planned.problems)
 
-    dataset = _compute("landscape", folder, spec, landscape.with_strategy(planned), evaluator, landscape.finish)
+    dataset = _compute("landscape", folder, spec, landscape.with_strategy(planned), evaluator, landscape)
     dataset["direction"] = (("axis", "parameter"), axes.vectors)
     return dataset.assign({name: ("axis", values) for name, values in made.raw.values.items()})
 
 
-def _compute(kind: str, folder: Path, spec: dict, build: Callable, evaluator: Callable, finish: Callable) -> xr.Dataset:
-    """Make a store in a temporary folder and return its contents, in memory."""
+def _compute(kind: str, folder: Path, spec: dict, build: Callable, evaluator: Callable, driver: Any) -> xr.Dataset:
+    """Make a store in a temporary folder and return its contents, in memory; ``driver`` is the module that makes it."""
     made = store.create(folder / f"{kind}.zarr", folder, store.Fingerprint(kind, spec), build)
-    units.compute(made, evaluator(made), World(), Timing(), "static", kind)
-    finish(made, {})
+    compute = getattr(driver, "compute", units.compute)  # rounds, where the driver has them
+    compute(made, evaluator(made), World(), Timing(), "static", kind)
+    driver.finish(made, {})
     dataset = xr.open_zarr(made.path, chunks=None).load()
     for key in ("fingerprint", "provenance", "content", "chunk_files", "attempts", "finished", "subset_stratified"):
         del dataset.attrs[key]  # these speak of stores on disk
-    for key in ("samples", "subset_digest", "nonfinite_points"):  # files such as NetCDF hold no dicts
-        dataset.attrs |= {f"{key}_{split}": value for split, value in dataset.attrs.pop(key).items()}
+    for key in ("samples", "subset_digest", "nonfinite_points", "grid"):  # files such as NetCDF hold no dicts
+        dataset.attrs |= {f"{key}_{name}": value for name, value in dataset.attrs.pop(key, {}).items()}
     dataset.attrs = {key: value for key, value in dataset.attrs.items() if value not in (None, [])}
     return dataset
 
