@@ -36,7 +36,7 @@ def stores(spec: dict):
     for name, plane in spec["planes"].items():
         points = plane["points"][0] * plane["points"][1] + 2 * rows
         per_chunk = landscape.points_per_chunk(plane, points)
-        yield f"landscape/{name}", -(-points // per_chunk) + 34, 8 * points * columns
+        yield f"landscape/{name}", -(-points // per_chunk) + 38, 8 * points * columns
         if "curvature" in plane:
             points = math.prod(plane["curvature"]["points"])
             arrays, per_chunk = len(curvature.COLUMNS), curvature.points_per_chunk(points)

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lossatlas.render import contour, curve, surface
-from lossatlas.render.style import CHOICES, loss_scale, style
+from lossatlas.render.style import CHOICES, evaluation_note, loss_scale, style
 
 
 def contour_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
@@ -17,7 +17,7 @@ def contour_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = 
     path, now = contour.path_lines(axes)
     path.set_data(landscape["path_x"].values, landscape["path_y"].values)
     now.set_data(landscape["path_x"].values[-1:], landscape["path_y"].values[-1:])
-    axes.set_title(title)
+    axes.set_title(noted(title, landscape))
     axes.legend(handles=[path], loc="upper right")
     return figure
 
@@ -32,8 +32,13 @@ def surface_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = 
     path, now = surface.path_lines(axes)
     path.set_data_3d(landscape["path_x"].values, landscape["path_y"].values, heights)
     now.set_data_3d(landscape["path_x"].values[-1:], landscape["path_y"].values[-1:], heights[-1:])
-    axes.set_title(title)
+    axes.set_title(noted(title, landscape))
     return figure
+
+
+def noted(title: str, landscape: xr.Dataset) -> str:
+    """Return the title, with a line on how much of the surface is evaluated if that is not all."""
+    return "\n".join(part for part in (title, evaluation_note(landscape)) if part)
 
 
 def curve_figure(landscape: xr.Dataset, trajectory: xr.Dataset, title: str) -> Figure:
