@@ -39,7 +39,8 @@ def test_dry_run_plans_the_demo_without_torch(poisoned_torch):
     planned = jobs(snakemake("-n", "--forceall", PYTHONPATH=poisoned_torch))
     assert planned == {
         "train": 1,
-        "directions": 2,
+        "pca": 1,
+        "directions": 1,
         "eigen": 1,
         "landscape": 3,
         "spectra": 1,
@@ -123,7 +124,7 @@ def test_nothing_is_done_twice(undisturbed):
             {"evaluation": {"train_samples": 90, "test_samples": 50, "batch_size": 40}},
             {"eigen", "spectra", "landscape", "curvature", "tracking", *DRAWN},
         ),
-        ({"seed": 1}, {"train", "directions", "eigen", "spectra", "landscape", "curvature", "tracking", *DRAWN}),
+        ({"seed": 1}, {"train", "pca", "directions", "eigen", "spectra", "landscape", "curvature", "tracking", *DRAWN}),
     ],
     ids=["video", "figures", "evaluation", "seed"],
 )

@@ -146,13 +146,18 @@ def _deref(rules: dict) -> dict:
     return rules
 
 
+def rule_of(kind: str) -> str:
+    """Return the workflow's rule that makes directions of a kind."""
+    return kind if kind in ("eigen", "pca") else "directions"
+
+
 def _check_names(runs: dict) -> None:
-    """Refuse a name that means eigenvectors in one run and something else in another: two rules would make it."""
+    """Refuse a name that means another kind in another run when two rules would make it."""
     kinds: dict[str, str] = {}
     for run, settings in runs.items():
         for name, directions in settings["directions"].items():
             before = kinds.setdefault(name, directions["kind"])
-            if (before == "eigen") != (directions["kind"] == "eigen"):
+            if rule_of(before) != rule_of(directions["kind"]):
                 raise LossAtlasError(
                     f"config: runs.{run}.directions.{name}: kind {directions['kind']!r} here and {before!r} in "
                     "another run; give one of them another name"

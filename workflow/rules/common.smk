@@ -309,11 +309,15 @@ def eigen_spec(wildcards):
     return {**spec, "directions": directions_spec(wildcards)}
 
 
-def sets_of_kind(eigen):
-    """Return a pattern of the names of direction sets that are (or are not) Hessian eigenvectors."""
+def pca_spec(wildcards):
+    """Return what determines principal components; they are the same whatever threads and ranks are."""
+    return {key: value for key, value in directions_spec(wildcards).items() if key != "threads"}
+
+
+def sets_of_rule(rule):
+    """Return a pattern of the names of direction sets that a rule makes."""
     kinds = [(n, d["kind"]) for settings in RUNS.values() for n, d in settings["directions"].items()]
-    names = sorted({name for name, kind in kinds if (kind == "eigen") == eigen})
-    return "|".join(names) or "(?!)"
+    return "|".join(sorted({name for name, kind in kinds if config_module.rule_of(kind) == rule})) or "(?!)"
 
 
 def axis_store(wildcards, axis):
