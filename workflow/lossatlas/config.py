@@ -183,6 +183,7 @@ def _check_run(where: str, run: dict, config: dict) -> None:
         _check_directions(f"{where}.directions.{name}", directions, config)
     for name, plane in run["planes"].items():
         _check_plane(f"{where}.planes.{name}", plane, run["directions"])
+        _check_paths(f"{where}.planes.{name}.paths", plane, where.split(".", 1)[1], config)
     for name, line in run["spectra_between"].items():
         _check_line(f"{where}.spectra_between.{name}", line, where.split(".", 1)[1], config)
 
@@ -246,6 +247,15 @@ def _check_plane(where: str, plane: dict, directions: dict) -> None:
     for axis, interval in plane.get("range", {}).items():
         if not interval[0] < interval[1]:
             raise LossAtlasError(f"config: {where}.range.{axis}: {interval} is not [smaller, larger]")
+
+
+def _check_paths(where: str, plane: dict, name: str, config: dict) -> None:
+    for other in plane.get("paths", []):
+        if other == name:
+            raise LossAtlasError(f"config: {where}: {name!r} is this run, whose path is there in any case")
+        if other not in config["runs"]:
+            known = ", ".join(run for run in config["runs"] if run != name) or "none"
+            raise LossAtlasError(f"config: {where}: no run {other!r}; other runs: {known}")
 
 
 def count(directions: dict) -> int | None:

@@ -1,10 +1,10 @@
 """Driver: the loss on a plane (GradVis Algorithms 1 and 3), with the path, by ranks that share one queue.
 
 All evaluations lie on one axis ``point``: the grid row by row, then each checkpoint projected onto the plane,
-then each checkpoint itself. A unit of work is one chunk of that axis.
+then each checkpoint itself; those of other runs come after the run's own. A unit of work is one chunk of that axis.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,35 +13,13 @@ import zarr
 from lossatlas import units
 from lossatlas.data import Subset
 from lossatlas.directions.build import Axes
+from lossatlas.paths import Others, Path, join, project_path
 from lossatlas.problem import Problem
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
 
 MAX_CHUNKS = 2000
-
-
-@dataclass
-class Path:
-    """The projected path: coefficients (iteration, 2) and residual norms (iteration,)."""
-
-    coefficients: np.ndarray
-    residual: np.ndarray
-
-
-def project_path(trajectory: Trajectory, center: np.ndarray, vectors: np.ndarray) -> Path:
-    """Project all checkpoints onto center + span(vectors) by least squares; vectors need not be orthogonal.
-
-    The residual ||theta_i - P theta_i|| is summed from the difference itself, streamed over column blocks.
-    """
-    products = np.zeros((len(trajectory), len(vectors)))
-    for columns, block in trajectory.column_blocks():
-        products += (block - center[columns]) @ vectors[:, columns].T
-    coefficients = np.linalg.solve(vectors @ vectors.T, products.T).T
-    squares = np.zeros(len(trajectory))
-    for columns, block in trajectory.column_blocks():
-        rest = block - center[columns] - coefficients @ vectors[:, columns]
-        squares += np.square(rest).sum(axis=1)
-    return Path(coefficients, np.sqrt(squares))
+UNITS = {"loss": "mean per sample", "accuracy": "share of samples"}
 
 
 def grid(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -76,19 +54,24 @@ class Plane:
     trajectory: Trajectory
     problems: dict[str, Problem]
     subsets: dict[str, Subset]
+    others: Others = field(default_factory=Others)
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store: coordinates and path at once, results to be filled in."""
         row = self.trajectory.row_of(self.spec["center"], "plane.center")
         center = self.trajectory.parameters(row).astype(np.float64)
+        self.others.check(self.trajectory)
         path = project_path(self.trajectory, center, self.axes.vectors)
-        x, y = grid(path, self.spec)
+        other_paths = self.others.project(center, self.axes.vectors)
+        x, y = grid(join([path, *other_paths]), self.spec)
         group.attrs.update(self._attributes())
         self._add_coordinates(group, x, y)
         self._add_path(group, path)
         self._add_results(group, len(x), len(y))
-        rows = len(x) * len(y) + 2 * len(self.trajectory)
-        summary = "One row per evaluation, in the order grid (row by row), projected path, checkpoints."
+        units_of = {name: UNITS[name] for name in metric_names(self.problems)}
+        self.others.build(group, other_paths, units_of, len(self.problems))
+        rows = len(x) * len(y) + 2 * (len(self.trajectory) + len(self.others.evaluated))
+        summary = "One row per evaluation, in the order grid (row by row), projected paths, checkpoints."
         columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
         units.add_rows(group, summary, rows, columns, points_per_chunk(self.spec, rows))
 
@@ -127,7 +110,7 @@ class Plane:
     def _add_results(self, group: zarr.Group, nx: int, ny: int) -> None:
         splits, iterations = len(self.problems), len(self.trajectory)
         for name in metric_names(self.problems):
-            units_of = {"loss": "mean per sample", "accuracy": "share of samples"}[name]
+            units_of = UNITS[name]
             add_array(group, name, ("split", "y", "x"), shape=(splits, ny, nx), long_name=name, units=units_of)
             for kind, text in (("true", "of the checkpoint itself"), ("projected", "at the checkpoint's projection")):
                 add_array(
@@ -149,8 +132,16 @@ def metric_names(problems: dict[str, Problem]) -> tuple[str, ...]:
 class Evaluator:
     """Evaluates the points of a landscape store, by number."""
 
-    def __init__(self, store: Store, axes: Axes, trajectory: Trajectory, problems: dict[str, Problem]):
-        self.trajectory, self.problems = trajectory, problems
+    def __init__(
+        self,
+        store: Store,
+        axes: Axes,
+        trajectory: Trajectory,
+        problems: dict[str, Problem],
+        others: Others | None = None,
+    ):
+        self.problems, evaluated = problems, others.evaluated if others else []
+        self.checkpoints = [*((trajectory, row) for row in range(len(trajectory))), *evaluated]
         row = trajectory.row_of(store.attrs["center"], "plane.center")
         center, buffers = trajectory.parameters(row), trajectory.buffers(row)
         self.planes = [p.restrict(center, axes.vectors, buffers) for p in problems.values()]
@@ -158,6 +149,9 @@ class Evaluator:
         grid_points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
         projected = np.stack([store["path_x"][:], store["path_y"][:]], axis=1)
         self.points = np.concatenate([grid_points, projected])
+        if evaluated:
+            elsewhere = np.stack([store["other_x"][:], store["other_y"][:]], axis=1)
+            self.points = np.concatenate([self.points, elsewhere])
 
     def __call__(self, unit: range) -> np.ndarray:
         """Return the metrics of all splits at the points of a unit, one row each."""
@@ -167,9 +161,10 @@ class Evaluator:
         found += [self.checkpoint(n - first_checkpoint)[None] for n in unit if n >= first_checkpoint]
         return np.concatenate(found)
 
-    def checkpoint(self, row: int) -> np.ndarray:
-        """Return the metrics of all splits at a checkpoint itself."""
-        theta, buffers = self.trajectory.parameters(row), self.trajectory.buffers(row)
+    def checkpoint(self, number: int) -> np.ndarray:
+        """Return the metrics of all splits at a checkpoint itself, the run's own or another run's."""
+        trajectory, row = self.checkpoints[number]
+        theta, buffers = trajectory.parameters(row), trajectory.buffers(row)
         return np.concatenate([problem.metrics(theta, buffers) for problem in self.problems.values()])
 
 
@@ -184,10 +179,13 @@ def finish(store: Store, attempt: dict[str, Any]) -> dict:
     for k, name in enumerate(names):
         column = values[:, :, k].T
         store[name][...] = column[:, :n].reshape(splits, ny, nx)
-        store[f"path_projected_{name}"][...] = column[:, n : n + iterations]
-        store[f"path_true_{name}"][...] = column[:, n + iterations :]
+        for kind, found in zip(("projected", "true"), np.split(column[:, n:], 2, axis=1), strict=True):
+            store[f"path_{kind}_{name}"][...] = found[:, :iterations]
+            if found.shape[1] > iterations:
+                store[f"other_{kind}_{name}"][...] = found[:, iterations:]
     counts = (~np.isfinite(values[:n, :, 0])).sum(axis=0).tolist()
     nonfinite = dict(zip(store["split"][:].tolist(), counts, strict=True))
     store.update(nonfinite_points=nonfinite)
     store.finish(attempt)
-    return {"points": n, "nonfinite_points": nonfinite}
+    elsewhere = {"evaluations_of_other_runs": store.attrs["other_evaluations"]} if "other_run" in store.group else {}
+    return {"points": n, "nonfinite_points": nonfinite, **elsewhere}

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from lossatlas.render.style import COLORMAP, NONFINITE_COLOR, NOW_MARKER, PATH_COLOR, LossScale, axis_labels
+from lossatlas.render.style import COLORMAP, NONFINITE_COLOR, NOW_MARKER, PATH_COLOR, LossScale, OtherPath, axis_labels
 
 
 def draw_contours(axes: Axes, landscape: xr.Dataset, scale: LossScale, choices: dict, split: str = "train") -> None:
@@ -54,6 +54,15 @@ def mark_nonfinite(axes: Axes, heights: np.ndarray) -> None:
         fontsize=8,
         bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none"},
     )
+
+
+def other_lines(axes: Axes, paths: list[OtherPath], animated: bool = False) -> list[Line2D]:
+    """Add an empty path for each other run, with a square at its newest point."""
+    looks = {"marker": "s", "markersize": 5, "markeredgecolor": "black", "markeredgewidth": 0.8, "linewidth": 1.4}
+    return [
+        axes.plot([], [], color=path.color, markevery=[-1], animated=animated, label=path.run, **looks)[0]
+        for path in paths
+    ]
 
 
 def path_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
