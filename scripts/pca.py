@@ -40,7 +40,8 @@ def finish(made: store.Store, attempt: dict) -> dict:
     for label, share, bend, alike in zip(*columns, strict=False):
         said[f"{label}:"] = f"{100 * share:.2f} % of the path's variance, bent by {bend:.1f} degrees"
         said[f"{label}: correlation with a random walk's:"] = f"{alike:.3f}"
-    return said | {"similarity to a random walk:": f"{made.attrs['walk_similarity']:.3f}"}
+    similar, spread = (made.attrs[f"walk_{name}"] for name in ("similarity", "spread"))
+    return said | {"similarity to a random walk:": f"{similar:.3f}", "spread in units of its:": f"{spread:.3g}"}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partialmethod
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import xarray as xr
 from lossatlas import trajectory as trajectory_module
 from lossatlas.backends.torch import Device, FlatNetwork
 from lossatlas.directions import check_independent, make_directions, read_axes
+from lossatlas.directions import pca as pca_module
 from lossatlas.directions.build import angles
 from lossatlas.directions.pca import pca
 from lossatlas.directions.random import random
@@ -146,12 +148,26 @@ def test_pca_of_float32_paths_far_from_the_origin(tmp_path, random_path):
     assert np.abs(ours.vectors - oracle.components_).max() < 1e-8
 
 
+def test_oracle_16_pca_of_large_float32_trajectories_in_float32(tmp_path, random_path, monkeypatch):
+    path = (1e3 + 1e-2 * random_path).astype(np.float32)
+    oracle = PCA(n_components=2, svd_solver="full").fit(path[:-1].astype(float) - path[-1].astype(float))
+    trajectory = make_trajectory(tmp_path, path)
+    monkeypatch.setattr(pca_module, "FLOAT64_UP_TO", 0)
+    ours = pca(trajectory, 29, 2, True, "gram", seed=0)
+    assert ours.notes["arithmetic"] == "float32"
+    assert np.abs(ours.vectors - oracle.components_).max() < 1e-6
+    assert np.allclose(ours.values["explained_variance_ratio"], oracle.explained_variance_ratio_, rtol=1e-6)
+    line = make_trajectory(tmp_path / "line", np.outer(np.arange(10.0), random_path[0]).astype(np.float32))
+    with pytest.raises(LossAtlasError, match="spans fewer than 2 directions"):
+        pca(line, 9, 2, True, "gram", seed=0)
+
+
 def test_pca_streams_column_blocks(tmp_path, random_path, monkeypatch):
     """Many narrow blocks give what one block gives."""
     trajectory = make_trajectory(tmp_path, random_path)
     whole = pca(trajectory, 29, 2, True, "gram", seed=0)
     original = type(trajectory).column_blocks
-    narrow = lambda self, within=None: original(self, within, max_bytes=8 * 30 * 7)  # noqa: E731
+    narrow = partialmethod(original, max_bytes=8 * 30 * 7)
     monkeypatch.setattr(type(trajectory), "column_blocks", narrow)
     assert sum(1 for _ in trajectory.column_blocks()) == 72
     narrow = pca(trajectory, 29, 2, True, "gram", seed=0)

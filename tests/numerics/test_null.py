@@ -74,6 +74,9 @@ def test_a_planted_walk_is_told_from_planted_drift(tmp_path, solver):
     correlations = {name: raw.arrays["walk_correlation"][1][:2] for name, raw in made.items()}
     assert correlations["walk"].min() > 0.99
     assert correlations["straight"][1] < 0.7, "all is in one component, the second is noise"
+    spread = {name: raw.notes["walk_spread"] for name, raw in made.items()}
+    assert spread["walk"] == pytest.approx(1, rel=0.03)
+    assert spread["straight"] == pytest.approx(np.sqrt(79 / 2), rel=0.02), "n (n^2 - 1) / 12 by (n^2 - 1) / 6"
     if solver == "gram":
         assert alike["walk"] > 0.99
         assert alike["straight"] < 0.85

@@ -120,7 +120,7 @@ def test_paths_of_other_runs_have_names_colours_and_heights(evaluated):
     with figures.style():
         contours = figures.contour_figure(landscape, CHOICES, "t")
         surface = figures.surface_figure(landscape, CHOICES, "t")
-    for figure, named in ((contours, "path, projected"), (surface, "this run")):
+    for figure, named in ((contours, "this run"), (surface, "this run")):
         legend = figure.axes[0].get_legend()
         assert [text.get_text() for text in legend.get_texts()] == [named, "b", "c"]
         figure.canvas.draw()
@@ -284,13 +284,13 @@ def test_a_path_is_drawn_beside_a_random_walk():
             "walk_correlation": (per, np.array([0.991, 0.5, 0.2, 0.1, 0.0])),
         },
         coords={"iteration": 10 * time, "component": components},
-        attrs={"walk_similarity": 0.8764},
+        attrs={"walk_similarity": 0.8764, "walk_spread": 3.21},
     )
     with figures.style():
         figure = null_figure(directions, "r: directions pca")
         figure.canvas.draw()
     ours, theirs, spectrum = figure.axes[:3]
-    assert "similarity 0.876" in figure.get_suptitle()
+    assert "similarity 0.876, spread 3.21 times" in figure.get_suptitle()
     assert np.allclose(theirs.collections[0].get_offsets(), walk[:, :2])
     assert np.allclose(ours.collections[0].get_offsets()[:, 1], -0.5 * walk[:, 1])
     assert ours.get_xlabel() == "component 1 (90.0 %)"

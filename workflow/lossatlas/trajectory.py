@@ -198,20 +198,21 @@ class Trajectory:
         return self.store["frozen"][:] if self.store["frozen"].size else np.zeros(0)
 
     def column_blocks(
-        self, within: slice | None = None, max_bytes: int = BLOCK_BYTES
+        self, within: slice | None = None, max_bytes: int = BLOCK_BYTES, dtype: type = np.float64
     ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield (columns, float64 block of shape (rows, columns)) over theta, or ``within`` it, in bounded memory.
+        """Yield (columns, block of shape (rows, columns)) over theta, or ``within`` it, in bounded memory.
 
         The next block overwrites the last one, which may be changed.
         """
         first, last, _ = (within or slice(None)).indices(self.layout.size)
-        width = max(1, min(last - first, CHUNK_COLUMNS, max_bytes // (8 * len(self))))
+        width = max(1, min(last - first, CHUNK_COLUMNS, max_bytes // (np.dtype(dtype).itemsize * len(self))))
         raw = np.empty((len(self), width), self._parameters.dtype)
-        blocks = np.empty(raw.shape, np.float64)
+        blocks = raw if raw.dtype == dtype else np.empty(raw.shape, dtype)
         for start in range(first, last, width):
             columns = slice(start, min(start + width, last))
-            block = blocks[:, : columns.stop - start]
-            block[...] = self._columns(columns, raw)
+            block, found = blocks[:, : columns.stop - start], self._columns(columns, raw)
+            if found.base is not blocks:
+                block[...] = found
             yield columns, block
 
     def _columns(self, columns: slice, out: np.ndarray) -> np.ndarray:

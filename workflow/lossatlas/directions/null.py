@@ -88,7 +88,8 @@ class Comparison:
 
     ``path`` and ``walk`` (iteration, component) are coordinates, ``share`` and ``walk_share`` (component,) explained
     variance; ``correlation`` (component,) is between the coordinates, and ``similarity`` is of the whole paths, NaN
-    where only some components of the path are known.
+    where only some components of the path are known. ``spread`` is the path's standard deviation in units of the walk's:
+    1 for a walk, more where steps go on in one direction.
     """
 
     path: np.ndarray
@@ -97,6 +98,7 @@ class Comparison:
     walk_share: np.ndarray
     correlation: np.ndarray
     similarity: float
+    spread: float
 
     def turn(self, signs: np.ndarray) -> None:
         """Turn the leading components' coordinates with their vectors, in place."""
@@ -140,4 +142,5 @@ def compare(
     correlation = np.divide(np.abs(products), norms, out=np.zeros_like(norms), where=norms > 0)
     alike = similarity(gram, factor, rows, center_rows) if gram is not None else np.nan
     walked = walk.coordinates * np.where(products < 0, -1, 1)
-    return Comparison(path, walked, share, walk.moments / walk.total, correlation, alike)
+    spread = np.sqrt(np.square(path[rows, 0]).sum() / share[0] / walk.total)
+    return Comparison(path, walked, share, walk.moments / walk.total, correlation, alike, float(spread))

@@ -10,6 +10,9 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.team import ALONE, Team
 from lossatlas.trajectory import Trajectory
 
+FLOAT64_UP_TO = 10**8
+"""Numbers of a float32 trajectory up to which products are taken in float64."""
+
 _ROUNDING = 1e-13
 """Eigenvalues of the Gram matrix below this share of the largest are rounding, not directions."""
 
@@ -62,10 +65,22 @@ def pca(
         {
             "share_of": "variance" if center_rows else "second moment about theta_c",
             "rows": rows,
+            "arithmetic": str(_arithmetic(trajectory)) if solver == "gram" else "float64",
             "walk_similarity": walk.similarity,
+            "walk_spread": walk.spread,
         },
         walk.arrays(trajectory.iterations),
     )
+
+
+def _arithmetic(trajectory: Trajectory) -> np.dtype:
+    """Return the type in which the Gram matrix's products are taken; sums over blocks are in float64 always.
+
+    In float32, for 196 x 1 million, shares of the variance above 1e-3 were off by 4e-8 relative, those of 2.5e-6 by 2e-4,
+    and the vectors by 8e-7 of their largest entry; it takes half the time.
+    """
+    parameters = trajectory.store["parameters"]
+    return parameters.dtype if parameters.size > FLOAT64_UP_TO else np.dtype(np.float64)
 
 
 def _check(trajectory: Trajectory, moments: np.ndarray, total: float) -> None:
@@ -81,26 +96,34 @@ def _gram(
 ) -> tuple[np.ndarray, np.ndarray, float, null.Comparison]:
     """Solve through the n x n matrix M M^T, streamed over column blocks: memory n^2 + n * block.
 
-    The mean row is subtracted in the n x n matrix; the vectors are sums of rows whose weights then sum to zero.
+    The mean row is subtracted in the n x n matrix; the vectors are sums of rows whose weights then sum to zero. Their
+    own squared norms are the moments, to second order in the matrix's error.
     """
 
     def products(_: slice, block: np.ndarray) -> np.ndarray:
         block -= block[center].copy()
         return block @ block.T
 
-    gram = column_sum(trajectory, products, threads, team)
+    dtype = _arithmetic(trajectory)
+    gram = column_sum(trajectory, products, threads, team, dtype)
     rows = np.delete(np.arange(len(trajectory)), center)
     found = null.principal(gram, rows, center_rows, min(max(count, null.COMPONENTS), len(rows) - center_rows))
-    _check(trajectory, found.moments[:count], found.total)
-    weights = np.zeros((count, len(trajectory)))
+    weights = np.zeros((count, len(trajectory)), dtype)
     weights[:, rows] = found.axes[:, :count].T
-    weights[:, center] = -weights.sum(axis=1)
-    vectors = map_columns(trajectory, lambda _, block: weights @ block, count, threads, team)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def combine(_: slice, block: np.ndarray) -> np.ndarray:
+        block -= block[center].copy()
+        return weights @ block
+
+    vectors = map_columns(trajectory, combine, count, threads, team, dtype)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    moments = norms[:, 0] ** 2
+    _check(trajectory, moments, found.total)
+    vectors /= norms
     steps = np.diag(gram)[1:] + np.diag(gram)[:-1] - 2 * np.diag(gram, 1)
     share = found.moments / found.total
     walk = null.compare(found.coordinates, share, np.maximum(steps, 0), center, center_rows, gram)
-    return vectors, found.moments[:count], found.total, walk
+    return vectors, moments, found.total, walk
 
 
 def _compare(

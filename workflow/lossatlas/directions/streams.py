@@ -16,18 +16,22 @@ from lossatlas.trajectory import Trajectory
 
 
 def column_sum(
-    trajectory: Trajectory, term: Callable[[slice, np.ndarray], np.ndarray], threads: int = 1, team: Team = ALONE
+    trajectory: Trajectory,
+    term: Callable[[slice, np.ndarray], np.ndarray],
+    threads: int = 1,
+    team: Team = ALONE,
+    dtype: type = np.float64,
 ) -> np.ndarray:
-    """Return the sum over all columns of theta of ``term(columns, block)``, on every rank.
+    """Return the sum over all columns of theta of ``term(columns, block)``, in float64 and on every rank.
 
-    A block (rows, columns) holds all checkpoints in float64; ``term`` may change it, and returns a new array.
+    A block (rows, columns) holds all checkpoints in ``dtype``; ``term`` may change it, and returns a new array.
     """
 
     def of_leaf(number: int) -> Branch:
         total = None
-        for columns, block in trajectory.column_blocks(leaf(trajectory.layout.size, number)):
+        for columns, block in trajectory.column_blocks(leaf(trajectory.layout.size, number), dtype=dtype):
             found = term(columns, block)
-            total = found if total is None else np.add(total, found, out=total)
+            total = found.astype(np.float64) if total is None else np.add(total, found, out=total)
         return range(number, number + 1), total
 
     branches: list[Branch] = []
@@ -42,13 +46,14 @@ def map_columns(
     count: int,
     threads: int = 1,
     team: Team = ALONE,
+    dtype: type = np.float64,
 ) -> np.ndarray:
-    """Return the vectors (count, N) whose columns are ``term(columns, block)``, on every rank."""
+    """Return the float64 vectors (count, N) whose columns are ``term(columns, block)``, on every rank."""
     part = team.part(trajectory.layout.size)
     vectors = np.empty((count, part.stop - part.start))
 
     def of_leaf(number: int) -> None:
-        for columns, block in trajectory.column_blocks(leaf(trajectory.layout.size, number)):
+        for columns, block in trajectory.column_blocks(leaf(trajectory.layout.size, number), dtype=dtype):
             vectors[:, columns.start - part.start : columns.stop - part.start] = term(columns, block)
 
     for _ in _threaded(of_leaf, team.leaves, threads):

@@ -21,6 +21,7 @@ def contour_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = 
     others = contour.other_lines(axes, paths)
     for line, other in zip(others, paths, strict=True):
         line.set_data(other.x, other.y)
+        path.set_label("this run")
     axes.set_title(title)
     axes.legend(handles=[path, *others], loc="upper right")
     return figure

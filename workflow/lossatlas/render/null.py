@@ -24,13 +24,13 @@ def null_figure(directions: xr.Dataset, title: str) -> Figure:
     colors = ScalarMappable(Normalize(iterations[0], iterations[-1]), TIME_COLORMAP)
     figure.colorbar(colors, ax=panels[1], pad=0.02, label="iteration")
     _draw_shares(panels[2], directions)
-    figure.suptitle(f"{title} beside a random walk{_said(directions)}", fontsize=12)
+    figure.suptitle(f"{title} beside a random walk: {_said(directions)}", fontsize=12)
     return figure
 
 
 def _said(directions: xr.Dataset) -> str:
-    similar = directions.attrs["walk_similarity"]
-    return f": similarity {similar:.3f}" if np.isfinite(similar) else ""
+    similar, spread = (directions.attrs[key] for key in ("walk_similarity", "walk_spread"))
+    return (f"similarity {similar:.3f}, " if np.isfinite(similar) else "") + f"spread {spread:.3g} times as wide"
 
 
 def _draw_path(axes: Axes, directions: xr.Dataset, who: str) -> None:

@@ -196,6 +196,8 @@ def _null(name: str, m: Materials) -> dict:
     ]  # fmt: skip
     if np.isfinite(similar):
         facts.append(("similarity of the paths", f"{similar:.3f}; 1 is a random walk up to rotation and scale"))
+    wide = f"{pca.attrs['walk_spread']:.3g} times the random walk's; more than 1 where steps go on in one direction"
+    facts.append(("spread of the path", wide))
     return {"name": name, "facts": facts, "figures": _figures(m.figures[f"directions/{name}"])}
 
 
