@@ -88,8 +88,8 @@ class Comparison:
 
     ``path`` and ``walk`` (iteration, component) are coordinates, ``share`` and ``walk_share`` (component,) explained
     variance; ``correlation`` (component,) is between the coordinates, and ``similarity`` is of the whole paths, NaN
-    where only some components of the path are known. ``spread`` is the path's standard deviation in units of the walk's:
-    1 for a walk, more where steps go on in one direction.
+    where only some components of the path are known. ``spread`` is the path's standard deviation in units of the
+    walk's: 1 for a walk, more where steps go on in one direction.
     """
 
     path: np.ndarray

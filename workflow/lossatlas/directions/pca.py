@@ -76,8 +76,8 @@ def pca(
 def _arithmetic(trajectory: Trajectory) -> np.dtype:
     """Return the type in which the Gram matrix's products are taken; sums over blocks are in float64 always.
 
-    In float32, for 196 x 1 million, shares of the variance above 1e-3 were off by 4e-8 relative, those of 2.5e-6 by 2e-4,
-    and the vectors by 8e-7 of their largest entry; it takes half the time.
+    In float32, for 196 x 1 million, shares of the variance above 1e-3 were off by 4e-8 relative, those of 2.5e-6 by
+    2e-4, and the vectors by 8e-7 of their largest entry; it takes half the time.
     """
     parameters = trajectory.store["parameters"]
     return parameters.dtype if parameters.size > FLOAT64_UP_TO else np.dtype(np.float64)
