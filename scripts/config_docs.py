@@ -7,7 +7,8 @@ HEAD = """\
 
 Generated from `workflow/schemas/config.schema.yaml` by `make docs`; a test fails when the two differ.
 
-`config.yaml` is the demo, `test.yaml` the same workflow in less than a minute. Your own config is one more file:
+`config.yaml` is the demo, `test.yaml` the same workflow in less than a minute; `paper/*.yaml` are papers' experiments,
+for clusters. Your own config is one more file:
 `snakemake --configfile my.yaml --cores 2`. It replaces the demo's. Keys that are left out take their defaults;
 unknown keys are errors. `<name>` stands for a name of your choice, `[]` for each entry of a list.
 

@@ -2,7 +2,7 @@
 
 from lossatlas import backends, cli, curvature, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
-from lossatlas.directions import read_axes
+from lossatlas.directions import orthogonalize, read_axes
 from lossatlas.hessian_job import as_begun, with_strategy
 from lossatlas.parallel import Timing
 from lossatlas.paths import Others
@@ -13,6 +13,8 @@ def main(args, world) -> None:
     timing, spec, missing = Timing(), args.spec, 0
     with timing("read"):
         trajectory, axes = Trajectory(args.trajectory), read_axes([args.x, args.y])
+        if spec["plane"]["orthogonalize"]:
+            axes = orthogonalize(axes, trajectory)
         samples = {**spec["evaluation"], "test_samples": 0}
         subset = evaluation_subsets(load_dataset(spec["data"]), samples)["train"]
         backend = backends.backend(spec["backend"])

@@ -1,4 +1,4 @@
-"""Draw the still figures of a plane, of spectra along training or on a line, of tracked eigenvectors, or of a PCA."""
+"""Draw the still figures of a plane, of curves, of spectra along training or on a line, of eigenvectors, of a PCA."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from lossatlas import cli
 from lossatlas.render import figures, spectrum, tracking
 from lossatlas.render.curvature import curvature_figure
+from lossatlas.render.curves import curves_figure
 from lossatlas.render.null import null_figure
 from lossatlas.store import open_dataset
 
@@ -24,6 +25,8 @@ def drawing(args) -> Callable[[argparse.Namespace], dict]:
         return of_curvature if args.curvature else of_plane
     if args.pca:
         return of_pca
+    if args.curves:
+        return of_curves
     if args.line or args.tracking:
         return of_line if args.line else of_tracking
     return of_variants if args.variants else of_spectra
@@ -43,6 +46,11 @@ def of_curvature(args) -> dict:
     """Draw the extreme eigenvalues on the plane."""
     curvature, landscape = open_dataset(args.curvature), open_dataset(args.landscape)
     return {"curvature": curvature_figure(curvature, landscape, args.choices, args.title)}
+
+
+def of_curves(args) -> dict:
+    """Draw loss and accuracy on straight lines."""
+    return {"curve": curves_figure(open_dataset(args.curves), args.choices, args.view, args.title)}
 
 
 def of_spectra(args) -> dict:
@@ -81,6 +89,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     drawn = parser.add_mutually_exclusive_group(required=True)
     drawn.add_argument("--landscape", type=Path, help="a plane; needs --trajectory or --curvature")
+    drawn.add_argument("--curves", type=Path, help="the loss on straight lines")
     drawn.add_argument("--spectra", type=Path)
     drawn.add_argument("--line", type=Path, help="spectra on a line between two checkpoints")
     drawn.add_argument("--tracking", type=Path)
@@ -89,6 +98,7 @@ if __name__ == "__main__":
     parser.add_argument("--curvature", type=Path, help="extreme eigenvalues on the plane of --landscape")
     parser.add_argument("--trajectory", type=Path)
     parser.add_argument("--choices", type=json.loads, required=True, help="the config's `figures`, as JSON")
+    parser.add_argument("--view", type=json.loads, default={}, help="what --curves shows, as JSON: x, loss")
     parser.add_argument("--title", required=True)
     parser.add_argument("--prefix", required=True, help="files are PREFIX_contour.pdf and so on")
     parsed = parser.parse_args()

@@ -2,7 +2,7 @@
 
 from lossatlas import backends, cli, landscape, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
-from lossatlas.directions import read_axes
+from lossatlas.directions import orthogonalize, read_axes
 from lossatlas.parallel import Timing
 from lossatlas.paths import Others
 from lossatlas.trajectory import Trajectory
@@ -14,6 +14,8 @@ def main(args, world) -> None:
         trajectory = Trajectory(args.trajectory)
         others = cli.other_paths(args, spec["plane"].get("paths_losses", True))
         axes = read_axes([args.x, args.y])
+        if spec["plane"]["orthogonalize"]:
+            axes = orthogonalize(axes, trajectory)
         subsets = evaluation_subsets(load_dataset(spec["data"]), spec["evaluation"])
         backend = backends.backend(spec["backend"])
         device = backend.set_up(args.device, spec["dtype"], args.threads, world.local_rank)
@@ -39,7 +41,7 @@ def prepare(args, trajectory: Trajectory, axes, problems: dict, subsets: dict, o
     fingerprint = store.Fingerprint("landscape", args.spec, inputs)
     if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
         plane = landscape.Plane(args.spec["plane"], axes, trajectory, problems, subsets, others)
-        store.create(args.output, args.run_dir, fingerprint, plane.build)
+        store.create(args.output, args.run_dir, fingerprint, landscape.with_strategy(plane, args.label))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import math
 
 import zarr
-from lossatlas import backends, cli, curvature, landscape, spectra, tracking
+from lossatlas import backends, cli, curvature, curves, landscape, spectra, tracking
 from lossatlas.data import training_samples
 from lossatlas.training import recorded_iterations
 from lossatlas.trajectory import CHUNK_COLUMNS, Recording
@@ -43,6 +43,15 @@ def stores(spec: dict, runs: dict):
             points = math.prod(plane["curvature"]["points"])
             arrays, per_chunk = len(curvature.COLUMNS), curvature.points_per_chunk(points)
             yield f"curvature/{name}", -(-points // per_chunk) + 2 * arrays + 7, 8 * points * (2 * arrays + 1)
+    for name, curve in spec["curves"].items():
+        count = sum(spec["directions"][axis] if "/" not in axis else 1 for axis in curve["axes"]) or 1
+        points, splits = count * (curve["points"] + 2), len(spec["splits"])
+        arrays = len(curves.FEATURES) + 8
+        yield (
+            f"curves/{name}",
+            -(-points // landscape.points_per_chunk(curve, points)) + 2 * arrays + 3,
+            8 * (points * columns + count * len(curves.FEATURES) * splits),
+        )
     for name in spec["spectra_stores"]:
         count = len(range(0, rows, spec["spectra"]["stride"])) + 1
         yield name, *spectra_size(count, **spec["spectra"], scalars=8)

@@ -12,7 +12,7 @@ from lossatlas.render import report
 from lossatlas.store import open_dataset
 
 KINDS = ("contour", "surface", "loss")
-LINE_KINDS, CURVATURE_KINDS, NULL_KINDS = ("between",), ("curvature",), ("null",)
+LINE_KINDS, CURVATURE_KINDS, CURVE_KINDS, NULL_KINDS = ("between",), ("curvature",), ("curve",), ("null",)
 
 
 def main(args, _world) -> None:
@@ -25,6 +25,7 @@ def main(args, _world) -> None:
     for plane in args.curvature:
         figures[plane] += pictures(plane, CURVATURE_KINDS)
     figures |= {f"spectra_between/{line}": pictures(line, LINE_KINDS) for line in args.lines}
+    figures |= {f"curves/{curve}": pictures(curve, CURVE_KINDS) for curve in args.curves}
     figures["tracking"] = pictures("spectra", ["tracking"] if args.tracking else [])
     figures |= {f"directions/{name}": pictures(name, NULL_KINDS) for name in args.nulls}
     materials = report.Materials(
@@ -40,6 +41,7 @@ def main(args, _world) -> None:
         figures=figures,
         spectra=open_dataset(directory / "spectra.zarr") if args.spectra else None,
         curvatures={plane: open_dataset(directory / "curvature" / f"{plane}.zarr") for plane in args.curvature},
+        curves={curve: open_dataset(directory / "curves" / f"{curve}.zarr") for curve in args.curves},
         lines={line: open_dataset(directory / "spectra_between" / f"{line}.zarr") for line in args.lines},
         tracking=open_dataset(directory / "tracking.zarr") if args.tracking else None,
         jobs=jobs(directory / "logs"),
@@ -71,8 +73,9 @@ if __name__ == "__main__":
     parser.add_argument("--run-dir", type=Path, required=True, help="results/<run>")
     parser.add_argument("--settings", type=json.loads, required=True, help="a config with this run alone, as JSON")
     parser.add_argument("--planes", nargs="*", default=[])
-    parser.add_argument("--directions", nargs="*", default=[], help="sets that the planes use")
+    parser.add_argument("--directions", nargs="*", default=[], help="sets that planes and curves use")
     parser.add_argument("--spectra", nargs="*", default=[], help="kinds of figures, none without spectra")
+    parser.add_argument("--curves", nargs="*", default=[], help="curves, the loss on straight lines")
     parser.add_argument("--lines", nargs="*", default=[], help="lines with spectra between two checkpoints")
     parser.add_argument("--curvature", nargs="*", default=[], help="planes with extreme eigenvalues")
     parser.add_argument("--tracking", action="store_true", help="the run has eigenvectors along training")

@@ -1,12 +1,14 @@
 """Train a run and record its trajectory."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 from lossatlas import backends, cli, store
 from lossatlas.data import load_dataset
 from lossatlas.training import record_training, recorded_iterations
 from lossatlas.trajectory import check_disk
+from lossatlas.zoo import weights
 
 
 def main(args, _world) -> None:
@@ -14,6 +16,10 @@ def main(args, _world) -> None:
     backend = backends.backend(spec["backend"])
     device = backend.set_up(args.device, spec["dtype"], args.threads)
     network = backend.FlatNetwork(backend.build_module(spec["model"], spec["seed"]), device)
+    if "pretrained" in spec["model"]:
+        chosen = spec["model"]
+        file = weights.locate(chosen["name"], chosen["pretrained"], Path(chosen["data_root"]))
+        backend.read_pretrained(file, network)
     dataset = load_dataset(spec["data"])
     trainer = backend.TorchTrainer(
         network, backend.build_loss(spec["loss"]), dataset.train, spec["train"], spec["seed"]

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Tests compute with small arrays: a second thread gains nothing, and on a busy machine the threads wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from lossatlas import store, trajectory

@@ -1,4 +1,4 @@
-"""What notebooks use: `lossatlas.hessian` and `lossatlas.plane`, against dense algebra and closed forms."""
+"""What notebooks use: `hessian`, `plane` and `curve` of `lossatlas`, against dense algebra and closed forms."""
 
 import subprocess
 import sys
@@ -9,6 +9,8 @@ import pytest
 import torch
 from lossatlas.errors import LossAtlasError
 from lossatlas.render import figures
+from lossatlas.render.curves import curves_figure
+from lossatlas.render.style import CHOICES
 from scipy.sparse.linalg import eigsh
 from torch import nn
 from torch.nn import functional
@@ -163,6 +165,63 @@ def test_eigenvector_and_random_planes():
     assert random.attrs["direction_norm"] == pytest.approx([weights, weights], rel=1e-12)
 
 
+def test_orthogonal_axes_keep_the_third_model_at_one(regression):
+    model, (x, y), _ = regression
+    one, two = (nn.Linear(INPUTS, 1, bias=False).double() for _ in range(2))
+    given = {"range": [(-1, 1), (0, 1)], "points": (3, 2), "orthogonalize": True}
+    plane = lossatlas.plane(model, "mse", (x, y), [one, two], **given)
+    u, v = plane["direction"].values
+    assert abs(u @ v) < 1e-12
+    theta, end = (m.weight.detach().numpy()[0] for m in (model, two))
+    assert abs((end - theta - v) @ v) < 1e-12, "what is left lies along x"
+    assert plane.attrs["angle"] == pytest.approx(90)
+    exact = np.mean((x.numpy() @ (theta + v) - y.numpy()[:, 0]) ** 2)
+    assert float(plane["loss"].sel(split="train", x=0, y=1)) == pytest.approx(exact)
+
+
+def test_a_curve_along_the_gradient_of_a_quadratic_is_its_closed_form(regression):
+    model, (x, y), h = regression
+    curve = lossatlas.curve(model, "mse", (x, y), "gradient", range=(-0.2, 1), points=13, test=(x[:6], y[:6]))
+    theta = model.weight.detach().numpy()[0]
+    gradient = 2 / SAMPLES * x.numpy().T @ (x.numpy() @ theta - y.numpy()[:, 0])
+    assert np.allclose(curve["direction"].values[0], -gradient, rtol=1e-12)
+    at = curve["alpha"].values
+    for split, count in (("train", SAMPLES), ("test", 6)):
+        errors = x.numpy()[:count] @ (theta[:, None] - at * gradient[:, None]) - y.numpy()[:count]
+        assert np.allclose(curve["loss"].sel(split=split).values[0], (errors**2).mean(axis=0), rtol=1e-12)
+    exact = (gradient @ gradient) / (gradient @ h @ gradient)
+    assert float(curve["minimum_position"].sel(split="train")[0]) == pytest.approx(exact, abs=0.05)
+
+
+def test_a_curve_to_another_model_starts_here_and_ends_there(tmp_path):
+    model, data, _ = saddle_model()
+    other = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    for to in (other, other.state_dict()):
+        curve = lossatlas.curve(model, "cross-entropy", data, to=to, points=9, range=(-1, 2))
+        at = {alpha: float(curve["loss"].sel(alpha=alpha)[0, 0]) for alpha in (0, 1)}
+        for alpha, module in ((0, model), (1, other)):
+            assert at[alpha] == pytest.approx(functional.cross_entropy(module(data[0]), data[1]).item(), rel=1e-12)
+    assert curve.attrs["random_guess"] == pytest.approx(np.log(3))
+    assert curve.sizes == {"curve": 1, "split": 1, "alpha": 11}
+    figures.save(curves_figure(curve, CHOICES, {}, "mine"), [tmp_path / "curve.png"])
+    assert (tmp_path / "curve.png").stat().st_size > 5000
+
+
+def test_curves_along_eigenvectors_and_random_directions():
+    model, data, dense = saddle_model()
+    curve = lossatlas.curve(model, "cross-entropy", data, "eigen", count=2, range=(-1e-3, 1e-3), points=3)
+    loss = curve["loss"].sel(split="train").values
+    assert (loss[:, 0] - 2 * loss[:, 1] + loss[:, 2]) / 1e-6 == pytest.approx(
+        np.linalg.eigvalsh(dense)[::-1][:2], rel=1e-3
+    )
+    assert curve["converged"].all()
+    seeds = lossatlas.curve(model, "cross-entropy", data, count=3, points=5, seed=4, normalize="model", ignore=[])
+    assert seeds["curve"].values.tolist() == ["random 1", "random 2", "random 3"]
+    assert np.ptp(seeds["loss"].values, axis=0).min() == 0, "they meet in the model"
+    norm = np.sqrt(sum(float(p.detach().square().sum()) for p in model.parameters()))
+    assert seeds["direction_norm"].values == pytest.approx([norm] * 3)
+
+
 def test_gradient_modes_of_the_caller_do_not_matter():
     model, data, dense = saddle_model()
     for mode in (torch.no_grad(), torch.inference_mode()):
@@ -233,6 +292,11 @@ def noisy_loss(outputs, targets):
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, "rndm"), "'rndm' is not one of random, pca, eigen"),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, [np.ones(43)] * 2), "linearly dependent"),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, [{"0.wait": d[0]}] * 2), "no trained parameter '0.wait'"),
+        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, [np.ones(43)]), "1 were given; a plane needs two"),
+        (lambda m, d: lossatlas.curve(m, "cross-entropy", d, to=m), "curve: 'from' and 'to' are one point"),
+        (lambda m, d: lossatlas.curve(m, "cross-entropy", d, range=(1, 2)), "curve: range: [1, 2] must hold 0"),
+        (lambda m, d: lossatlas.curve(m, "cross-entropy", d, points=1), "curve: points: 1 is less than the minimum"),
+        (lambda m, d: lossatlas.curve(m, "cross-entropy", d, []), "directions: none were given"),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, path=[{}]), "path[0]: not a checkpoint of this model"),
     ],
 )

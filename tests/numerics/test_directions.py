@@ -9,10 +9,12 @@ import pytest
 import torch
 import xarray as xr
 from lossatlas import trajectory as trajectory_module
-from lossatlas.backends.torch import Device, FlatNetwork
-from lossatlas.directions import check_independent, make_directions, read_axes
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
+from lossatlas.data import Split, Subset
+from lossatlas.directions import check_independent, make_directions, orthogonalize, read_axes
 from lossatlas.directions import pca as pca_module
-from lossatlas.directions.build import angles
+from lossatlas.directions.build import Axes, angles, variance_shares
+from lossatlas.directions.gradient import batches, gradient
 from lossatlas.directions.pca import pca
 from lossatlas.directions.random import random
 from lossatlas.errors import LossAtlasError
@@ -21,6 +23,7 @@ from lossatlas.normalize import drop, normalize
 from safetensors.numpy import save_file
 from sklearn.decomposition import PCA
 from torch import nn
+from torch.nn import functional
 
 from tests.conftest import ROOT, contents, make_trajectory, mpiexec
 
@@ -90,11 +93,21 @@ def test_zero_slices_stay_zero_and_never_make_nan(mixed):
     assert not part(layout, normalize(raw, theta, layout, "filter"), "dense.weight")[2].any()
 
 
+def joined(layout, vector, *names):
+    return np.concatenate([part(layout, vector, name).reshape(-1) for name in names])
+
+
 def test_layer_and_model_norms(mixed):
     layout, theta, raw = mixed
-    layer = normalize(raw, theta, layout, "layer")
-    for slot in layout:
-        assert np.isclose(np.linalg.norm(layer[slot.slice]), np.linalg.norm(theta[slot.slice]), rtol=1e-14)
+    used = normalize(raw, theta, layout, "layer")
+    for layer in ("conv", "norm", "up", "dense"):
+        r, u, t = (joined(layout, v, f"{layer}.weight", f"{layer}.bias") for v in (raw, used, theta))
+        assert np.allclose(u, r * np.linalg.norm(t) / np.linalg.norm(r), rtol=1e-14, atol=0)
+    used = normalize(drop(raw, layout, ["bias"]), theta, layout, "layer")
+    for layer in ("conv", "up", "dense"):
+        weights = np.linalg.norm(part(layout, theta, f"{layer}.weight"))
+        assert np.isclose(np.linalg.norm(part(layout, used, f"{layer}.weight")), weights, rtol=1e-14)
+        assert not part(layout, used, f"{layer}.bias").any(), "what is dropped plays no part in a layer's norm"
     model = normalize(raw, theta, layout, "model")
     assert np.isclose(np.linalg.norm(model), np.linalg.norm(theta), rtol=1e-14)
     assert np.allclose(model / np.linalg.norm(model), raw / np.linalg.norm(raw), rtol=1e-13)
@@ -348,3 +361,88 @@ def test_a_plane_refuses_a_direction_that_the_set_lacks(tmp_path, random_path):
     assert np.array_equal(axes.vectors, made.used)
     with pytest.raises(LossAtlasError, match=r"direction 3 of .*r.zarr, which holds 2"):
         read_axes([(link, 0), (link, 2)])
+
+
+GRADIENT = {"count": 2, "seed": 5, "batchnorm": "frozen", "batch_size": 4}
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """A small network, its samples and a trajectory of two checkpoints, the last one the network's."""
+    torch.manual_seed(3)
+    module = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    inputs, targets = torch.randn(17, 4, dtype=torch.float64), torch.randint(0, 3, (17,))
+    network = FlatNetwork(module, FLOAT64)
+    thetas = np.stack([np.zeros(network.layout.size), network.parameters()])
+    split = Split(inputs.numpy(), targets.numpy())
+    subset = Subset(split, np.arange(100, 117), split.digest, True)
+    return module, network, subset, make_trajectory(tmp_path, thetas, network.layout)
+
+
+def by_autograd(module, subset):
+    """Return minus the gradient of the mean loss, by one backward pass of PyTorch's."""
+    samples = torch.tensor(subset.samples.inputs), torch.tensor(subset.samples.targets)
+    module.zero_grad()
+    functional.cross_entropy(module(samples[0]), samples[1]).backward()
+    return -torch.cat([p.grad.reshape(-1) for p in module.parameters()]).numpy()
+
+
+def gradients(network, trajectory, subset, spec):
+    loss = build_loss({"name": "cross-entropy"})
+    problems = {n: TorchProblem(network, loss, b.samples, 4) for n, b in batches(subset, spec).items()}
+    return gradient(problems, trajectory, 1, spec)
+
+
+def test_the_negative_gradient_equals_autograds(classifier):
+    module, network, subset, trajectory = classifier
+    made = gradients(network, trajectory, subset, GRADIENT)
+    assert made.labels == ["negative gradient"]
+    assert np.allclose(made.vectors[0], by_autograd(module, subset), rtol=1e-11, atol=1e-14)
+    assert made.notes["samples"] == 17
+
+
+def test_gradients_of_batches_are_those_of_their_samples_and_keyed_by_seed(classifier):
+    module, network, subset, trajectory = classifier
+    spec = {**GRADIENT, "samples": 6}
+    found = batches(subset, spec)
+    assert list(found) == ["negative gradient, batch 1", "negative gradient, batch 2"]
+    made = gradients(network, trajectory, subset, spec)
+    for batch, vector in zip(found.values(), made.vectors, strict=True):
+        assert len(set(batch.index)) == 6, "drawn without replacement"
+        assert np.array_equal(batch.samples.inputs, subset.samples.inputs[batch.index - 100])
+        assert np.allclose(vector, by_autograd(module, batch), rtol=1e-11, atol=1e-14)
+    one, two = (batch.index.tolist() for batch in found.values())
+    assert one != two
+    assert [b.index.tolist() for b in batches(subset, {**spec, "count": 1}).values()] == [one]
+    assert batches(subset, {**spec, "seed": 6})["negative gradient, batch 1"].index.tolist() != one
+    whole = gradients(network, trajectory, subset, {**spec, "samples": 17, "count": 1})
+    assert np.allclose(whole.vectors[0], by_autograd(module, subset), rtol=1e-11, atol=1e-14)
+
+
+def test_impossible_gradients_are_refused(classifier):
+    _, network, subset, trajectory = classifier
+    with pytest.raises(LossAtlasError, match=r"directions.samples: 18, but the evaluation subset has 17"):
+        batches(subset, {**GRADIENT, "samples": 18})
+    network.load(theta=np.full(network.layout.size, np.nan))
+    broken = make_trajectory(trajectory.path.parent, np.full((2, network.layout.size), np.nan), network.layout, "nan")
+    with pytest.raises(LossAtlasError, match="the gradient at iteration 1 is NaN or infinite"):
+        gradients(network, broken, subset, GRADIENT)
+
+
+def test_orthogonalised_axes_span_the_same_plane_and_keep_the_third_checkpoint_at_one(tmp_path, random_path):
+    trajectory = make_trajectory(tmp_path, random_path)
+    ends = [{"iteration": 0}, {"iteration": 12}]
+    made = make_directions(spec("difference", to=ends), trajectory, {})
+    given = Axes(made.used, made.raw.labels, made.variance_share, {})
+    axes = orthogonalize(given, trajectory)
+    (x, y), third = axes.vectors, random_path[12] - random_path[29]
+    assert np.array_equal(x, made.used[0])
+    assert abs(x @ y) < 1e-14 * np.linalg.norm(x) * np.linalg.norm(y)
+    assert axes.notes["angle"] == pytest.approx(90, abs=1e-10)
+    cosine = made.used[0] @ third / np.linalg.norm(made.used[0]) / np.linalg.norm(third)
+    assert axes.notes["angle_given"] == pytest.approx(np.degrees(np.arccos(cosine)), rel=1e-10)
+    coefficients, residual, *_ = np.linalg.lstsq(axes.vectors.T, third, rcond=None)
+    assert coefficients[1] == pytest.approx(1, rel=1e-12)
+    assert residual[0] < 1e-20 * (third @ third)
+    assert np.allclose(axes.variance_share, variance_shares(axes.vectors, trajectory))
+    assert given.notes == {"angle": pytest.approx(axes.angle_given), "angle_given": pytest.approx(axes.angle_given)}

@@ -38,13 +38,13 @@ def test_components_of_equal_steps_are_cosines_with_the_known_shares():
 @pytest.mark.parametrize(("center", "center_rows"), [(99, True), (0, True), (15, False)])  # apart moments
 def test_the_closed_form_agrees_with_a_sampled_walk_of_uneven_steps(center, center_rows):
     lengths = np.linspace(3, 0.5, 99)
-    sampled = sampled_walk(100, 60_000, lengths)
+    sampled = sampled_walk(100, 20_000, lengths)
     m = np.delete(sampled, center, axis=0) - sampled[center]
     m = m - m.mean(axis=0) if center_rows else m
-    left, singular, _ = np.linalg.svd(m, full_matrices=False)
+    moments, axes = np.linalg.eigh(m @ m.T)
     walk, rows = closed_form(100, center, center_rows, 4, lengths)
-    assert np.allclose(walk.moments, singular[:4] ** 2, rtol=0.02)
-    assert np.abs((walk.axes * left[:, :4]).sum(axis=0)).min() > 0.999
+    assert np.allclose(walk.moments, moments[:-5:-1], rtol=0.02)
+    assert np.abs((walk.axes * axes[:, :-5:-1]).sum(axis=0)).min() > 0.999
     assert np.allclose(np.square(walk.coordinates[rows]).sum(axis=0), walk.moments)
 
 

@@ -29,6 +29,33 @@ BAD = [
     ({"runs": {"a": {"model": {}}}}, "runs.a.model: give 'name'"),
     ({"runs": {"a": {"model": {"name": "lenet", "import": "m:f"}}}}, "not both"),
     ({"runs": {"a": {"model": {"import": "no colon"}}}}, "an import path is written as"),
+    (
+        {"runs": {"a": {"model": {"name": "vgg9", "kwargs": {"widht": 8}}}}},
+        "runs.a.model.kwargs: 'widht' is not one of classes, width, batchnorm; did you mean 'width'?",
+    ),
+    (
+        {"runs": {"a": {"model": {"name": "resnet56", "kwargs": {"width": "2x"}}}}},
+        "runs.a.model.kwargs.width: '2x' is not of type integer",
+    ),
+    (
+        {"runs": {"a": {"model": {"name": "resnet50", "pretrained": "imagenet1k-v1"}}}},
+        "runs.a.model.pretrained: there are published weights of 'mobilenet-v2' only",
+    ),
+    (
+        {"runs": {"a": {"model": {"name": "mobilenet-v2", "pretrained": True}}}},
+        "runs.a.model.pretrained: True is not one of imagenet1k-v1, imagenet1k-v2",
+    ),
+    (
+        {
+            "runs": {
+                "a": {
+                    "model": {"name": "mobilenet-v2", "pretrained": "imagenet1k-v1"},
+                    "checkpoints": {"files": "*.pt"},
+                }
+            }
+        },
+        "runs.a.model.pretrained: 'checkpoints' hold all weights; leave it out",
+    ),
     (run(train={"epochs": "many"}), "runs.a.train.epochs: 'many' is not of type number"),
     (run(train={"batch_size": 0}), "runs.a.train.batch_size"),
     (run(train={}, checkpoints={"files": "*.pt"}), "either 'train' or 'checkpoints'"),
@@ -47,6 +74,12 @@ BAD = [
         run(directions={"d": {"kind": "pca", "solver": "incremental", "center_rows": False}}, planes={}),
         "centres",
     ),
+    (
+        run(directions={"g": {"kind": "gradient"}}, planes={"p": {"x": "g/1", "y": "g/2"}}),
+        "runs.a.planes.p.y: 'g/2', but 'g' has only 1 direction(s)",
+    ),
+    (run(directions={"g": {"kind": "gradient", "samples": 0}}, planes={}), "directions.g.samples: 0 is less than"),
+    (run(planes={"p": {"x": "pca/1", "y": "pca/2", "orthogonalize": "y"}}), "orthogonalize: 'y' is not of type bool"),
     (run(tracking={"largest": 0}), "runs.a.tracking: largest and smallest are both 0"),
     (run(tracking={"max_products": 2}), "runs.a.tracking.max_products: 2 is less than largest + smallest, 3"),
     (run(directions={"d": {"kind": "pca", "center": "lst"}}, planes={}), "'lst' does not fit: first, last"),
@@ -66,6 +99,23 @@ BAD = [
         run(spectra_between={"l": {"from": "first", "to": {}, "points": 1}}),
         "spectra_between.l.points: 1 is less than the minimum of 2",
     ),
+    (
+        run(curves={"c": {}}),
+        "runs.a.curves.c: give either 'x' (along directions) or 'to' (between two checkpoints), not none",
+    ),
+    (run(curves={"c": {"x": "pca", "to": {"iteration": 0}}}), "not both"),
+    (run(curves={"c": {"x": "pcb"}}), "runs.a.curves.c.x: no directions 'pcb' in this run; did you mean 'pca'?"),
+    (run(curves={"c": {"x": ["pca/1", "random/3"]}}), "'random/3', but 'random' has only 2 direction(s)"),
+    (run(curves={"c": {"x": "pca/0"}}), "curves.c.x: 'pca/0' does not fit"),
+    (run(curves={"c": {"x": "pca", "from": 3}}), "curves.c.from: belongs to 'to'; a curve with 'x' has none"),
+    (run(curves={"c": {"to": {"iteration": 0}, "center": 3}}), "curves.c.center: belongs to 'x'"),
+    (run(curves={"c": {"x": "pca", "range": [1, 2]}}), "curves.c.range: [1, 2] must hold 0"),
+    (run(curves={"c": {"to": {"iteration": 0}, "range": [-1, 0.5]}}), "curves.c.range: [-1, 0.5] must hold 1"),
+    (run(curves={"c": {"x": "pca", "view": {"loss": [2, 1]}}}), "curves.c.view.loss: [2, 1] is not [smaller, larger]"),
+    (run(curves={"c": {"x": "pca", "view": {"y": [1, 2]}}}), "unknown key 'y'"),
+    (run(curves={"c": {"to": {"run": "b"}}}), "curves.c.to.run: no run 'b'; runs: a"),
+    (run(curves={"c": {"to": {}}}), "runs.a.curves.c: 'from' and 'to' are both iteration 'last' of this run"),
+    (run(curves={"c": {"x": "pca", "points": 2}}), "curves.c.points: 2 is less than the minimum of 3"),
     ({"defaults": {"sead": 1}, **run()}, "unknown key 'sead'; did you mean 'seed'?"),
 ]
 
@@ -118,16 +168,20 @@ def test_config_readme_follows_the_schema():
     assert (ROOT / "config/README.md").read_text() == page.stdout, "run `make docs`"
 
 
-def test_eigenvectors_are_not_bent_unless_asked():
+def test_eigenvectors_gradients_and_differences_are_not_bent_unless_asked():
     directions = {
         "e": {"kind": "eigen"},
         "f": {"kind": "eigen", "normalize": "filter", "ignore": ["bias"]},
+        "g": {"kind": "gradient"},
+        "d": {"kind": "difference", "to": [{"iteration": "first"}]},
         "r": {"kind": "random"},
     }
     found = config.resolve(run(directions=directions, planes={}))["runs"]["a"]["directions"]
     assert {n: (d["normalize"], d["ignore"]) for n, d in found.items()} == {
         "e": ("none", []),
         "f": ("filter", ["bias"]),
+        "g": ("none", []),
+        "d": ("none", []),
         "r": ("filter", ["bias", "norm"]),
     }
 
@@ -145,3 +199,14 @@ def test_one_name_means_one_sort_of_directions():
 @pytest.mark.parametrize(("given", "expected"), [("true", True), ("false", False), (True, True)])
 def test_fresh_from_the_command_line(given, expected):
     assert config.resolve({**run(), "fresh": given})["fresh"] is expected
+
+
+def test_defaults_of_curves_depend_on_where_they_run():
+    found = config.resolve(run(curves={"d": {"x": "random"}, "l": {"to": {"iteration": "first"}}}))["runs"]["a"][
+        "curves"
+    ]
+    assert found["d"] == {"x": "random", "center": "last", "range": [-1, 1], "points": 41, "view": {}}
+    assert found["l"].pop("to") == {"iteration": "first"}
+    assert found["l"] == {"from": "last", "buffers": "interpolate", "range": [-0.5, 1.5], "points": 41, "view": {}}
+    assert config.axes_of(found["d"]) == ["random"]
+    assert config.axes_of(found["l"]) == []

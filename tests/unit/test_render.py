@@ -2,12 +2,14 @@
 
 import imageio_ffmpeg
 import matplotlib.image
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
 from lossatlas.config import resolve
 from lossatlas.render import figures, style, video
 from lossatlas.render.curvature import curvature_figure
+from lossatlas.render.curves import curves_figure
 from lossatlas.render.frame import FrameRenderer
 from lossatlas.render.null import null_figure
 from lossatlas.render.spectrum import line_figure
@@ -268,6 +270,100 @@ def test_axis_labels_carry_the_share_of_variance():
 def test_default_choices_are_the_configs():
     config = resolve({"runs": {"r": {"model": {"name": "lenet"}}}})
     assert config["runs"]["r"]["figures"] == style.CHOICES
+
+
+def line(loss, count=1, ends=(), guess=2.0, **attrs):
+    """Return a store of curves as a dataset, all of one shape; the features are those of the shape alone."""
+    alpha = np.linspace(-1, 2, len(loss))
+    values = np.stack([np.stack([loss, loss + 0.1])] * count)
+    stationary = np.zeros(values.shape, np.int8)
+    stationary[..., len(loss) // 2] = 1
+    feature = {"stationary_points": 1.0, "barrier": 1.5, "barrier_from": 0.0, "barrier_to": 1.0}
+    return xr.Dataset(
+        {
+            "loss": (("curve", "split", "alpha"), values),
+            "accuracy": (("curve", "split", "alpha"), np.full(values.shape, 0.5)),
+            "stationary": (("curve", "split", "alpha"), stationary),
+            **{name: (("curve", "split"), np.full(values.shape[:2], value)) for name, value in feature.items()},
+        },
+        coords={
+            "alpha": ("alpha", alpha, {"long_name": "position: 0 = from, 1 = to"}),
+            "split": ["train", "test"],
+            "curve": [f"curve {k + 1}" for k in range(count)],
+        },
+        attrs={"ends": list(ends), "random_guess": guess, "from": "iteration 0", "to": "iteration 9",
+               "center": "iteration 9", **attrs},
+    )  # fmt: skip
+
+
+HILL = 2.0 - np.abs(np.linspace(-1, 2, 31) - 0.5) ** 2
+BARRIER = np.where((np.linspace(-1, 2, 31) >= -0.01) & (np.linspace(-1, 2, 31) <= 1.01), HILL, 0.6)
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def marked(axes, marker):
+    """Return the positions that are marked at the edges."""
+    return np.concatenate([drawn.get_xdata() for drawn in axes.lines if drawn.get_marker() == marker])
+
+
+def test_a_curve_shows_its_barrier_stationary_points_and_the_random_guess():
+    figure = curves_figure(line(BARRIER, ends=(0.0, 1.0), guess=1.2), CHOICES, {}, "a title")
+    above, below = figure.axes[:2]
+    assert "barrier 1.5" in texts(above)
+    assert "random guess, log C = 1.2" in texts(above)
+    assert any(np.all(np.asarray(drawn.get_ydata()) == 1.2) for drawn in above.lines)
+    assert marked(above, "o") == pytest.approx([0.5])
+    assert not marked(above, "^").size + marked(above, "x").size
+    assert below.get_ylabel() == "accuracy"
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["train samples", "test samples", "stationary points, train: 1"]
+    assert above.get_yscale() == "linear"
+    assert curves_figure(line(BARRIER), {**CHOICES, "scale": "log"}, {}, "").axes[0].get_yscale() == "log"
+    plt.close("all")
+
+
+def test_losses_beyond_the_view_and_nan_and_inf_are_marked_and_counted():
+    loss = np.linspace(0.1, 9.1, 31)
+    loss[[3, 5]] = np.nan, np.inf
+    data = line(loss, guess=40.0)
+    above, *_ = (figure := curves_figure(data, CHOICES, {"loss": [1, 5], "x": [-0.5, 1]}, "")).axes
+    low, high = above.get_ylim()
+    alpha, test = data["alpha"].values, loss + 0.1
+    assert 0.7 < low < 1
+    assert 5 < high < 5.3
+    expected = [alpha[np.isfinite(one) & (one > high)] for one in (test, loss)]
+    assert np.array_equal(marked(above, "^"), np.concatenate(expected))
+    expected = [alpha[np.isfinite(one) & (one < low)] for one in (test, loss)]
+    assert np.array_equal(marked(above, "v"), np.concatenate(expected))
+    assert np.array_equal(marked(above, "x"), np.tile(alpha[[3, 5]], 2))
+    assert above.get_xlim() == (-0.5, 1)
+    assert "random guess, log C = 40, is above" in texts(above)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "NaN or inf: 4 of 62 points" in labels
+    maximum = curves_figure(data, {**CHOICES, "maximum": 3.0}, {}, "").axes[0]
+    assert 3 < maximum.get_ylim()[1] < 3.3
+    plt.close("all")
+
+
+def test_all_curves_of_a_store_share_one_axis():
+    figure = curves_figure(line(BARRIER, count=5), CHOICES, {}, "")
+    above = figure.axes[0]
+    drawn = [one for one in above.lines if len(one.get_xdata()) == 31 and one.get_linestyle() in ("-", "--")]
+    assert len(drawn) == 10
+    assert len({one.get_color() for one in drawn}) == 5
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[:2] == ["curve 1 [1]", "curve 2 [1]"]
+    assert not any(text.startswith("barrier") for text in texts(above)), "five arrows would cover each other"
+    plt.close("all")
+
+
+def test_curves_that_are_nowhere_finite_are_drawn():
+    figure = curves_figure(line(np.full(31, np.nan), guess=None), CHOICES, {}, "")
+    assert marked(figure.axes[0], "x").size == 62
+    plt.close("all")
 
 
 def test_a_path_is_drawn_beside_a_random_walk():

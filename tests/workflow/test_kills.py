@@ -17,7 +17,7 @@ from tests.workflow.conftest import all_contents, run_config, test_config, write
 pytestmark = [pytest.mark.workflow, pytest.mark.mpi]
 TARGETS = ["rank", "job", "controller"]
 STORES = ("--until", "landscape", "spectra")
-EVERY_STORE = (*STORES, "curvature", "tracking")
+EVERY_STORE = (*STORES, "curves", "curvature", "tracking")
 
 
 def long_config() -> dict:
@@ -65,7 +65,10 @@ def victims(controller: psutil.Process, target: str) -> list[psutil.Process]:
             line = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        is_rank = re.search(r"scripts/(landscape|spectra|curvature|tracking)\.py", line) and "python" in line.split()[0]
+        is_rank = (
+            re.search(r"scripts/(landscape|curves|spectra|curvature|tracking)\.py", line)
+            and "python" in line.split()[0]
+        )
         is_job = line.split()[:1] and os.path.basename(line.split()[0]) in ("mpiexec", "mpiexec.hydra")
         is_training = "scripts/train.py" in line and "python" in line.split()[0]
         if {"rank": is_rank, "job": is_job, "train": is_training}[target]:

@@ -76,9 +76,8 @@ def test_the_readmes_examples_stand_for_the_profiles_resources(tmp_path, number)
         found = re.findall(
             rf"(srun .*) -n {tasks} python \S+/{rule}.py .* --ranks {tasks} --threads {threads} ", planned
         )
-        assert len(found) == {"pca": 1, "landscape": 3, "spectra": 1, "curvature": 0, "tracking": 0}[rule], (
-            "not in the demo"
-        )
+        expected = {"pca": 1, "landscape": 3, "curves": 0, "spectra": 1, "curvature": 0, "tracking": 0}
+        assert len(found) == expected[rule], "not in the demo"
 
 
 @pytest.mark.mpi
@@ -115,6 +114,8 @@ def test_the_plan_counts_what_a_run_really_takes(undisturbed):
         "spectra_between/training",
         "curvature/random",
         "tracking",
+        "curves/gaussian",
+        "curves/training",
     ):
         store = (undisturbed / f"results/tiny/{name}.zarr").resolve()
         files = [file for file in store.rglob("*") if file.is_file() and file.name != ".snakemake_timestamp"]

@@ -45,7 +45,7 @@ def decode(source: str, folder) -> tuple[str, object]:
 
 def test_the_report_holds_pictures_and_videos_and_fetches_nothing(undisturbed, tmp_path):
     page = Page((undisturbed / "results/tiny/report.html").read_text())
-    assert [tag for tag, _ in page.sources] == (["video"] + ["img"] * 3) * 3 + ["img"] + ["img"] * 5
+    assert [tag for tag, _ in page.sources] == (["video"] + ["img"] * 3) * 3 + ["img"] + ["img"] * 7
     assert all(link.startswith("#") and link[1:] in page.anchors for link in page.links)
     planes = ["eigen", "pca", "random"]  # the order of the config that the test wrote
     for tag, source in page.sources:
@@ -71,6 +71,8 @@ def test_the_report_says_what_made_it(undisturbed):
         "spectra_between/training",
         "curvature/random",
         "tracking",
+        "curves/gaussian",
+        "curves/training",
     ):
         store = open_finished(undisturbed / f"results/tiny/{name}.zarr")
         assert store.fingerprint[:12] in text
@@ -81,6 +83,8 @@ def test_the_report_says_what_made_it(undisturbed):
         "2.13.0",
         "Pearlmutter",
         "NeurIPS 2018",
+        "Goodfellow",
+        "D.-C. Zhan",
         "tiny/landscape/pca",
     ):
         assert said in text
@@ -105,7 +109,7 @@ def test_snakemakes_report_has_categories_labels_and_captions(undisturbed, tmp_p
     text = (tmp_path / "report.html").read_text()
     for said in ("plane eigen", "Bars are 95 %", "one frame per recorded iteration"):
         assert said in text
-    assert text.count('"labels": {"picture"') == 19
+    assert text.count('"labels": {"picture"') == 21
     for group, count in (
         ("plane pca", 4),
         ("plane random", 5),
@@ -113,6 +117,8 @@ def test_snakemakes_report_has_categories_labels_and_captions(undisturbed, tmp_p
         ("spectra", 3),
         ("line training", 1),
         ("tracking", 1),
+        ("curve gaussian", 1),
+        ("curve training", 1),
     ):
         assert len(re.findall(rf'"labels": \{{"picture": "\w+", "where": "{group}"', text)) == count
 
@@ -131,5 +137,6 @@ def test_captions_are_there_for_every_picture():
         "variants",
         "between",
         "null",
+        "curve",
     }
     assert found == {"workflow", "tracking"} | pictures

@@ -31,17 +31,9 @@ def jobs(done) -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
 
 
-RULES = ("landscape", "spectra", "curvature", "tracking")
-DRAWN = {
-    "video",
-    "figures",
-    "null_figure",
-    "spectra_figures",
-    "line_figure",
-    "curvature_figure",
-    "tracking_figure",
-    "report",
-}
+RULES = ("landscape", "curves", "spectra", "curvature", "tracking")
+DRAWN = {"video", "figures", "curve_figure", "spectra_figures", "line_figure", "curvature_figure", "tracking_figure"}
+DRAWN |= {"null_figure", "report"}
 
 
 def test_dry_run_plans_the_demo_without_torch(poisoned_torch):
@@ -79,6 +71,8 @@ def test_every_target_is_made_and_opens(undisturbed, recwarn):
         "spectra_between/training",
         "curvature/random",
         "tracking",
+        "curves/gaussian",
+        "curves/training",
         "landscape/pca",
         "landscape/random",
     ]
@@ -120,6 +114,30 @@ def test_the_surface_and_the_path_agree_where_they_meet(undisturbed):
     assert np.abs(inside - plane["path_projected_loss"]).max() < 2e-3
 
 
+def test_curves_meet_the_planes_and_the_path(undisturbed):
+    run = undisturbed / "results" / "tiny"
+    along, line = (xr.open_zarr(run / f"curves/{name}.zarr", chunks=None) for name in ("gaussian", "training"))
+    plane = xr.open_zarr(run / "landscape" / "random.zarr", chunks=None)
+    assert along["loss"].dims == ("curve", "split", "alpha")
+    assert along.sizes == {"curve": 2, "split": 2, "alpha": 13, "other_curve": 2}
+    for k, cut in enumerate((plane.sel(y=0), plane.sel(x=0))):
+        at = cut["x" if k == 0 else "y"].values  # every second of the curve's positions
+        for name in ("loss", "accuracy"):
+            assert np.allclose(along[name][k].values[:, ::2], cut[name].values, rtol=1e-6), at
+    assert np.array_equal(along["loss"].sel(alpha=0).values, np.stack([plane["path_true_loss"].values[:, -1]] * 2))
+    ends = line["loss"].sel(alpha=[0, 1]).values[0]
+    assert np.allclose(ends, plane["path_true_loss"].values[:, [0, -1]], rtol=1e-6)
+    assert along.attrs["random_guess"] == pytest.approx(np.log(10))
+
+
+def test_what_a_figure_shows_of_a_curve_recomputes_nothing(undisturbed, tmp_path):
+    curves = test_config()["runs"]["tiny"]["curves"]
+    curves["gaussian"]["view"] = {"loss": [0, 5]}
+    file = write_config(tmp_path, test_config(curves=curves))
+    planned = jobs(snakemake("-n", "--configfile", str(file), cwd=undisturbed))
+    assert planned.keys() - {"all", "total"} == {"curve_figure", "report"}
+
+
 def test_nothing_is_done_twice(undisturbed):
     done = run_config(undisturbed, test_config())
     assert "Nothing to be done" in done.stdout + done.stderr
@@ -132,9 +150,12 @@ def test_nothing_is_done_twice(undisturbed):
         ({"figures": {"levels": 7}}, DRAWN),
         (
             {"evaluation": {"train_samples": 90, "test_samples": 50, "batch_size": 40}},
-            {"eigen", "spectra", "landscape", "curvature", "tracking", *DRAWN} - {"null_figure"},
+            {"eigen", "spectra", "landscape", "curves", "curvature", "tracking", *DRAWN} - {"null_figure"},
         ),
-        ({"seed": 1}, {"train", "pca", "directions", "eigen", "spectra", "landscape", "curvature", "tracking", *DRAWN}),
+        (
+            {"seed": 1},
+            {"train", "pca", "directions", "eigen", "spectra", "landscape", "curves", "curvature", "tracking", *DRAWN},
+        ),
     ],
     ids=["video", "figures", "evaluation", "seed"],
 )

@@ -1,18 +1,18 @@
 """LossAtlas: the loss surface of a training run as data, pictures and video.
 
-In notebooks ``lossatlas.hessian(model, loss, data)`` and ``lossatlas.plane(model, loss, data)`` need neither
+In notebooks ``lossatlas.hessian``, ``lossatlas.plane`` and ``lossatlas.curve`` of (model, loss, data) need neither
 Snakemake nor MPI; see ``lossatlas.api``.
 """
 
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["hessian", "plane"]
+__all__ = ["curve", "hessian", "plane"]
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: a dry run imports this package and must not import a deep-learning framework.
-    if name in ("hessian", "plane"):
+    if name in __all__:
         from lossatlas import api
 
         return getattr(api, name)

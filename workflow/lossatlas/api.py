@@ -1,10 +1,10 @@
-"""For notebooks: the Hessian and planes of a PyTorch model at hand, without Snakemake, MPI or files.
+"""For notebooks: the Hessian, planes and curves of a PyTorch model at hand, without Snakemake, MPI or files.
 
 The code underneath is that of the workflow, and so are the numbers. The model is copied, never changed.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import numpy as np
 import xarray as xr
 from scipy.sparse.linalg import LinearOperator
 
-from lossatlas import config, landscape, store, units
+from lossatlas import config, curves, landscape, store, units
 from lossatlas import directions as direction_sets
 from lossatlas.backends import torch as backend
 from lossatlas.data import Split, Subset
 from lossatlas.directions.build import Axes, DirectionSet
 from lossatlas.directions.eigen import eigen
+from lossatlas.directions.gradient import gradient
 from lossatlas.directions.pca import pca
 from lossatlas.directions.random import random
 from lossatlas.directions.raw import RawDirections
@@ -206,9 +207,12 @@ def plane(
     border: float = 0.4,
     normalize: str | None = None,
     ignore: Sequence[str] | None = None,
+    orthogonalize: bool = False,
     seed: int = 0,
     batch_size: int = 250,
     dtype: str | None = None,
+    strategy: str = "auto",
+    precision: str = "full",
 ) -> xr.Dataset:
     """Return the loss on a plane through the model's present parameters, with the path projected onto it.
 
@@ -223,34 +227,120 @@ def plane(
             tensors by parameter name (those left out are zero), or a module (its parameters minus the model's).
         path: earlier checkpoints, state dicts or modules, in order; the model itself is the last point.
         test: a second set of samples, as ``data``.
-        points: grid points along x and y.
+        points, strategy, precision: grid points along x and y, and how they are evaluated, as in the config.
         range: ((x from, x to), (y from, y to)) in multiples of the directions; left out it is the extent of the
             path plus ``border`` times it on each side, and [-1, 1] for random directions or without a path.
         normalize, ignore: as in the config (``none``, ``model``, ``layer``, ``filter``; ``bias``, ``norm``). Left
             out random directions are filter-normalised without biases and norm parameters (Li et al. 2018), all
             others are taken as they are.
+        orthogonalize: make the second direction orthogonal to the first, unscaled.
 
     Raises:
         LossAtlasError: as for ``hessian``, or the two directions span no plane.
     """
     drawn = isinstance(directions, str) and directions == "random"
-    spec = {"points": list(points), "border": border, "center": "last"}
+    spec = {"points": list(points), "border": border, "center": "last", "orthogonalize": orthogonalize}
+    spec |= {"strategy": strategy, "precision": precision}
     if range is not None or drawn:
         spec["range"] = dict(zip(("x", "y"), map(list, range or [(-1, 1)] * 2), strict=True))
     choices = {"center": "last", "seed": seed, "normalize": normalize or ("filter" if drawn else "none")}
     choices["ignore"] = list(ignore) if ignore is not None else (["bias", "norm"] if drawn else [])
     config.check({"x": "a/1", "y": "a/2", **spec}, "plane", "plane")
     config.check({"kind": "random", **choices, "batch_size": batch_size}, "directions", "plane")
-    splits = {"train": data} | ({"test": test} if test is not None else {})
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
-        splits = {name: _split(given) for name, given in splits.items()}
-        subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}
-        network = backend.FlatNetwork(model, backend.device_of(model, dtype))
-        problems = backend.problems(network, backend.as_loss(loss), subsets, batch_size)
+        network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype)
         trajectory = _record(Path(folder), model, list(path), network)
-        raw = _raw(directions, choices, trajectory, problems["train"], network)
+        raw = _raw(directions, choices, trajectory, problems["train"], network, 2)
         made = direction_sets.complete(raw, choices, trajectory)
-        return _evaluate(Path(folder), spec, made, trajectory, problems, subsets)
+        return _evaluate_plane(Path(folder), spec, made, trajectory, problems, subsets)
+
+
+def curve(
+    model: Any,
+    loss: Any,
+    data: Any,
+    directions: str | Sequence[Any] = "random",
+    *,
+    to: Any = None,
+    count: int = 1,
+    test: Any = None,
+    points: int = 41,
+    range: Sequence[float] | None = None,
+    normalize: str | None = None,
+    ignore: Sequence[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    dtype: str | None = None,
+) -> xr.Dataset:
+    """Return the loss on straight lines through the model's present parameters.
+
+    The dataset is what ``curves/<name>.zarr`` of the workflow holds: ``loss(curve, split, alpha)``, ``accuracy`` where
+    targets are classes, and for each curve stationary points, barrier, monotonicity and minimum; besides, the vectors
+    ``direction(curve, parameter)`` and for eigenvectors ``eigenvalue``, ``residual`` and ``converged``.
+    ``lossatlas.render.curves.curves_figure`` draws it.
+
+    Args:
+        model, loss, data, test, batch_size, dtype: as for ``plane``.
+        directions: ``"random"``; ``"eigen"``, Hessian eigenvectors of the largest eigenvalues; ``"gradient"``, the
+            negative gradient; or directions as for ``plane``, any number of them.
+        to: another model or its state dict, in place of ``directions``: the curve leads from the model (alpha = 0) to
+            this one (1), and BatchNorm's running statistics move along.
+        count: random directions or eigenvectors.
+        points, range: equally spaced positions; left out the range is [-1, 1], and [-0.5, 1.5] with ``to``.
+        normalize, ignore, seed: as for ``plane``.
+
+    Raises:
+        LossAtlasError: as for ``hessian``; or model and ``to`` are one point or differ in their parameters.
+    """
+    drawn = isinstance(directions, str) and directions == "random"
+    spec: dict[str, Any] = {"points": points, "range": list(range or ((-1, 1) if to is None else (-0.5, 1.5)))}
+    choices = {"center": "last", "seed": seed, "normalize": normalize or ("filter" if drawn else "none")}
+    choices["ignore"] = list(ignore) if ignore is not None else (["bias", "norm"] if drawn else [])
+    config.check(spec, "curve", "curve")
+    config.check({"kind": "random", **choices, "count": count, "batch_size": batch_size}, "directions", "curve")
+    for end in (0,) if to is None else (0, 1):
+        if not spec["range"][0] <= end <= spec["range"][1]:
+            raise LossAtlasError(f"curve: range: {spec['range']} must hold {end}")
+    with tempfile.TemporaryDirectory() as folder, backend.own_modes():
+        network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype)
+        trajectory = _record(Path(folder), model, [] if to is None else [to], network)
+        known = backend.as_loss(loss) is backend.as_loss("cross-entropy")
+        guess = curves.random_guess({"name": "cross-entropy" if known else ""}, subsets["train"].samples.targets)
+        course: curves.Course
+        if to is None:
+            raw = _raw(directions, choices, trajectory, problems["train"], network, count)
+            course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory)
+        else:
+            course, added = _between(spec, trajectory), {}
+        plan = curves.Plan(spec, course, problems, subsets, guess)
+        evaluator = curves.Evaluator(course, problems)
+        return _compute("curves", Path(folder), spec, plan.build, lambda _: evaluator, curves.finish).assign(added)
+
+
+def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[curves.Along, dict]:
+    """Return the curves along directions through the model, and what the dataset says of these besides."""
+    axes = Axes(made.used, made.raw.labels, made.variance_share, {})
+    course = curves.Along({**spec, "center": "last"}, axes, trajectory)
+    course.attributes["center"] = "the model"
+    added = {"direction": (("curve", "parameter"), made.used)}
+    return course, added | {name: ("curve", values) for name, values in made.raw.values.items()}
+
+
+def _between(spec: dict, trajectory: Trajectory) -> curves.Between:
+    """Return the curve from the model, the last checkpoint, to the first."""
+    ends = {"from": "last", "to": {"iteration": "first"}, "buffers": "interpolate"}
+    course = curves.Between({**spec, **ends}, trajectory, {}, "curve")
+    course.labels = ["the model to the other one"]
+    course.attributes |= {"from": "the model", "to": "the other one"}
+    return course
+
+
+def _problems(model: Any, loss: Any, data: Any, test: Any, batch_size: int, dtype: str | None) -> tuple:
+    """Return the network, and problems and subsets by split."""
+    splits = {"train": _split(data)} | ({"test": _split(test)} if test is not None else {})
+    subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}
+    network = backend.FlatNetwork(model, backend.device_of(model, dtype))
+    return network, backend.problems(network, backend.as_loss(loss), subsets, batch_size), subsets
 
 
 def _record(folder: Path, model: Any, path: Sequence[Any], network: Any) -> Trajectory:
@@ -269,43 +359,60 @@ def _record(folder: Path, model: Any, path: Sequence[Any], network: Any) -> Traj
     return Trajectory(made.path)
 
 
-def _raw(chosen: Any, choices: dict, trajectory: Trajectory, problem: Problem, network: Any) -> RawDirections:
-    """Make the two directions."""
+def _raw(
+    chosen: Any, choices: dict, trajectory: Trajectory, problem: Problem, network: Any, count: int
+) -> RawDirections:
+    """Make ``count`` directions of a kind, or read those that are given."""
     last, seed = len(trajectory) - 1, choices["seed"]
     if not isinstance(chosen, str):
         vectors = [backend.as_direction(network, one, f"directions[{k}]") for k, one in enumerate(chosen)]
-        if len(vectors) != 2:
-            raise LossAtlasError(f"directions: {len(vectors)} were given; a plane needs two")
-        return RawDirections(np.stack(vectors), ["direction 1", "direction 2"])
+        if not vectors:
+            raise LossAtlasError("directions: none were given")
+        return RawDirections(np.stack(vectors), [f"direction {k + 1}" for k in range(len(vectors))])
     if chosen == "random":
-        return random(trajectory.layout.size, 2, seed)
+        return random(trajectory.layout.size, count, seed)
     if chosen == "pca":
         if last < 3:
             raise LossAtlasError(f"directions: 'pca' needs a path of at least 3 earlier checkpoints, got {last}")
-        return pca(trajectory, last, 2, True, "gram", seed)
+        return pca(trajectory, last, count, True, "gram", seed)
     if chosen == "eigen":
-        search = {"largest": 2, "smallest": 0, "tolerance": 1e-3, "max_products": 300, "memory_gb": 2.0}
+        search = {"largest": count, "smallest": 0, "tolerance": 1e-3, "max_products": 300, "memory_gb": 2.0}
         return eigen(problem, trajectory, last, {**search, "seed": seed})
-    raise LossAtlasError(f"directions: {chosen!r} is not one of random, pca, eigen, nor a pair of directions")
+    if chosen == "gradient":
+        return gradient({"negative gradient": problem}, trajectory, last, {})
+    raise LossAtlasError(f"directions: {chosen!r} is not one of random, pca, eigen, gradient, nor a list of directions")
 
 
-def _evaluate(folder: Path, spec: dict, made: DirectionSet, trajectory: Trajectory, *on: dict) -> xr.Dataset:
-    """Evaluate all points of a plane and return the store's contents, in memory; ``on`` are problems and subsets."""
+def _evaluate_plane(folder: Path, spec: dict, made: DirectionSet, trajectory: Trajectory, *on: dict) -> xr.Dataset:
+    """Evaluate all points of a plane; ``on`` are problems and subsets."""
+    if len(made.used) != 2:
+        raise LossAtlasError(f"directions: {len(made.used)} were given; a plane needs two")
     direction_sets.check_independent(made.used, made.raw.labels)
     axes = Axes(made.used, made.raw.labels, made.variance_share, {})
+    if spec["orthogonalize"]:
+        axes = direction_sets.orthogonalize(axes, trajectory)
     planned = landscape.Plane(spec, axes, trajectory, *on)
-    fingerprint = store.Fingerprint("landscape", spec)
-    made_store = store.create(folder / "landscape.zarr", folder, fingerprint, planned.build)
-    evaluator = landscape.Evaluator(made_store, axes, trajectory, planned.problems)
-    units.compute(made_store, evaluator, World(), Timing(), "static", "plane")
-    landscape.finish(made_store, {})
-    dataset = xr.open_zarr(made_store.path, chunks=None).load()
+
+    def evaluator(made_store: store.Store) -> landscape.Evaluator:
+        return landscape.Evaluator(made_store, axes, trajectory, planned.problems)
+
+    dataset = _compute("landscape", folder, spec, landscape.with_strategy(planned), evaluator, landscape.finish)
+    dataset["direction"] = (("axis", "parameter"), axes.vectors)
+    return dataset.assign({name: ("axis", values) for name, values in made.raw.values.items()})
+
+
+def _compute(kind: str, folder: Path, spec: dict, build: Callable, evaluator: Callable, finish: Callable) -> xr.Dataset:
+    """Make a store in a temporary folder and return its contents, in memory."""
+    made = store.create(folder / f"{kind}.zarr", folder, store.Fingerprint(kind, spec), build)
+    units.compute(made, evaluator(made), World(), Timing(), "static", kind)
+    finish(made, {})
+    dataset = xr.open_zarr(made.path, chunks=None).load()
     for key in ("fingerprint", "provenance", "content", "chunk_files", "attempts", "finished", "subset_stratified"):
         del dataset.attrs[key]  # these speak of stores on disk
     for key in ("samples", "subset_digest", "nonfinite_points"):  # files such as NetCDF hold no dicts
         dataset.attrs |= {f"{key}_{split}": value for split, value in dataset.attrs.pop(key).items()}
-    dataset["direction"] = (("axis", "parameter"), made.used)
-    return dataset.assign({name: ("axis", values) for name, values in made.raw.values.items()})
+    dataset.attrs = {key: value for key, value in dataset.attrs.items() if value not in (None, [])}
+    return dataset
 
 
 def _split(data: Any) -> Split:

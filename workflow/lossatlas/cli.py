@@ -48,7 +48,7 @@ def plane_arguments(description: str) -> argparse.ArgumentParser:
     add_trajectories(parser)
     for name in ("x", "y"):
         told = f"direction of the {name} axis, counted from 1"
-        parser.add_argument(f"--{name}", type=_axis, required=True, metavar="STORE:NUMBER", help=told)
+        parser.add_argument(f"--{name}", type=axis, required=True, metavar="STORE:NUMBER", help=told)
     return parser
 
 
@@ -57,9 +57,10 @@ def other_paths(args: argparse.Namespace, losses: bool) -> Others:
     return Others({name: Trajectory(file) for name, file in args.other}, losses)
 
 
-def _axis(text: str) -> tuple[Path, int]:
+def axis(text: str) -> tuple[Path, int | None]:
+    """Parse ``STORE:NUMBER``, counted from 1, into the path and an index from 0; ``STORE:all`` has no index."""
     path, number = text.rsplit(":", 1)
-    return Path(path), int(number) - 1
+    return Path(path), None if number == "all" else int(number) - 1
 
 
 def add_trajectories(parser: argparse.ArgumentParser) -> None:

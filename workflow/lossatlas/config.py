@@ -146,9 +146,8 @@ def _deref(rules: dict) -> dict:
     return rules
 
 
-def rule_of(kind: str) -> str:
-    """Return the workflow's rule that makes directions of a kind."""
-    return kind if kind in ("eigen", "pca") else "directions"
+NETWORK_KINDS = ("eigen", "gradient")
+"""Kinds of directions that need the network itself; each has a rule of its own, as `pca` has."""
 
 
 def _check_names(runs: dict) -> None:
@@ -156,10 +155,10 @@ def _check_names(runs: dict) -> None:
     kinds: dict[str, str] = {}
     for run, settings in runs.items():
         for name, directions in settings["directions"].items():
-            before = kinds.setdefault(name, directions["kind"])
-            if rule_of(before) != rule_of(directions["kind"]):
+            kind, before = directions["kind"], kinds.setdefault(name, directions["kind"])
+            if kind != before and {kind, before} & {"pca", *NETWORK_KINDS}:
                 raise LossAtlasError(
-                    f"config: runs.{run}.directions.{name}: kind {directions['kind']!r} here and {before!r} in "
+                    f"config: runs.{run}.directions.{name}: kind {kind!r} here and {before!r} in "
                     "another run; give one of them another name"
                 )
 
@@ -174,6 +173,7 @@ def _check_run(where: str, run: dict, config: dict) -> None:
             raise LossAtlasError(f"config: {where}.{key}: give 'name' (built in) or 'import' (your own)")
         if not chosen:
             run[key]["name"] = default
+    _check_pretrained(where, run)
     if "train" in run and "checkpoints" in run:
         raise LossAtlasError(f"config: {where}: give either 'train' or 'checkpoints', not both")
     if "checkpoints" not in run:
@@ -184,14 +184,26 @@ def _check_run(where: str, run: dict, config: dict) -> None:
     for name, plane in run["planes"].items():
         _check_plane(f"{where}.planes.{name}", plane, run["directions"])
         _check_paths(f"{where}.planes.{name}.paths", plane, where.split(".", 1)[1], config)
+    for name, curve in run["curves"].items():
+        _check_curve(f"{where}.curves.{name}", curve, where.split(".", 1)[1], run["directions"], config)
     for name, line in run["spectra_between"].items():
         _check_line(f"{where}.spectra_between.{name}", line, where.split(".", 1)[1], config)
 
 
+def _check_pretrained(where: str, run: dict) -> None:
+    if "pretrained" not in run["model"]:
+        return
+    if run["model"].get("name") != "mobilenet-v2":
+        raise LossAtlasError(f"config: {where}.model.pretrained: there are published weights of 'mobilenet-v2' only")
+    if "checkpoints" in run:
+        raise LossAtlasError(f"config: {where}.model.pretrained: 'checkpoints' hold all weights; leave it out")
+
+
 def _check_directions(where: str, directions: dict, config: dict) -> None:
     kind = directions["kind"]
-    directions.setdefault("normalize", "none" if kind == "eigen" else "filter")
-    directions.setdefault("ignore", [] if kind == "eigen" else ["bias", "norm"])
+    unbent = kind in ("difference", *NETWORK_KINDS)
+    directions.setdefault("normalize", "none" if unbent else "filter")
+    directions.setdefault("ignore", [] if unbent else ["bias", "norm"])
     needed = {"difference": "to", "file": "path"}.get(kind)
     if needed and needed not in directions:
         raise LossAtlasError(f"config: {where}: kind {kind!r} needs the key {needed!r}")
@@ -232,21 +244,62 @@ def _check_pairs(where: str, search: dict | None) -> None:
 
 def _check_plane(where: str, plane: dict, directions: dict) -> None:
     for axis in ("x", "y"):
-        name, number = split_axis(plane[axis])
-        if name not in directions:
-            near = difflib.get_close_matches(name, directions, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"directions: {', '.join(directions) or 'none'}"
-            raise LossAtlasError(f"config: {where}.{axis}: no directions {name!r} in this run; {hint}")
-        available = count(directions[name])
-        if available is not None and number >= available:
-            raise LossAtlasError(
-                f"config: {where}.{axis}: {plane[axis]!r}, but {name!r} has only {available} direction(s)"
-            )
+        _check_axis(f"{where}.{axis}", plane[axis], directions)
     if plane["x"] == plane["y"]:
         raise LossAtlasError(f"config: {where}: x and y are both {plane['x']!r}; a plane needs two directions")
+    if plane["strategy"] == "eager" and plane["precision"] != "full":
+        raise LossAtlasError(
+            f"config: {where}.precision: {plane['precision']!r} needs another strategy than 'eager'; leave it out"
+        )
     for axis, interval in plane.get("range", {}).items():
-        if not interval[0] < interval[1]:
-            raise LossAtlasError(f"config: {where}.range.{axis}: {interval} is not [smaller, larger]")
+        _check_interval(f"{where}.range.{axis}", interval)
+
+
+def _check_axis(where: str, axis: str, directions: dict) -> None:
+    name, number = split_axis(axis)
+    if name not in directions:
+        near = difflib.get_close_matches(name, directions, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"directions: {', '.join(directions) or 'none'}"
+        raise LossAtlasError(f"config: {where}: no directions {name!r} in this run; {hint}")
+    available = count(directions[name])
+    if None not in (available, number) and number >= available:
+        raise LossAtlasError(f"config: {where}: {axis!r}, but {name!r} has only {available} direction(s)")
+
+
+def _check_interval(where: str, interval: list) -> None:
+    if not interval[0] < interval[1]:
+        raise LossAtlasError(f"config: {where}: {interval} is not [smaller, larger]")
+
+
+def _check_curve(where: str, curve: dict, name: str, directions: dict, config: dict) -> None:
+    """Fill what depends on the kind of a curve, and check it."""
+    if ("x" in curve) == ("to" in curve):
+        raise LossAtlasError(
+            f"config: {where}: give either 'x' (along directions) or 'to' (between two checkpoints), "
+            f"not {'both' if 'x' in curve else 'none'}"
+        )
+    kind, other = ("x", "to") if "x" in curve else ("to", "x")
+    keys = {"x": {"center": "last", "range": [-1, 1]}, "to": {"from": "last", "range": [-0.5, 1.5]}}
+    keys["to"]["buffers"] = "interpolate"
+    for key in (keys[other].keys() - keys[kind].keys()) & curve.keys():
+        raise LossAtlasError(f"config: {where}.{key}: belongs to {other!r}; a curve with {kind!r} has none")
+    for key, value in keys[kind].items():
+        curve.setdefault(key, value)
+    for key, interval in {"range": curve["range"], **{f"view.{k}": i for k, i in curve["view"].items()}}.items():
+        _check_interval(f"{where}.{key}", interval)
+    for end in (0, 1) if kind == "to" else (0,):
+        if not curve["range"][0] <= end <= curve["range"][1]:
+            raise LossAtlasError(f"config: {where}.range: {curve['range']} must hold {end}")
+    if kind == "to":
+        _check_line(where, curve, name, config)
+    for axis in axes_of(curve):
+        _check_axis(f"{where}.x", axis, directions)
+
+
+def axes_of(curve: dict) -> list[str]:
+    """Return the directions of a curve as a list, nothing between checkpoints."""
+    x = curve.get("x", [])
+    return [x] if isinstance(x, str) else x
 
 
 def _check_paths(where: str, plane: dict, name: str, config: dict) -> None:
@@ -264,13 +317,15 @@ def count(directions: dict) -> int | None:
         return None
     if directions["kind"] == "eigen":
         return directions["largest"] + directions["smallest"]
+    if directions["kind"] == "gradient" and "samples" not in directions:
+        return 1
     return len(directions["to"]) if directions["kind"] == "difference" else directions["count"]
 
 
-def split_axis(axis: str) -> tuple[str, int]:
-    """Split ``pca/2`` into the name of the set and the index counted from 0."""
-    name, number = axis.split("/")
-    return name, int(number) - 1
+def split_axis(axis: str) -> tuple[str, int | None]:
+    """Split ``pca/2`` into the name of the set and the index counted from 0; ``pca`` has no index."""
+    name, _, number = axis.partition("/")
+    return name, int(number) - 1 if number else None
 
 
 def document() -> Iterator[tuple[str, str, str, str]]:
@@ -279,8 +334,9 @@ def document() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _document(prefix: str, rules: dict) -> Iterator[tuple[str, str, str, str]]:
+    named = rules.get("then", {}).get("properties", {})  # what holds of built-in choices only
     for key, sub in rules.get("properties", {}).items():
-        full = {**_deref(sub), **sub}
+        full = {**_deref(sub), **_deref(named.get(key, {})), **sub}
         path = f"{prefix}{key}"
         default = (
             yaml.safe_dump(full["default"], default_flow_style=True).split("\n...")[0].strip()

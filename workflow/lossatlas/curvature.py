@@ -78,6 +78,7 @@ class Plan:
                 "batchnorm": batchnorm_note(self.spec, "frozen: running statistics of theta_c"),
                 "x_label": self.axes.labels[0],
                 "y_label": self.axes.labels[1],
+                **self.axes.notes,
                 "parameters": size,
                 "operator": self.spec["operator"],
                 "parameter_patterns": self.spec["parameters"],

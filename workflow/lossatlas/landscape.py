@@ -4,6 +4,8 @@ All evaluations lie on one axis ``point``: the grid row by row, then each checkp
 then each checkpoint itself; those of other runs come after the run's own. A unit of work is one chunk of that axis.
 """
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +88,7 @@ class Plane:
             "y_label": self.axes.labels[1],
             "variance_share": self.axes.variance_share.tolist(),
             "direction_norm": np.linalg.norm(self.axes.vectors, axis=1).tolist(),
+            **self.axes.notes,
             "samples": {name: len(subset) for name, subset in subsets},
             "subset_digest": {name: subset.digest for name, subset in subsets},
             "subset_stratified": {name: subset.stratified for name, subset in subsets},
@@ -129,6 +132,42 @@ def metric_names(problems: dict[str, Problem]) -> tuple[str, ...]:
     return next(iter(problems.values())).metric_names
 
 
+CHOICES = ("strategy", "precision")
+"""Keys of a plane's spec, and of its store's attributes, that say how its points are evaluated."""
+
+
+def choices_of(values: dict) -> dict[str, Any]:
+    """Return what ``restrict`` takes of a plane's spec or of its store's attributes; what is missing has a default."""
+    return {key: values[key] for key in CHOICES if key in values}
+
+
+def with_strategy(plane: Plane, label: str | None = None) -> Callable[[zarr.Group], None]:
+    """Return the plane's ``build``, which also chooses how points are evaluated and says so in the store.
+
+    The choice depends on the clock, and strategies differ by rounding. So it is made once, by who creates the store.
+
+    Args:
+        label: name of the job, put before what is printed; without one nothing is.
+    """
+
+    def build(group: zarr.Group) -> None:
+        plane.build(group)
+        row = plane.trajectory.row_of(plane.spec["center"], "plane.center")
+        at = plane.trajectory.parameters(row), plane.axes.vectors, plane.trajectory.buffers(row)
+        ends = [group[name][:][[0, -1]] for name in ("x", "y") if name in group]
+        points = np.array([np.mean(ends, axis=1), *itertools.product(*ends)])
+        count, problem = group[units.ARRAY].shape[0], next(iter(plane.problems.values()))
+        chosen = problem.choose_evaluation(*at, points, count, **choices_of(plane.spec))
+        if label:
+            print(f"{label}: points are evaluated by strategy {chosen.told}", flush=True)
+        precision = plane.spec.get("precision", "full")
+        group.attrs.update(strategy=chosen.strategy, strategy_note=chosen.told, precision=precision)
+        if chosen.error is not None:
+            group.attrs.update(precision_error=chosen.error, precision_error_points=points.tolist())
+
+    return build
+
+
 class Evaluator:
     """Evaluates the points of a landscape store, by number."""
 
@@ -144,7 +183,8 @@ class Evaluator:
         self.checkpoints = [*((trajectory, row) for row in range(len(trajectory))), *evaluated]
         row = trajectory.row_of(store.attrs["center"], "plane.center")
         center, buffers = trajectory.parameters(row), trajectory.buffers(row)
-        self.planes = [p.restrict(center, axes.vectors, buffers) for p in problems.values()]
+        choices = choices_of(store.attrs)
+        self.planes = [p.restrict(center, axes.vectors, buffers, **choices) for p in problems.values()]
         x, y = store["x"][:], store["y"][:]
         grid_points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
         projected = np.stack([store["path_x"][:], store["path_y"][:]], axis=1)

@@ -1,6 +1,6 @@
-"""Scaling directions to the norms of theta (Li et al. 2018; "Norm", "LayNorm", "FilNorm" of Li et al. 2024)."""
+"""Scaling directions to the norms of theta: "Norm", "LayNorm" and "FilNorm" of Li et al. 2024 (appendix A.3)."""
 
-from collections.abc import Iterator
+from collections import defaultdict
 
 import numpy as np
 
@@ -22,34 +22,39 @@ def drop(direction: np.ndarray, layout: ParameterLayout, ignore: list[str]) -> n
 def normalize(direction: np.ndarray, theta: np.ndarray, layout: ParameterLayout, how: str) -> np.ndarray:
     """Return ``direction`` scaled to the norms of ``theta``, both of shape (N,).
 
-    ``how`` is ``none``; ``model`` (one factor, d ||theta|| / ||d||); ``layer`` (one factor per tensor); or
-    ``filter`` (one factor per filter, d_ij ||theta_ij|| / ||d_ij||, GradVis eq. 2). A slice of zeros stays
-    zero. Biases and norm parameters that were not dropped count as one filter per tensor.
+    ``how`` is ``none``; ``model`` (Norm: one factor, ||theta|| / ||d|| over all parameters); ``layer`` (LayNorm: one
+    factor for all tensors of a layer together, weights and biases; a layer is the module that owns them); or
+    ``filter`` (FilNorm, Li et al. 2018: one factor per filter, ||theta_ij|| / ||d_ij||; GradVis eq. 2). Biases and norm
+    parameters that were not dropped count as one filter per tensor. A tensor or filter of zeros stays zero, and plays
+    no part in the norm of its layer; so biases that were dropped leave the weights of theta alone to be compared with.
     """
     out = np.array(direction, dtype=np.float64)
     theta = np.asarray(theta, dtype=np.float64)
-    if how == "none":
-        return out
     if how == "model":
-        return out * _ratio(theta, out, axes=None)
-    for d, t, axes in _slices(out, theta, layout, per_filter=how == "filter"):
-        d *= _ratio(t, d, axes)
+        return out * _ratio(theta, out)
+    if how == "layer":
+        for parts in _layers(out, layout):
+            above, below = (sum(np.square(vector[part]).sum() for part in parts) for vector in (theta, out))
+            for part in parts:
+                out[part] *= np.sqrt(above / below)
+    if how == "filter":
+        for slot in layout:
+            d, t = (vector[slot.slice].reshape(slot.shape) for vector in (out, theta))
+            axes = None if slot.filter_axis is None else tuple(set(range(d.ndim)) - {slot.filter_axis})
+            d *= _ratio(t, d, axes)
     return out
 
 
-def _slices(
-    direction: np.ndarray, theta: np.ndarray, layout: ParameterLayout, per_filter: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[int, ...] | None]]:
-    """Yield views of both vectors, tensor by tensor, with the axes that one norm runs over."""
+def _layers(direction: np.ndarray, layout: ParameterLayout) -> list[list[slice]]:
+    """Return where the tensors of each layer lie, those left out in which the direction is zero."""
+    owned = defaultdict(list)
     for slot in layout:
-        d, t = direction[slot.slice].reshape(slot.shape), theta[slot.slice].reshape(slot.shape)
-        axes = None
-        if per_filter and slot.filter_axis is not None:
-            axes = tuple(axis for axis in range(len(slot.shape)) if axis != slot.filter_axis)
-        yield d, t, axes
+        if direction[slot.slice].any():
+            owned[slot.name.rpartition(".")[0]].append(slot.slice)
+    return list(owned.values())
 
 
-def _ratio(theta: np.ndarray, direction: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+def _ratio(theta: np.ndarray, direction: np.ndarray, axes: tuple[int, ...] | None = None) -> np.ndarray:
     """Return ||theta|| / ||direction|| over ``axes`` (None: all), 0 where the direction is zero."""
     above = np.sqrt(np.sum(np.square(theta), axis=axes, keepdims=True))
     below = np.sqrt(np.sum(np.square(direction), axis=axes, keepdims=True))

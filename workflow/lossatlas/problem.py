@@ -27,6 +27,14 @@ class Restriction(Protocol):
         """Return the metrics (point, metric), in the order of ``Problem.metric_names``, at ``points`` (point, k)."""
 
 
+class Evaluation(Protocol):
+    """How points are evaluated: a ``strategy`` by name, why in words, and the largest ``error`` of a loss if any."""
+
+    strategy: str
+    told: str
+    error: float | None
+
+
 CHOICES = ("operator", "parameters", "memory_gb", "strategy")
 """Keys of a spec that say which matrix is meant and how its products are computed."""
 
@@ -82,5 +90,19 @@ class Problem(Protocol):
     def choose_strategy(self, theta: np.ndarray, buffers: np.ndarray, width: int, **choices: Any) -> Choice:
         """Return how products with ``width`` vectors at once are to be computed; measured, where it is not given."""
 
-    def restrict(self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray) -> Restriction:
-        """Return the loss on the subspace through ``center`` spanned by the rows of ``directions``."""
+    def restrict(self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, **choices: Any) -> Restriction:
+        """Return the loss on the subspace through ``center`` spanned by the rows of ``directions``.
+
+        What it finds at a point does not depend on the other points, bit for bit. ``choices`` say how it is computed.
+        """
+
+    def choose_evaluation(
+        self,
+        center: np.ndarray,
+        directions: np.ndarray,
+        buffers: np.ndarray,
+        points: np.ndarray,
+        count: int,
+        **choices: Any,
+    ) -> Evaluation:
+        """Return how ``count`` points are to be evaluated; measured at some ``points``, where it is not given."""

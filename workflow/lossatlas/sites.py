@@ -74,10 +74,11 @@ class Line:
     """Points of the straight line theta_from + t (theta_to - theta_from) (GradVis section 3.4).
 
     Args:
-        spec: keys ``from``, ``to``, ``points``, ``extend`` and ``buffers`` of the config.
+        spec: keys ``from``, ``to`` and ``buffers`` of the config; ``points`` and ``extend`` give the coordinate.
         trajectory: of the run at t = 0.
         others: trajectories of the other runs by name.
         where: config key of the line, for messages.
+        coordinate: positions on the line, in place of those that ``points`` and ``extend`` give.
 
     Raises:
         LossAtlasError: the other run has another network, an iteration was not recorded, or the two ends are one
@@ -87,7 +88,14 @@ class Line:
     axis, long_name = "position", "position on the line: 0 = from, 1 = to"
     measures = ("loss", "gradient_norm")
 
-    def __init__(self, spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], where: str):
+    def __init__(
+        self,
+        spec: dict,
+        trajectory: Trajectory,
+        others: dict[str, Trajectory],
+        where: str,
+        coordinate: np.ndarray | None = None,
+    ):
         target = spec["to"]
         other = others[target["run"]] if "run" in target else trajectory
         check_same_network(trajectory, other, f"{where}.to.run: run {target.get('run')!r}")
@@ -97,7 +105,9 @@ class Line:
         if length == 0:
             raise LossAtlasError(f"{where}: 'from' and 'to' are one point; give two different checkpoints")
         self.interpolated = spec["buffers"] == "interpolate"
-        self.coordinate = np.linspace(-spec["extend"], 1 + spec["extend"], spec["points"])
+        if coordinate is None:
+            coordinate = np.linspace(-spec["extend"], 1 + spec["extend"], spec["points"])
+        self.coordinate = coordinate
         self._variances = variance_mask(trajectory)
         clipped = np.array([int(self._below_zero(t).sum()) for t in self.coordinate])
         self.arrays = {

@@ -37,7 +37,15 @@ from lossatlas.errors import LossAtlasError
 FORMAT = 1
 """Version of the stores' structure; part of every fingerprint."""
 
-ALGORITHMS = {"trajectory": 1, "directions": 4, "landscape": 1, "spectra": 2, "curvature": 1, "tracking": 1}
+ALGORITHMS = {
+    "trajectory": 1,
+    "directions": 5,
+    "landscape": 1,
+    "curves": 1,
+    "spectra": 2,
+    "curvature": 1,
+    "tracking": 1,
+}
 """Version of each kind's numbers; raise it when an algorithm changes, and its stores are computed anew."""
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "zarr", "mpi4py")

@@ -55,6 +55,7 @@ SPECTRA_FIGURES = ("density", "distribution", "evolution")
 LINE_FIGURES = ("between",)
 CURVATURE_FIGURES = ("curvature",)
 NULL_FIGURES = ("null",)
+CURVE_FIGURES = ("curve",)
 
 
 wildcard_constraints:
@@ -62,6 +63,7 @@ wildcard_constraints:
     plane=r"[A-Za-z0-9][A-Za-z0-9_-]*",
     directions=r"[A-Za-z0-9][A-Za-z0-9_-]*",
     line=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+    curve=r"[A-Za-z0-9][A-Za-z0-9_-]*",
 
 
 def everything():
@@ -113,6 +115,8 @@ def problem_spec(run):
         spec[key] = own_code(f"runs.{run}.{key}", settings[key])
     if spec["data"].get("name", "fashion-mnist-mini") != "fashion-mnist-mini":
         spec["data"] = {**spec["data"], "data_root": CONFIG["data_root"]}
+    if "pretrained" in spec["model"]:
+        spec["model"] = {**spec["model"], "data_root": CONFIG["data_root"]}
     return spec
 
 
@@ -139,6 +143,12 @@ def dataset_ready(wildcards):
     """Return the marker of a downloaded dataset, nothing for embedded and own data."""
     name = RUNS[wildcards.run]["data"].get("name")
     return [] if name in (None, "fashion-mnist-mini") else [f"{CONFIG['data_root']}/.{name}.ready"]
+
+
+def weights_ready(wildcards):
+    """Return the marker of downloaded weights, nothing where training begins with seeded ones."""
+    model = RUNS[wildcards.run]["model"]
+    return [f"{CONFIG['data_root']}/.{model['name']}-{model['pretrained']}.ready"] if "pretrained" in model else []
 
 
 def fresh():
@@ -205,8 +215,8 @@ def curvature_spec(wildcards):
     spec, settings = plane_spec(wildcards), plane_settings(wildcards)
     if "curvature" not in settings:
         raise WorkflowError(f"config: runs.{wildcards.run}.planes.{wildcards.plane}: no key 'curvature'")
-    of_grid = ("points", "points_per_chunk", "paths_losses")
-    plane = {key: value for key, value in spec["plane"].items() if key not in of_grid}
+    left_out = ("points", "points_per_chunk", "paths_losses", "strategy", "precision")
+    plane = {key: value for key, value in spec["plane"].items() if key not in left_out}
     return {**spec, "plane": plane, "curvature": settings["curvature"]}
 
 
@@ -219,6 +229,45 @@ def curvature_results(run):
     """Return the stores and pictures of the curvature on a run's planes."""
     figures = [file for p in curved_planes(run) for file in expand(figure_files(p, CURVATURE_FIGURES, "png"), run=run)]
     return [*(f"{RESULTS}/{run}/curvature/{plane}.zarr" for plane in curved_planes(run)), *figures]
+
+
+def curve_settings(wildcards):
+    try:
+        return RUNS[wildcards.run]["curves"][wildcards.curve]
+    except KeyError:
+        raise WorkflowError(f"config: runs.{wildcards.run}.curves: no {wildcards.curve!r}")
+
+
+def curve_spec(wildcards):
+    """Return what determines a store of curves; what its figure shows is no part of it."""
+    settings = {key: value for key, value in curve_settings(wildcards).items() if key != "view"}
+    return {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"], "curve": settings}
+
+
+def curve_stores(wildcards):
+    """Return the direction sets of a curve, nothing between checkpoints."""
+    names = {config_module.split_axis(axis)[0] for axis in config_module.axes_of(curve_settings(wildcards))}
+    return [f"{RESULTS}/{wildcards.run}/directions/{name}.zarr" for name in sorted(names)]
+
+
+def curve_arguments(wildcards):
+    """Return the arguments that hand a script the directions of a curve."""
+    axes = [config_module.split_axis(axis) for axis in config_module.axes_of(curve_settings(wildcards))]
+    paths = [(f"{RESULTS}/{wildcards.run}/directions/{name}.zarr", number) for name, number in axes]
+    return " ".join(f"--x {path}:{'all' if number is None else number + 1}" for path, number in paths)
+
+
+def curve_end(wildcards):
+    """Return the other run at the end of a curve, if it is another one."""
+    end = curve_settings(wildcards).get("to", {})
+    return [end["run"]] if "run" in end else []
+
+
+def curve_results(run):
+    """Return the stores and pictures of a run's curves."""
+    curves = RUNS[run]["curves"]
+    figures = [file for curve in curves for file in expand(figure_files(curve, CURVE_FIGURES, "png"), run=run)]
+    return [*(f"{RESULTS}/{run}/curves/{curve}.zarr" for curve in curves), *figures]
 
 
 def spectra_spec(wildcards):
@@ -311,7 +360,8 @@ def tracking_files(run):
     return made if "tracking" in RUNS[run] else []
 
 
-def eigen_spec(wildcards):
+def derivatives_spec(wildcards):
+    """Return what determines directions that need the network: eigenvectors and gradients."""
     spec = {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"]}
     return {**spec, "directions": directions_spec(wildcards)}
 
@@ -331,10 +381,10 @@ def null_results(run):
     return [file for name in pca_sets(run) for file in expand(figure_files(name, NULL_FIGURES, "png"), run=run)]
 
 
-def sets_of_rule(rule):
-    """Return a pattern of the names of direction sets that a rule makes."""
-    kinds = [(n, d["kind"]) for settings in RUNS.values() for n, d in settings["directions"].items()]
-    return "|".join(sorted({name for name, kind in kinds if config_module.rule_of(kind) == rule})) or "(?!)"
+def sets_of_kind(*kinds):
+    """Return a pattern of the names of direction sets of these kinds."""
+    named = [(n, d["kind"]) for settings in RUNS.values() for n, d in settings["directions"].items()]
+    return "|".join(sorted({name for name, kind in named if kind in kinds})) or "(?!)"
 
 
 def axis_store(wildcards, axis):
@@ -348,8 +398,9 @@ def axis_argument(wildcards, axis):
 
 
 def sets_in_use(run):
-    """Return the direction sets that a run's planes lie in."""
+    """Return the direction sets that a run's planes and curves lie in."""
     axes = [plane[axis] for plane in RUNS[run]["planes"].values() for axis in ("x", "y")]
+    axes += [axis for curve in RUNS[run]["curves"].values() for axis in config_module.axes_of(curve)]
     return sorted({config_module.split_axis(axis)[0] for axis in axes})
 
 
@@ -357,6 +408,7 @@ def leads_to(run):
     """Return the other runs that a run's differences, lines and planes name."""
     ends = [end for d in RUNS[run]["directions"].values() for end in d.get("to", [])]
     ends += [line["to"] for line in RUNS[run]["spectra_between"].values()]
+    ends += [curve["to"] for curve in RUNS[run]["curves"].values() if "to" in curve]
     shown = [other for plane in RUNS[run]["planes"].values() for other in plane.get("paths", [])]
     return {*(end["run"] for end in ends if "run" in end), *shown}
 
@@ -381,6 +433,7 @@ def planned_stores(run):
         **how,
         "directions": counts,
         "planes": settings["planes"],
+        "curves": {name: {**c, "axes": config_module.axes_of(c)} for name, c in settings["curves"].items()},
         "spectra": settings.get("spectra"),
         "spectra_stores": spectra_stores(run),
         "spectra_between": settings["spectra_between"],

@@ -13,7 +13,7 @@ rule directions:
     benchmark:
         f"{RESULTS}/{{run}}/logs/directions/{{directions}}.benchmark.tsv"
     wildcard_constraints:
-        directions=sets_of_rule("directions"),
+        directions=sets_of_kind("random", "difference", "file"),
     conda:
         "../../envs/torch.yaml"
     threads: lambda wildcards: directions_spec(wildcards)["threads"]
@@ -45,7 +45,7 @@ rule pca:
     benchmark:
         f"{RESULTS}/{{run}}/logs/directions/{{directions}}.benchmark.tsv"
     wildcard_constraints:
-        directions=sets_of_rule("pca"),
+        directions=sets_of_kind("pca"),
     conda:
         "../../envs/torch.yaml"
     threads: MPI["ranks"] * MPI["threads_per_rank"]
@@ -83,7 +83,7 @@ rule eigen:
     benchmark:
         f"{RESULTS}/{{run}}/logs/directions/{{directions}}.benchmark.tsv"
     wildcard_constraints:
-        directions=sets_of_rule("eigen"),
+        directions=sets_of_kind("eigen"),
     conda:
         "../../envs/torch.yaml"
     threads: lambda wildcards: directions_spec(wildcards)["threads"]
@@ -91,9 +91,9 @@ rule eigen:
         mem_mb=8000,
         runtime=growing(240),
     params:
-        script=SCRIPTS / "eigen.py",
+        script=SCRIPTS / "derivatives.py",
         run_dir=run_dir,
-        spec=lambda wildcards: as_json(eigen_spec(wildcards)),
+        spec=lambda wildcards: as_json(derivatives_spec(wildcards)),
         device=lambda wildcards: RUNS[wildcards.run]["device"],
         threads=lambda wildcards: directions_spec(wildcards)["threads"],
         fresh=fresh(),
@@ -104,3 +104,10 @@ rule eigen:
         " --label {wildcards.run}/directions/{wildcards.directions} --spec {params.spec:q}"
         " --trajectory {input.trajectory} --device {params.device} --threads {params.threads} {params.fresh}"
         " 2>&1 | logged {log}"
+
+
+use rule eigen as gradient with:
+    wildcard_constraints:
+        directions=sets_of_kind("gradient"),
+    message:
+        "Negative gradients {wildcards.directions} of {wildcards.run}"

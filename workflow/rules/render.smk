@@ -57,6 +57,34 @@ rule curvature_figure:
         " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
 
 
+rule curve_figure:
+    input:
+        curves=f"{RESULTS}/{{run}}/curves/{{curve}}.zarr",
+    output:
+        figure_files("{curve}", CURVE_FIGURES, "pdf"),
+        reported_figures("{curve}", CURVE_FIGURES, "curve {curve}"),
+    log:
+        f"{RESULTS}/{{run}}/logs/figures/curves/{{curve}}.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/figures/curves/{{curve}}.benchmark.tsv"
+    conda:
+        "../../envs/render.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=growing(10),
+    params:
+        script=SCRIPTS / "figures.py",
+        choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
+        view=lambda wildcards: as_json(curve_settings(wildcards)["view"]),
+        prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/{wildcards.curve}",
+        title=lambda wildcards: f"{wildcards.run}: curve {wildcards.curve}",
+    message:
+        "Figure of curve {wildcards.curve} of {wildcards.run}"
+    shell:
+        "python {params.script} --curves {input.curves} --view {params.view:q}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+
+
 rule spectra_figures:
     input:
         spectra=f"{RESULTS}/{{run}}/spectra.zarr",
@@ -177,7 +205,7 @@ rule null_figure:
     benchmark:
         f"{RESULTS}/{{run}}/logs/figures/null/{{directions}}.benchmark.tsv"
     wildcard_constraints:
-        directions=sets_of_rule("pca"),
+        directions=sets_of_kind("pca"),
     conda:
         "../../envs/render.yaml"
     resources:
@@ -273,6 +301,7 @@ rule report:
             for figure in expand(figure_files(plane, PLANE_FIGURES, "png"), run=wildcards.run)
         ],
         lambda wildcards: expand(figure_files("spectra", spectra_figures(wildcards.run), "png"), run=wildcards.run),
+        lambda wildcards: curve_results(wildcards.run),
         lambda wildcards: line_results(wildcards.run),
         lambda wildcards: curvature_results(wildcards.run),
         lambda wildcards: tracking_files(wildcards.run),
@@ -296,6 +325,7 @@ rule report:
         directions=lambda wildcards: sets_in_use(wildcards.run),
         spectra=lambda wildcards: " ".join(["--spectra", *spectra_figures(wildcards.run)]),
         lines=lambda wildcards: " ".join(["--lines", *RUNS[wildcards.run]["spectra_between"]]),
+        curves=lambda wildcards: " ".join(["--curves", *RUNS[wildcards.run]["curves"]]),
         curvature=lambda wildcards: " ".join(["--curvature", *curved_planes(wildcards.run)]),
         tracking=lambda wildcards: "--tracking" if tracking_files(wildcards.run) else "",
         nulls=lambda wildcards: " ".join(["--nulls", *pca_sets(wildcards.run)]),
@@ -304,4 +334,4 @@ rule report:
     shell:
         "python {params.script} --run {wildcards.run} --run-dir {params.run_dir} --settings {params.settings:q}"
         " --planes {params.planes} --directions {params.directions} {params.spectra} {params.lines}"
-        " {params.curvature} {params.tracking} {params.nulls} --output {output} 2>&1 | logged {log}"
+        " {params.curves} {params.curvature} {params.tracking} {params.nulls} --output {output} 2>&1 | logged {log}"

@@ -19,9 +19,30 @@ rule download:
         "python {params.script} --dataset {wildcards.dataset} --root {params.root:q} 2>&1 | logged {log}"
 
 
+rule weights:
+    output:
+        touch(f"{CONFIG['data_root']}/.{{network}}-{{weights}}.ready"),
+    log:
+        f"{CONFIG['data_root']}/.{{network}}-{{weights}}.log",
+    wildcard_constraints:
+        network="mobilenet-v2",
+        weights="imagenet1k-v1|imagenet1k-v2",
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        root=lambda wildcards: CONFIG["data_root"],
+        script=SCRIPTS / "weights.py",
+    message:
+        "Download weights {wildcards.weights} of {wildcards.network} into {params.root}"
+    shell:
+        "python {params.script} --network {wildcards.network} --name {wildcards.weights} --root {params.root:q}"
+        " 2>&1 | logged {log}"
+
+
 rule train:
     input:
         dataset_ready,
+        weights_ready,
     output:
         directory(f"{RESULTS}/{{run}}/trajectory.zarr"),
     log:

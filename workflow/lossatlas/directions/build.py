@@ -153,12 +153,48 @@ def angles(vectors: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Axes:
-    """The two directions of a plane: ``vectors`` (2, N), their labels and shares of the path's variance."""
+    """Directions to walk along: ``vectors`` (2, N) of a plane or (curve, N), labels and shares of the path's variance.
+
+    ``angle_given`` of a plane is the angle in degrees before y was made orthogonal to x, None if it was not.
+    """
 
     vectors: np.ndarray
     labels: list[str]
     variance_share: np.ndarray
     identities: dict[str, list[str]]
+    angle_given: float | None = None
+
+    @property
+    def notes(self) -> dict[str, float]:
+        """What a store says about the axes of a plane: their angle in degrees, as drawn and as given."""
+        angle = float(angles(self.vectors)[0, 1])
+        given = angle if self.angle_given is None else self.angle_given
+        return {"angle": angle, "angle_given": given}
+
+
+def read_directions(parts: list[tuple[Path, int | None]]) -> Axes:
+    """Read any number of directions, each as (store, number); no number stands for all of a store.
+
+    Where two sets have a label in common, all labels begin with the name of their set.
+
+    Raises:
+        LossAtlasError: a set has fewer directions than asked for.
+    """
+    vectors, labels, sets, shares, identities = [], [], [], [], {}
+    for path, number in parts:
+        store = open_finished(path)
+        available = store["used"].shape[0]
+        if number is not None and number >= available:
+            raise LossAtlasError(f"directions: direction {number + 1} of {path}, which holds {available}")
+        for k in range(available) if number is None else [number]:
+            vectors.append(store["used"][k])
+            labels.append(str(store["direction"][k]))
+            sets.append(path.stem)
+            shares.append(float(store["variance_share"][k]))
+        identities[f"directions/{path.stem}"] = store.identity
+    if len(identities) > 1 and len(set(labels)) < len(labels):
+        labels = [f"{name}: {label}" for name, label in zip(sets, labels, strict=True)]
+    return Axes(np.stack(vectors), labels, np.array(shares), identities)
 
 
 def read_axes(parts: list[tuple[Path, int]]) -> Axes:
@@ -167,19 +203,24 @@ def read_axes(parts: list[tuple[Path, int]]) -> Axes:
     Raises:
         LossAtlasError: a set has fewer directions than asked for, or the two are linearly dependent.
     """
-    vectors, labels, shares, identities = [], [], [], {}
-    for path, number in parts:
-        store = open_finished(path)
-        available = store["used"].shape[0]
-        if number >= available:
-            raise LossAtlasError(f"plane: direction {number + 1} of {path}, which holds {available}")
-        vectors.append(store["used"][number])
-        labels.append(str(store["direction"][number]))
-        shares.append(float(store["variance_share"][number]))
-        identities[f"directions/{path.stem}"] = store.identity
-    axes = Axes(np.stack(vectors), labels, np.array(shares), identities)
-    check_independent(axes.vectors, labels)
+    axes = read_directions(parts)
+    check_independent(axes.vectors, axes.labels)
     return axes
+
+
+def orthogonalize(axes: Axes, trajectory: Trajectory) -> Axes:
+    """Return axes whose y is what is left of y after its share along x is taken away (Gram-Schmidt, in float64).
+
+    y is not scaled to its former length, so that theta_c + y is as far from the x axis as before: in a plane through
+    three checkpoints the third one keeps the coordinate 1 on y.
+    """
+    x, y = axes.vectors
+    for _ in range(2):  # the second pass takes away what rounding left
+        y = y - (y @ x) / (x @ x) * x
+    vectors = np.stack([x, y])
+    labels = [axes.labels[0], f"{axes.labels[1]}, orthogonal to x"]
+    shares = variance_shares(vectors, trajectory)
+    return Axes(vectors, labels, shares, axes.identities, float(angles(axes.vectors)[0, 1]))
 
 
 def check_independent(vectors: np.ndarray, labels: list[str]) -> None:

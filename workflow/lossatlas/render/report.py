@@ -31,6 +31,8 @@ _CAPTIONS = {
     "variants": "Densities of several matrices at the last iteration.",
     "tracking": "Eigenvalues along training in the colours of their eigenvectors; overlaps with the tracked iteration "
     "before; shares of gradient and step in the subspace of the eigenvectors.",
+    "curve": "Loss and accuracy on straight lines through parameter space. Circles are stationary points; an arrow "
+    "shows the barrier, from the higher end to the highest point between the ends.",
     "evolution": "Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes.",
     "between": "Loss, extreme eigenvalues with the trace (bars are 95 % intervals over probes), and the density of the "
     "Hessian's eigenvalues on the straight line between the two checkpoints, which dotted lines mark.",
@@ -42,6 +44,10 @@ _WORKS = {
     "gradvis": "A. Chatzimichailidis, F.-J. Pfreundt, N. R. Gauger, J. Keuper. GradVis: Visualization and Second Order "
     "Analysis of Optimization Surfaces during the Training of Deep Neural Networks. MLHPC 2019. (eigenvector planes, "
     "spectra along training)",
+    "mining": "X.-C. Li, L. Li, D.-C. Zhan. Visualizing, Rethinking, and Mining the Loss Landscape of Deep Neural "
+    "Networks. 2024. (kinds of curves, stationary points)",
+    "interpolation": "I. J. Goodfellow, O. Vinyals, A. M. Saxe. Qualitatively Characterizing Neural Network "
+    "Optimization Problems. ICLR 2015. (linear interpolation)",
     "products": "B. A. Pearlmutter. Fast Exact Multiplication by the Hessian. Neural Computation 6(1), 1994.",
     "quadrature": "L. Lin, Y. Saad, C. Yang. Approximating Spectral Densities of Large Matrices. SIAM Review 58(1), "
     "2016. (stochastic Lanczos quadrature)",
@@ -73,6 +79,7 @@ class Materials:
     figures: dict[str, list[Path]]
     spectra: xr.Dataset | None = None
     curvatures: dict[str, xr.Dataset] = field(default_factory=dict)
+    curves: dict[str, xr.Dataset] = field(default_factory=dict)
     lines: dict[str, xr.Dataset] = field(default_factory=dict)
     tracking: xr.Dataset | None = None
     jobs: list[tuple[str, float, float]] = field(default_factory=list)
@@ -86,6 +93,7 @@ def render(materials: Materials) -> str:
     stores |= {f"directions/{name}": dataset for name, dataset in m.directions.items()}
     stores |= {f"landscape/{name}": dataset for name, dataset in m.landscapes.items()}
     stores |= {f"curvature/{name}": dataset for name, dataset in m.curvatures.items()}
+    stores |= {f"curves/{name}": dataset for name, dataset in m.curves.items()}
     if m.spectra is not None:
         stores["spectra"] = m.spectra
     stores |= {f"spectra_between/{name}": dataset for name, dataset in m.lines.items()}
@@ -96,6 +104,7 @@ def render(materials: Materials) -> str:
         run=m.run,
         summary=_summary(m),
         planes=[_plane(name, m) for name in m.landscapes],
+        curves=[_curve(name, m) for name in m.curves],
         spectra=_spectra(m),
         nulls=[_null(name, m) for name in m.directions if f"directions/{name}" in m.figures],
         lines=[_line(name, m) for name in m.lines],
@@ -219,6 +228,37 @@ def _curvature_facts(curvature: xr.Dataset) -> list[tuple]:
     ]  # fmt: skip
 
 
+_CURVE_HEAD = ["curve", "samples", "smallest loss", "at α", "stationary points", "barrier", "above the chord",
+               "monotonicity"]  # fmt: skip
+
+
+def _curve(name: str, m: Materials) -> dict:
+    """Return the section of one store of curves, with a row for each curve and split."""
+    curves, attrs, alpha = m.curves[name], m.curves[name].attrs, m.curves[name]["alpha"].values
+    where = f"from {attrs['from']} to {attrs['to']}, {attrs['length']:.4g} apart" if attrs["ends"] else attrs["center"]
+    guess = attrs["random_guess"]
+    facts = [
+        ("line" if attrs["ends"] else "centre", where),
+        ("positions", f"{len(alpha)} points, α from {alpha[0]:.3g} to {alpha[-1]:.3g}"),
+        ("samples", ", ".join(f"{count} {split}" for split, count in attrs["samples"].items())),
+        ("loss of a random guess", "none" if guess is None else f"log C = {guess:.4g}"),
+        ("points that are NaN or inf", ", ".join(f"{n} on {split}" for split, n in attrs["nonfinite_points"].items())),
+        ("monotonicity", curves["monotonicity"].attrs["long_name"]),
+        ("barrier", f"{curves['barrier'].attrs['long_name']}; these are 0 and 1" if attrs["ends"] else
+                    f"{curves['barrier'].attrs['long_name']}: the lowest points on either side of the centre"),
+        ("BatchNorm", attrs["batchnorm"]),
+    ]  # fmt: skip
+    rows = []
+    for one in (
+        curves.isel(curve=k).sel(split=split) for k in range(curves.sizes["curve"]) for split in curves["split"]
+    ):
+        numbers = [f"{float(one[key]):.4g}" for key in ("minimum", "minimum_position", "stationary_points", "barrier",
+                                                        "barrier_above_chord", "monotonicity")]  # fmt: skip
+        rows.append([str(one["curve"].values), str(one["split"].values), *numbers])
+    return {"name": name, "facts": facts, "head": _CURVE_HEAD, "rows": rows,
+            "figures": _figures(m.figures[f"curves/{name}"])}  # fmt: skip
+
+
 def _spectra(m: Materials) -> dict | None:
     if m.spectra is None:
         return None
@@ -310,7 +350,9 @@ def _ranks(record: dict) -> Iterable[list]:
 
 def _works(m: Materials, version: str) -> list[str]:
     kinds = {dataset.attrs["kind"] for dataset in m.directions.values()}
-    wanted = ["landscape"] if m.landscapes else []
+    wanted = ["landscape"] if m.landscapes or m.curves else []
+    wanted += ["mining"] if m.curves else []
+    wanted += ["interpolation"] if any(curves.attrs["ends"] for curves in m.curves.values()) else []
     quadrature = m.spectra is not None or bool(m.lines)
     searched = "eigen" in kinds or m.tracking is not None
     wanted += ["gradvis"] if quadrature or searched else []

@@ -5,8 +5,19 @@ from collections.abc import Callable
 
 def builder(name: str) -> Callable:
     """Return the builder of a built-in network."""
+    return builders()[name]
+
+
+def builders() -> dict[str, Callable]:
+    """Return the builders of all built-in networks by name; the schema lists their keyword arguments."""
     from lossatlas.zoo.lenet import lenet
     from lossatlas.zoo.mlp import mlp
-    from lossatlas.zoo.resnet import resnet20, resnet20_noshort
+    from lossatlas.zoo.mobilenet import mobilenet_v2
+    from lossatlas.zoo.resnet import resnet, resnet50
+    from lossatlas.zoo.vgg import vgg9, vgg11
 
-    return {"lenet": lenet, "mlp": mlp, "resnet20": resnet20, "resnet20-noshort": resnet20_noshort}[name]
+    named = {"lenet": lenet, "mlp": mlp, "vgg9": vgg9, "vgg11": vgg11}
+    for depth in (20, 32, 56, 110):
+        named[f"resnet{depth}"] = resnet(depth)
+        named[f"resnet{depth}-noshort"] = resnet(depth, shortcut=False)
+    return {**named, "resnet50": resnet50, "mobilenet-v2": mobilenet_v2}

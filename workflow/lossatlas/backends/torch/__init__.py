@@ -2,7 +2,7 @@
 
 from lossatlas.backends.torch.at_hand import as_direction, collect, load_weights
 from lossatlas.backends.torch.build import as_loss, build_loss, build_module
-from lossatlas.backends.torch.checkpoints import read_checkpoint
+from lossatlas.backends.torch.checkpoints import read_checkpoint, read_pretrained
 from lossatlas.backends.torch.device import Device, device_of, own_modes, set_up
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.problem import TorchProblem, problems
@@ -23,6 +23,7 @@ __all__ = [
     "own_modes",
     "problems",
     "read_checkpoint",
+    "read_pretrained",
     "set_up",
     "training_steps",
 ]

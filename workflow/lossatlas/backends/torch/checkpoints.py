@@ -57,6 +57,22 @@ def read_checkpoint(file: Path, network: FlatNetwork) -> None:
     network.module.load_state_dict(tensors)
 
 
+def read_pretrained(file: Path, network: FlatNetwork) -> None:
+    """Load published weights; a last layer of another number of classes keeps the weights that it has.
+
+    Raises:
+        LossAtlasError: names or other shapes differ from the network's.
+    """
+    tensors, own = read_tensors(file), network.module.state_dict()
+    last_layer = list(own)[-2:]  # weight and bias
+    replaced = {name: own[name] for name in last_layer if name in tensors and tensors[name].shape != own[name].shape}
+    try:
+        network.module.load_state_dict({**tensors, **replaced})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise LossAtlasError(f"model.pretrained: {file} does not fit the network: {reason}") from error
+
+
 def _restore_ties(tensors: dict[str, Tensor], network: FlatNetwork) -> dict[str, Tensor]:
     """Fill in names that .safetensors files drop because they are tied to another parameter."""
     names: dict[int, list[str]] = {}

@@ -91,18 +91,18 @@ def split(joint: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, fx.Gra
                 place = alone
             place.add(node)
     used = dict.fromkeys(source for node in [*rest, output] for source in node.all_input_nodes)
-    primal, saved = _part(joint, inputs, free, [node for node in joint.graph.nodes if node in free and node in used])
-    along, prepared = _part(joint, [v], alone, [node for node in joint.graph.nodes if node in alone and node in used])
-    tangent, _ = _part(joint, [*saved, *prepared], rest, output.args[0])
+    primal, saved = part(joint, inputs, free, [node for node in joint.graph.nodes if node in free and node in used])
+    along, prepared = part(joint, [v], alone, [node for node in joint.graph.nodes if node in alone and node in used])
+    tangent, _ = part(joint, [*saved, *prepared], rest, output.args[0])
     return primal, along, tangent
 
 
-def _part(joint: fx.GraphModule, inputs: list, chosen: set, outputs: list | fx.Node) -> tuple[fx.GraphModule, list]:
+def part(joint: fx.GraphModule, inputs: list, chosen: set, outputs: list | fx.Node) -> tuple[fx.GraphModule, list]:
     """Return the chosen nodes of a graph as a graph of their own, and the nodes that it returns."""
     graph, several = fx.Graph(), isinstance(outputs, list)
     copies = {node: graph.placeholder(f"given_{i}") for i, node in enumerate(inputs)}
     for node in joint.graph.nodes:
-        if node in chosen and node not in copies:
+        if node in chosen and node not in copies and node.op != "output":
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[node] for node in outputs) if several else copies[outputs])
     graph.eliminate_dead_code()

@@ -39,6 +39,7 @@ class FlatNetwork:
             parameter.data = self.theta[slot.slice].view(slot.shape)
         self._frozen = [(n, p) for n, p in self.module.named_parameters() if not p.requires_grad]
         persistent = self.module.state_dict().keys()
+        self.stages: dict[tuple, object] = {}  # traced graphs by the shape of the inputs
         self._buffers = [(n, b) for n, b in self.module.named_buffers() if b.is_floating_point() and n in persistent]
 
     def recording(self, iterations: np.ndarray, steps_per_epoch: float | None = None) -> Recording:

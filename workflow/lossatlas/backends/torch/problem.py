@@ -11,9 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 from lossatlas.backends.torch.batchnorm import BATCHNORM, has_batchnorm, statistics
 from lossatlas.backends.torch.build import Loss
+from lossatlas.backends.torch.calibration import Evaluation, choose_evaluation
 from lossatlas.backends.torch.hessian import TorchHessian
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.products import Curvature
+from lossatlas.backends.torch.restriction import Eager, Staged, restrict
 from lossatlas.backends.torch.strategies import Choice, choose
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
@@ -82,11 +84,31 @@ class TorchProblem:
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return (loss,) or (loss, accuracy) at theta."""
         self.network.load(theta=theta, buffers=buffers)
-        return self._evaluate()
+        return self.means(self.evaluate(self.chunks))
 
-    def restrict(self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray) -> "TorchRestriction":
-        """Return the loss on center + span(directions), with everything on the device."""
-        return TorchRestriction(self, center, directions, buffers)
+    def restrict(
+        self,
+        center: np.ndarray,
+        directions: np.ndarray,
+        buffers: np.ndarray,
+        strategy: str = "eager",
+        precision: str = "full",
+    ) -> Eager | Staged:
+        """Return the loss on center + span(directions), with everything on the device; see ``restriction``."""
+        return restrict(self, center, directions, buffers, strategy, precision)
+
+    def choose_evaluation(
+        self,
+        center: np.ndarray,
+        directions: np.ndarray,
+        buffers: np.ndarray,
+        points: np.ndarray,
+        count: int,
+        strategy: str = "auto",
+        precision: str = "full",
+    ) -> Evaluation:
+        """Return how ``count`` points are to be evaluated; see ``calibration.choose``."""
+        return choose_evaluation(self, (center, directions, buffers), points, count, strategy, precision)
 
     def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the gradient of the mean loss at theta, shape (N,), float64."""
@@ -146,41 +168,35 @@ class TorchProblem:
         return self._strategies[curvature]
 
     @torch.inference_mode()
-    def _evaluate(self) -> np.ndarray:
-        """Sum each chunk's mean weighted by its size in float64; one copy to the host at the end."""
+    def evaluate(self, chunks: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return the sums of some chunks at the network's present parameters and buffers."""
         self.network.module.eval()
-        total = torch.zeros(len(self.metric_names), dtype=torch.float64, device=self.network.theta.device)
+        with statistics(self.batchnorm):
+            return sum(self.sums(self.network.module(inputs), targets) for inputs, targets in chunks)
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the metrics of some samples, each times their number, float64 and on the device."""
+        found = [self.loss(outputs, targets).double()]
+        if self.class_axis is not None:
+            found.append((outputs.argmax(self.class_axis) == targets).double().mean())
+        return torch.stack(found) * len(targets)
+
+    def means(self, sums: Tensor) -> np.ndarray:
+        """Return the metrics of all samples from ``sums`` added up over the chunks; one copy to the host."""
+        return (sums / self.samples).cpu().numpy()
+
+    @cached_property
+    def padded(self) -> list[tuple[Tensor, Tensor]]:
+        """The chunks with inputs of one size: the last ones are filled up with samples from the beginning."""
+        size = len(self.chunks[0][0])
+        filled = []
         for inputs, targets in self.chunks:
-            with statistics(self.batchnorm):
-                outputs = self.network.module(inputs)
-            total[0] += self.loss(outputs, targets).double() * len(inputs)
-            if self.class_axis is not None:
-                hits = outputs.argmax(self.class_axis) == targets
-                total[1] += hits.double().mean() * len(inputs)
-        return (total / self.samples).cpu().numpy()
-
-
-class TorchRestriction:
-    """The loss on an affine subspace; each point is one in-place update of the flat parameters."""
-
-    def __init__(self, problem: TorchProblem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
-        self.problem = problem
-        self.center = problem.network.vector(center)
-        self.directions = problem.network.vector(directions)
-        self.buffers = buffers
-
-    def metrics(self, points: np.ndarray) -> np.ndarray:
-        """Return the metrics (point, metric) at center + points @ directions; ``points`` has shape (point, k)."""
-        return np.stack([self._at(point) for point in points])
-
-    def _at(self, coefficients: np.ndarray) -> np.ndarray:
-        network = self.problem.network
-        network.load(buffers=self.buffers)
-        with torch.no_grad():
-            network.theta.copy_(self.center)
-            for coefficient, direction in zip(coefficients, self.directions, strict=True):
-                network.theta.add_(direction, alpha=float(coefficient))
-        return self.problem._evaluate()
+            if len(inputs) < size:
+                whole = torch.empty_like(self.chunks[0][0])
+                whole[: len(inputs)], whole[len(inputs) :] = inputs, self.chunks[0][0][: size - len(inputs)]
+                inputs = whole
+            filled.append((inputs, targets))
+        return filled
 
 
 def to_tensors(split: Split, network: FlatNetwork) -> tuple[Tensor, Tensor]:

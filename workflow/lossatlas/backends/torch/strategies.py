@@ -234,14 +234,15 @@ def _shortest(run: Callable[[], Any], repetitions: int) -> tuple[float, Any]:
     """Return the shortest time of a function that has run once before, and its last result."""
     result, best = run(), float("inf")
     for _ in range(repetitions):
-        _wait()
+        wait()
         started = time.perf_counter()
         result = run()
-        _wait()
+        wait()
         best = min(best, time.perf_counter() - started)
     return best, result
 
 
-def _wait() -> None:
+def wait() -> None:
+    """Wait for the GPU, if there is one in use."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()

@@ -1,7 +1,7 @@
 """torchvision, also beside a CPU build of torch whose operators its compiled part was not built for.
 
 There the compiled part does not load, and importing torchvision fails because it describes two operators
-that nobody declared. We use its datasets only, which are pure Python, so declaring the two is enough. It
+that nobody declared. We use its datasets and MobileNet-V2, which are pure Python, so declaring the two is enough. It
 happens only after an import has failed for that reason.
 """
 

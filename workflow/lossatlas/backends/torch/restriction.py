@@ -1,0 +1,243 @@
+"""The loss at many points of an affine subspace of parameters, each computed on its own and all alike.
+
+``eager`` writes each point into the network and evaluates that. The other strategies evaluate the network's graph in
+stages, see ``stages``: ``folded`` with BatchNorm in the weights before it, ``first-layer`` also with what the first
+layers make of the samples kept, ``compiled`` with the last stage compiled. They agree to rounding.
+"""
+
+import shutil
+import sysconfig
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossatlas.backends.torch import stages
+from lossatlas.backends.torch.memory import held
+from lossatlas.errors import LossAtlasError
+
+PRECISIONS = ("full", "bfloat16")
+STRATEGIES = ("eager", "folded", "first-layer", "compiled")
+
+CACHE_BYTES = 2**30
+"""Bytes of what first layers make of the samples that are kept between units; the rest is made anew for each."""
+
+POINT_BYTES = 2**28
+"""Bytes of parameters of the points that go through the samples together."""
+
+ALIGNED = 16
+"""Every point's parameters begin at a multiple of so many numbers: results may depend on where they lie in memory."""
+
+
+class Eager:
+    """Each point is one in-place update of the flat parameters, and one evaluation of the network."""
+
+    strategy, precision = "eager", "full"
+
+    def __init__(self, problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
+        self.problem = problem
+        self.center = problem.network.vector(center)
+        self.directions = problem.network.vector(directions)
+        self.buffers = buffers
+
+    def metrics(self, points: np.ndarray) -> np.ndarray:
+        """Return the metrics (point, metric) at center + points @ directions; ``points`` has shape (point, k)."""
+        return np.stack([self.problem.means(self._sums(point, self.problem.chunks)) for point in points])
+
+    def on_piece(self, number: int, points: np.ndarray) -> Tensor:
+        """Return what ``problem.sums`` makes of one chunk, a row for each point."""
+        return torch.stack([self._sums(point, self.problem.chunks[number : number + 1]) for point in points])
+
+    def _sums(self, coefficients: np.ndarray, chunks: list) -> Tensor:
+        network = self.problem.network
+        network.load(buffers=self.buffers)
+        self.place(network.theta, coefficients)
+        return self.problem.evaluate(chunks)
+
+    @torch.no_grad()
+    def place(self, theta: Tensor, coefficients: np.ndarray) -> None:
+        """Write center + sum_k coefficient_k direction_k into ``theta``."""
+        theta.copy_(self.center)
+        for coefficient, direction in zip(coefficients, self.directions, strict=True):
+            theta.add_(direction, alpha=float(coefficient))
+
+
+class Staged:
+    """The network's graph in stages; chunks of samples outside, points inside.
+
+    Where the loss is not finite, or so large that intermediate results may not be, it is evaluated again as ``Eager``
+    does: 0 * inf in a sum over directions is NaN where the point itself is finite.
+
+    Args:
+        strategy: one of ``STRATEGIES`` but the first.
+        precision: ``full``, the network's own, or ``bfloat16`` for the stage that goes through the samples; points,
+            folding and sums over directions stay as precise as the network, and so does the loss of its outputs.
+
+    Raises:
+        Exception: the network cannot be traced.
+    """
+
+    def __init__(
+        self,
+        problem,
+        center: np.ndarray,
+        directions: np.ndarray,
+        buffers: np.ndarray,
+        strategy: str,
+        precision: str = "full",
+    ):
+        self.eager = Eager(problem, center, directions, buffers)
+        self.problem, self.precision = problem, precision
+        self.buffers = problem.network.vector(buffers)
+        self.pieces = problem.padded
+        cached = strategy in ("first-layer", "compiled")
+        self.stages = _stages(problem.network, self.pieces[0][0], cached)
+        self.strategy = "first-layer" if self.stages.has_affine else "folded"
+        self._kept: dict[int, tuple] = {}
+        self._room = CACHE_BYTES
+        self._run = self._in_stages
+        if strategy == "compiled":
+            check_compiler()
+            whole = stages.with_sums(self.stages, len(directions))
+            self._run = partial(self._compiled, torch.compile(whole, dynamic=False))
+            self.strategy = strategy
+            self.on_piece(0, np.zeros((1, len(directions))))  # compiles
+
+    @property
+    def share_kept(self) -> float:
+        """The share of chunks for which what first layers make of them is kept, as far as is known."""
+        taken = CACHE_BYTES - self._room
+        return 1.0 if not taken else min(1.0, CACHE_BYTES / (taken / len(self._kept) * len(self.pieces)))
+
+    def metrics(self, points: np.ndarray) -> np.ndarray:
+        """Return the metrics (point, metric) at center + points @ directions; ``points`` has shape (point, k)."""
+        center = self.eager.center
+        together = max(1, POINT_BYTES // (2 * center.numel() * center.element_size()))
+        blocks = [points[i : i + together] for i in range(0, len(points), together)]
+        found = np.concatenate([self._block(block) for block in blocks])
+        limit = np.sqrt(torch.finfo(center.dtype).max)
+        for row in np.flatnonzero(~(np.abs(found[:, 0]) < limit)):
+            found[row] = self.eager.metrics(points[row : row + 1])[0]
+        return found
+
+    def _block(self, points: np.ndarray) -> np.ndarray:
+        weights = self.weights(points)
+        totals = sum(self.on_piece(number, points, weights) for number in range(len(self.pieces)))
+        return self.problem.means(totals)
+
+    @torch.inference_mode()
+    def on_piece(self, number: int, points: np.ndarray, weights: list[tuple] | None = None) -> Tensor:
+        """Return what ``problem.sums`` makes of one chunk, a row for each point."""
+        targets = self.pieces[number][1]
+        samples, parts = self._of_samples(number)
+        rows = []
+        for point, weight in zip(points, weights or self.weights(points), strict=True):
+            outputs = self._run(weight, samples, parts, point)[: len(targets)]
+            rows.append(self.problem.sums(outputs.to(self.eager.center.dtype), targets))
+        return torch.stack(rows)
+
+    @torch.inference_mode()
+    def weights(self, points: np.ndarray) -> list[tuple]:
+        """Return what the first stage makes of each point."""
+        center = self.eager.center
+        size = center.numel()
+        rows = center.new_empty(len(points), -(-size // ALIGNED) * ALIGNED)
+        for row, point in zip(rows, points, strict=True):
+            self.eager.place(row[:size], point)
+        inputs = self.pieces[0][0]
+        return [self._lower(self.stages.point(row[:size], self.buffers, inputs)) for row in rows]
+
+    def _of_samples(self, number: int) -> tuple[tuple, list[list[Tensor]]]:
+        """Return what does not change from point to point of one chunk of samples, kept where there is room."""
+        if number not in self._kept:
+            with torch.inference_mode(False), torch.no_grad():
+                made = self.make(number)
+            size = held(made, self.pieces[number])
+            if size > self._room:
+                return made
+            self._room -= size
+            self._kept[number] = made
+        return self._kept[number]
+
+    def make(self, number: int) -> tuple[tuple, list[list[Tensor]]]:
+        """Compute what does not change from point to point of one chunk of samples."""
+        at = self.eager.center, self.buffers, self.pieces[number][0]
+        parts = []
+        if self.stages.has_affine:
+            center, directions, *given = self.eager.center, self.eager.directions, *at[1:]
+            parts = stages.along_directions(self.stages.affine, center, directions, *given)
+        return self._lower(self.stages.samples(*at)), parts
+
+    def _in_stages(self, weight: tuple, samples: tuple, parts: list[list[Tensor]], point: np.ndarray) -> Tensor:
+        values = []
+        for center, *along in parts:
+            total = torch.add(center, along[0], alpha=float(point[0]))
+            for coefficient, part in zip(point[1:], along[1:], strict=True):
+                total.add_(part, alpha=float(coefficient))
+            values.append(total)
+        return self.stages.rest(*weight, *samples, *self._lower(values))
+
+    def _compiled(self, whole, weight: tuple, samples: tuple, parts: list[list[Tensor]], point: np.ndarray) -> Tensor:
+        given = [part for several in parts for part in several]
+        return whole(*weight, *samples, *self._lower(given), *self.eager.center.new_tensor(point))
+
+    def _lower(self, tensors) -> tuple:
+        """Return tensors in the precision of the stage that goes through the samples."""
+        if self.precision == "full":
+            return tuple(tensors)
+        return tuple(t.bfloat16() if t.is_floating_point() else t for t in tensors)
+
+
+def _stages(network, inputs: Tensor, cached: bool) -> stages.Stages:
+    """Return the network's stages for inputs of this shape, traced once."""
+    key = (tuple(inputs.shape), inputs.stride(), cached)
+    if key not in network.stages:
+        if key[:2] not in network.stages:
+            network.stages[key[:2]] = stages.trace(network, inputs)
+        network.stages[key] = stages.stages(network.stages[key[:2]], cached, inputs.device.type == "cpu")
+    return network.stages[key]
+
+
+def check_compiler() -> None:
+    """Refuse to compile where there is nothing to compile with.
+
+    Raises:
+        LossAtlasError: a C++ compiler or Python's headers are missing.
+    """
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        raise LossAtlasError("there is no C++ compiler")
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    if not header.is_file():
+        raise LossAtlasError(f"there are no Python headers ({header})")
+
+
+def restrict(
+    problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, strategy: str, precision: str
+) -> Eager | Staged:
+    """Return the loss on center + span(directions) by a strategy, or by a plainer one where that cannot be; says so.
+
+    Raises:
+        LossAtlasError: there is no such strategy or precision, or the network cannot be evaluated in that precision.
+    """
+    if strategy not in STRATEGIES:
+        raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(STRATEGIES)}")
+    if precision not in PRECISIONS:
+        raise LossAtlasError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
+    at, reasons = (problem, center, directions, buffers), []
+    for name in STRATEGIES[STRATEGIES.index(strategy) : 0 : -1]:
+        try:
+            made = Staged(*at, name, precision)
+            made.on_piece(0, np.zeros((1, len(directions))))
+            break
+        except Exception as error:  # whatever a network of the user's does while it is traced
+            reasons.append((str(error).strip() or type(error).__name__).split("\n")[0])
+    else:
+        if precision != "full":
+            why = reasons[-1] if reasons else "strategy eager"
+            raise LossAtlasError(f"precision: this network cannot be evaluated in {precision!r} ({why}); use 'full'")
+        made = Eager(*at)
+    if reasons:
+        print(f"grid points: strategy {made.strategy!r} instead of {strategy!r} ({reasons[0]})", flush=True)
+    return made

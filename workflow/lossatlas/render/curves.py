@@ -1,0 +1,188 @@
+"""Loss and accuracy on straight lines through parameter space, all curves of a store on one axis."""
+
+from collections.abc import Iterator
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lossatlas.render.style import LOG_FROM, NOW_COLOR, PATH_COLOR, TEST_COLOR
+
+BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
+"""What lies behind text, so that it can be read where it crosses curves."""
+ANNOTATED = 3
+"""Stores with more curves show neither barriers nor stationary points, which would cover each other."""
+STYLES = {"train": "-", "test": "--"}
+
+
+def curves_figure(curves: xr.Dataset, choices: dict, view: dict, title: str) -> Figure:
+    """Return loss and, where there is one, accuracy against alpha.
+
+    Args:
+        choices: the config's ``figures``; ``scale`` and ``maximum`` are used.
+        view: intervals ``x`` and ``loss`` that the axes are to show; either may be missing.
+    """
+    accuracy = "accuracy" in curves
+    size = {"figsize": (7.2, 6.4 if accuracy else 4.6), "layout": "constrained"}
+    figure, grid = plt.subplots(
+        1 + accuracy, 1, **size, sharex=True, squeeze=False, height_ratios=[3, 2][: 1 + accuracy]
+    )
+    above, below = grid[0, 0], grid[-1, 0]
+    limits = _loss_limits(curves, choices, view)
+    _draw_losses(above, curves, limits)
+    if accuracy:
+        _draw_accuracies(below, curves)
+    alpha = curves["alpha"]
+    above.set_xlim(*view.get("x", (alpha.values[0], alpha.values[-1])))
+    below.set_xlabel(f"α ({alpha.attrs['long_name'].removeprefix('position: ')})")
+    for axes in grid[:, 0]:
+        axes.grid(alpha=0.3)
+        for end in curves.attrs.get("ends") or (0,):
+            axes.axvline(end, color=NOW_COLOR, linewidth=0.8, linestyle=":")
+    _label_ends(above, curves)
+    handles = _legend(curves, above.get_ylim())
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _lines(curves: xr.Dataset) -> Iterator[tuple[int, str, str, dict]]:
+    """Yield (curve, split, colour, looks) in the order of drawing; one curve alone has the colours of its splits."""
+    count = curves.sizes["curve"]
+    palette = plt.colormaps["tab10" if count <= 10 else "viridis"]
+    for k in range(count):
+        for split in curves["split"].values[::-1]:
+            color = palette(k if count <= 10 else k / (count - 1))
+            if count == 1:
+                color = PATH_COLOR if split == "train" else TEST_COLOR
+            yield k, split, color, {"linestyle": STYLES.get(split, "-"), "linewidth": 1.6 if split == "train" else 1.1}
+
+
+def _loss_limits(curves: xr.Dataset, choices: dict, view: dict) -> tuple[float, float, bool]:
+    """Return the drawn interval of losses and whether its scale is logarithmic."""
+    low, high = view.get("x", (-np.inf, np.inf))
+    loss = curves["loss"].values[:, :, (curves["alpha"].values >= low) & (curves["alpha"].values <= high)]
+    finite = loss[np.isfinite(loss)]
+    bottom, top = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    top = min(top, choices.get("maximum", np.inf))
+    bottom, top = view.get("loss", (min(bottom, top), top))
+    log = choices["scale"] == "log" or (choices["scale"] == "auto" and bottom > 0 and top / bottom > LOG_FROM)
+    if log:
+        bottom = max(bottom, top * 1e-12, 1e-300)
+    return bottom, top if top > bottom else bottom + max(abs(bottom), 1.0) * 1e-6, log
+
+
+def _draw_losses(axes: Axes, curves: xr.Dataset, limits: tuple[float, float, bool]) -> None:
+    low, high, log = limits
+    axes.set_yscale("log" if log else "linear")
+    room = (high / low) ** 0.06 if log else 0.06 * (high - low)
+    axes.set_ylim(*((low / room, high * room) if log else (low - room, high + room)))
+    alpha, noted = curves["alpha"].values, curves.sizes["curve"] <= ANNOTATED
+    for k, split, color, looks in _lines(curves):
+        one = curves.isel(curve=k).sel(split=split)
+        loss = one["loss"].values
+        axes.plot(alpha, np.where(np.isfinite(loss), loss, np.nan), color=color, **looks)
+        _mark_edges(axes, alpha, loss, color)
+        if split == "train" and noted:
+            at = one["stationary"].values == 1
+            axes.plot(alpha[at], loss[at], "o", color=color, markerfacecolor="white", markersize=5)
+            _draw_barrier(axes, one, color)
+    _draw_guess(axes, curves.attrs.get("random_guess"))
+    axes.set_ylabel("loss (log scale)" if log else "loss")
+    axes.yaxis.set_major_formatter(plt.matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _mark_edges(axes: Axes, alpha: np.ndarray, loss: np.ndarray, color: object) -> None:
+    """Mark points beyond the drawn losses by triangles at the edge, and NaN and inf by crosses at the top."""
+    low, high = axes.get_ylim()
+    looks = {"linestyle": "none", "transform": axes.get_xaxis_transform(), "color": color, "markersize": 5}
+    for there, marker, height in (
+        (np.isfinite(loss) & (loss > high), "^", 0.975),
+        (np.isfinite(loss) & (loss < low), "v", 0.025),
+        (~np.isfinite(loss), "x", 0.975),
+    ):
+        axes.plot(alpha[there], np.full(there.sum(), height), marker=marker, **looks)
+
+
+def _draw_barrier(axes: Axes, one: xr.Dataset, color: object) -> None:
+    """Draw an arrow from the higher end to the highest point between the ends, where there is something to climb."""
+    barrier = float(one["barrier"])
+    if not (np.isfinite(barrier) and barrier > 0):
+        return
+    alpha, loss = one["alpha"].values, one["loss"].values
+    path = (alpha >= float(one["barrier_from"])) & (alpha <= float(one["barrier_to"]))
+    top = np.flatnonzero(path)[loss[path].argmax()]
+    base = loss[top] - barrier
+    ends = [float(one["barrier_from"]), float(one["barrier_to"])]
+    axes.plot(ends, [base, base], color=color, linewidth=0.8, linestyle=":")
+    arrow = {"arrowstyle": "<->", "color": color, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", (alpha[top], loss[top]), (alpha[top], base), arrowprops=arrow, annotation_clip=True)
+    middle = np.sqrt(base * loss[top]) if axes.get_yscale() == "log" else (base + loss[top]) / 2
+    told = {"textcoords": "offset points", "va": "center", "fontsize": 8, "annotation_clip": True, "bbox": BEHIND}
+    axes.annotate(f"barrier {barrier:.3g}", (alpha[top], middle), (5, 0), color=color, **told)
+
+
+def _draw_guess(axes: Axes, guess: float | None) -> None:
+    """Draw the loss of a random guess, or say where it is when it is not in view."""
+    if guess is None:
+        return
+    low, high = axes.get_ylim()
+    text, looks = f"random guess, log C = {guess:.3g}", {"ha": "right", "fontsize": 8, "color": "0.3", "bbox": BEHIND}
+    if low < guess < high:
+        axes.axhline(guess, color="0.3", linewidth=1, linestyle="-.")
+        axes.annotate(text, (0.99, guess), (0, 3), axes.get_yaxis_transform(), "offset points", va="bottom", **looks)
+    else:
+        where, height, va = ("above", 0.98, "top") if guess >= high else ("below", 0.02, "bottom")
+        axes.text(0.99, height, f"{text}, is {where}", transform=axes.transAxes, va=va, **looks)
+
+
+def _draw_accuracies(axes: Axes, curves: xr.Dataset) -> None:
+    for k, split, color, looks in _lines(curves):
+        axes.plot(
+            curves["alpha"].values, curves["accuracy"].isel(curve=k).sel(split=split).values, color=color, **looks
+        )
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel("accuracy")
+
+
+def _label_ends(axes: Axes, curves: xr.Dataset) -> None:
+    """Write what lies at the marked positions above the axes."""
+    attrs, marked, (low, high) = curves.attrs, curves.attrs.get("ends"), axes.get_xlim()
+    names = [f"from: {attrs['from']}", f"to: {attrs['to']}"] if marked else [f"$\\theta_c$: {attrs['center']}"]
+    ends = axes.secondary_xaxis("top")
+    ends.set_xticks(marked or [0], names)
+    for label in ends.get_xticklabels():
+        label.set_fontsize(8)
+    if marked:  # names grow towards where there is room
+        sides = ("left", "right") if 0.6 * (high - low) < 1 else ("right", "left")
+        for label, side in zip(ends.get_xticklabels(), sides, strict=True):
+            label.set_horizontalalignment(side)
+
+
+def _legend(curves: xr.Dataset, shown: tuple[float, float]) -> list[Line2D]:
+    """Return entries that name curves, with their numbers of stationary points, splits, and what markers mean."""
+    counts, names = curves["stationary_points"].sel(split="train").values.astype(int), curves["curve"].values
+    several, loss = curves.sizes["curve"] > 1, curves["loss"].values
+    handles = []
+    for k, split, color, looks in _lines(curves):
+        if several and split == "train":
+            handles.append(Line2D([], [], color=color, linewidth=1.6, label=f"{names[k]} [{counts[k]}]"))
+        elif not several:
+            handles.append(Line2D([], [], color=color, **looks, label=f"{split} samples"))
+    handles = handles if several else handles[::-1]
+    if several:
+        styles = ((split, STYLES.get(split, "-")) for split in curves["split"].values)
+        handles += [Line2D([], [], color="0.3", linestyle=style, label=f"{split} samples") for split, style in styles]
+    dots = {"color": "0.3", "linestyle": "none", "markersize": 5}
+    circle = {"marker": "o", "markerfacecolor": "white"} if curves.sizes["curve"] <= ANNOTATED else {}
+    told = "[n]: stationary points, train" if several else f"stationary points, train: {counts[0]}"
+    handles.append(Line2D([], [], **dots, **circle, label=told))
+    beyond = np.isfinite(loss) & ((loss < shown[0]) | (loss > shown[1]))
+    for marker, there, text in (("^", beyond, "beyond the axis"), ("x", ~np.isfinite(loss), "NaN or inf")):
+        if there.any():
+            label = f"{text}: {int(there.sum())} of {loss.size} points"
+            handles.append(Line2D([], [], **dots, marker=marker, label=label))
+    return handles

@@ -1,0 +1,43 @@
+# The loss on straight lines, by MPI ranks that share one queue.
+
+
+rule curves:
+    input:
+        dataset_ready,
+        curve_stores,
+        trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
+        others=lambda wildcards: trajectories(curve_end(wildcards)),
+    output:
+        directory(f"{RESULTS}/{{run}}/curves/{{curve}}.zarr"),
+    log:
+        f"{RESULTS}/{{run}}/logs/curves/{{curve}}.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/curves/{{curve}}.benchmark.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: MPI["ranks"] * MPI["threads_per_rank"]
+    resources:
+        mpi="mpiexec",
+        tasks=MPI["ranks"],
+        cpus_per_task=MPI["threads_per_rank"],
+        mem_mb=8000,
+        runtime=growing(60),
+    params:
+        script=SCRIPTS / "curves.py",
+        run_dir=run_dir,
+        spec=lambda wildcards: as_json(curve_spec(wildcards)),
+        x=lambda wildcards: curve_arguments(wildcards),
+        others=lambda wildcards: other_arguments(curve_end(wildcards)),
+        device=lambda wildcards: RUNS[wildcards.run]["device"],
+        timing=f"{RESULTS}/{{run}}/logs/curves/{{curve}}.timing.json",
+        queue=MPI["queue"],
+        fresh=fresh(),
+    message:
+        "Loss on curve {wildcards.curve} of {wildcards.run} by {resources.tasks} MPI ranks"
+    shell:
+        "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
+        "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
+        " --run-dir {params.run_dir} --label {wildcards.run}/curves/{wildcards.curve} --spec {params.spec:q}"
+        " --trajectory {input.trajectory} {params.x} {params.others} --timing {params.timing}"
+        " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
+        " --queue {params.queue} {params.fresh} 2>&1 | logged {log}"
