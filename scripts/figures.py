@@ -1,4 +1,4 @@
-"""Draw the still figures of one plane, of curves, of a run's spectra (along training or on a line), of eigenvectors."""
+"""Draw the still figures of a plane, of curves, of spectra along training or on a line, of eigenvectors, of a PCA."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from lossatlas import cli
 from lossatlas.render import figures, spectrum, tracking
 from lossatlas.render.curvature import curvature_figure
 from lossatlas.render.curves import curves_figure
+from lossatlas.render.null import null_figure
 from lossatlas.store import open_dataset
 
 
@@ -22,6 +23,8 @@ def drawing(args) -> Callable[[argparse.Namespace], dict]:
     """Choose what to draw by the stores that are given."""
     if args.landscape:
         return of_curvature if args.curvature else of_plane
+    if args.pca:
+        return of_pca
     if args.curves:
         return of_curves
     if args.line or args.tracking:
@@ -77,6 +80,11 @@ def of_tracking(args) -> dict:
     return {"tracking": tracking.tracking_figure(open_dataset(args.tracking), args.title)}
 
 
+def of_pca(args) -> dict:
+    """Draw the path in its principal components beside a random walk."""
+    return {"null": null_figure(open_dataset(args.pca), args.title)}
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     drawn = parser.add_mutually_exclusive_group(required=True)
@@ -85,6 +93,7 @@ if __name__ == "__main__":
     drawn.add_argument("--spectra", type=Path)
     drawn.add_argument("--line", type=Path, help="spectra on a line between two checkpoints")
     drawn.add_argument("--tracking", type=Path)
+    drawn.add_argument("--pca", type=Path, help="principal components of the path, to compare with a random walk")
     parser.add_argument("--variants", type=Path, nargs="+", help="spectra of other matrices to compare with --spectra")
     parser.add_argument("--curvature", type=Path, help="extreme eigenvalues on the plane of --landscape")
     parser.add_argument("--trajectory", type=Path)

@@ -4,6 +4,7 @@ from lossatlas import backends, cli, landscape, store
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.directions import orthogonalize, read_axes
 from lossatlas.parallel import Timing
+from lossatlas.paths import Others
 from lossatlas.trajectory import Trajectory
 
 
@@ -11,6 +12,7 @@ def main(args, world) -> None:
     timing, spec, missing = Timing(), args.spec, 0
     with timing("read"):
         trajectory = Trajectory(args.trajectory)
+        others = cli.other_paths(args, spec["plane"].get("paths_losses", True))
         axes = read_axes([args.x, args.y])
         if spec["plane"]["orthogonalize"]:
             axes = orthogonalize(axes, trajectory)
@@ -20,24 +22,25 @@ def main(args, world) -> None:
         batch = spec["evaluation"]["batch_size"]
         problems = backends.problems_of_run(backend, device, spec, trajectory, subsets, batch)
     if world.rank == 0:
-        prepare(args, trajectory, axes, problems, subsets)
+        prepare(args, trajectory, axes, problems, subsets, others)
     with timing("idle"):
         world.barrier()
     made = store.Store(store.hidden_path(args.output, args.run_dir), writable=True)
     if not made.finished:
         with timing("read"):
-            evaluator = landscape.Evaluator(made, axes, trajectory, problems)
+            evaluator = landscape.Evaluator(made, axes, trajectory, problems, others)
         missing = landscape.compute(made, evaluator, world, timing, args.queue, args.label)
     cli.conclude(args, world, timing, made, landscape.finish, missing, device.description)
 
 
-def prepare(args, trajectory: Trajectory, axes, problems: dict, subsets: dict) -> None:
+def prepare(args, trajectory: Trajectory, axes, problems: dict, subsets: dict, others: Others) -> None:
     """Find or create the store."""
     inputs = {"trajectory": trajectory.store.identity, **axes.identities}
     inputs |= {f"subset/{name}": subset.digest for name, subset in subsets.items()}
+    inputs |= {f"run/{name}": other.store.identity for name, other in others.runs.items()}
     fingerprint = store.Fingerprint("landscape", args.spec, inputs)
     if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
-        plane = landscape.Plane(args.spec["plane"], axes, trajectory, problems, subsets)
+        plane = landscape.Plane(args.spec["plane"], axes, trajectory, problems, subsets, others)
         store.create(args.output, args.run_dir, fingerprint, landscape.with_strategy(plane, args.label))
 
 

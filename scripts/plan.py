@@ -15,13 +15,13 @@ def main(args, _world) -> None:
     total_files = total_bytes = 0
     print(f"{'store':<48}{'files':>12}{'MB':>12}")
     for run, spec in args.runs.items():
-        for name, files, size in stores(spec):
+        for name, files, size in stores(spec, args.runs):
             print(f"{run + '/' + name:<48}{files:>12}{size / 1e6:>12.1f}")
             total_files, total_bytes = total_files + files, total_bytes + size
     print(f"{'together (figures and videos come on top)':<48}{total_files:>12}{total_bytes / 1e6:>12.1f}")
 
 
-def stores(spec: dict):
+def stores(spec: dict, runs: dict):
     """Yield (name, files, bytes at most) of every store of one run; every array and group has a file of metadata."""
     recording = record(spec)
     group = zarr.open_group(zarr.storage.MemoryStore(), mode="w", zarr_format=3)
@@ -34,7 +34,9 @@ def stores(spec: dict):
         yield f"directions/{name}", 2 * count * -(-size // CHUNK_COLUMNS) + 19, 2 * 8 * count * size
     columns = 4 * len(spec["splits"]) + 1
     for name, plane in spec["planes"].items():
-        points = plane["points"][0] * plane["points"][1] + 2 * rows
+        shown = plane.get("paths", []) if plane["paths_losses"] else []
+        others = sum(len(record(runs[other]).iterations) for other in shown)
+        points = plane["points"][0] * plane["points"][1] + 2 * (rows + others)
         per_chunk = landscape.points_per_chunk(plane, points)
         yield f"landscape/{name}", -(-points // per_chunk) + 38, 8 * points * columns
         if "curvature" in plane:

@@ -12,7 +12,7 @@ from lossatlas.render import report
 from lossatlas.store import open_dataset
 
 KINDS = ("contour", "surface", "loss")
-LINE_KINDS, CURVATURE_KINDS, CURVE_KINDS = ("between",), ("curvature",), ("curve",)
+LINE_KINDS, CURVATURE_KINDS, CURVE_KINDS, NULL_KINDS = ("between",), ("curvature",), ("curve",), ("null",)
 
 
 def main(args, _world) -> None:
@@ -27,6 +27,7 @@ def main(args, _world) -> None:
     figures |= {f"spectra_between/{line}": pictures(line, LINE_KINDS) for line in args.lines}
     figures |= {f"curves/{curve}": pictures(curve, CURVE_KINDS) for curve in args.curves}
     figures["tracking"] = pictures("spectra", ["tracking"] if args.tracking else [])
+    figures |= {f"directions/{name}": pictures(name, NULL_KINDS) for name in args.nulls}
     materials = report.Materials(
         run=args.run,
         settings=args.settings["runs"][args.run],
@@ -78,6 +79,7 @@ if __name__ == "__main__":
     parser.add_argument("--lines", nargs="*", default=[], help="lines with spectra between two checkpoints")
     parser.add_argument("--curvature", nargs="*", default=[], help="planes with extreme eigenvalues")
     parser.add_argument("--tracking", action="store_true", help="the run has eigenvectors along training")
+    parser.add_argument("--nulls", nargs="*", default=[], help="PCA sets that were compared with a random walk")
     parser.add_argument("--output", type=Path, required=True)
     parsed = parser.parse_args()
     cli.run(lambda world: main(parsed, world), label=f"{parsed.run}/report")

@@ -1,11 +1,18 @@
 """Directions against hand computations and sklearn (oracle 16)."""
 
+import json
+import sys
+from functools import partialmethod
+
 import numpy as np
 import pytest
 import torch
+import xarray as xr
+from lossatlas import trajectory as trajectory_module
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
 from lossatlas.directions import check_independent, make_directions, orthogonalize, read_axes
+from lossatlas.directions import pca as pca_module
 from lossatlas.directions.build import Axes, angles, variance_shares
 from lossatlas.directions.gradient import batches, gradient
 from lossatlas.directions.pca import pca
@@ -18,7 +25,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 from torch.nn import functional
 
-from tests.conftest import make_trajectory
+from tests.conftest import ROOT, contents, make_trajectory, mpiexec
 
 FLOAT64 = Device(torch.device("cpu"), torch.float64)
 
@@ -154,15 +161,73 @@ def test_pca_of_float32_paths_far_from_the_origin(tmp_path, random_path):
     assert np.abs(ours.vectors - oracle.components_).max() < 1e-8
 
 
+def test_oracle_16_pca_of_large_float32_trajectories_in_float32(tmp_path, random_path, monkeypatch):
+    path = (1e3 + 1e-2 * random_path).astype(np.float32)
+    oracle = PCA(n_components=2, svd_solver="full").fit(path[:-1].astype(float) - path[-1].astype(float))
+    trajectory = make_trajectory(tmp_path, path)
+    monkeypatch.setattr(pca_module, "FLOAT64_UP_TO", 0)
+    ours = pca(trajectory, 29, 2, True, "gram", seed=0)
+    assert ours.notes["arithmetic"] == "float32"
+    assert np.abs(ours.vectors - oracle.components_).max() < 1e-6
+    assert np.allclose(ours.values["explained_variance_ratio"], oracle.explained_variance_ratio_, rtol=1e-6)
+    line = make_trajectory(tmp_path / "line", np.outer(np.arange(10.0), random_path[0]).astype(np.float32))
+    with pytest.raises(LossAtlasError, match="spans fewer than 2 directions"):
+        pca(line, 9, 2, True, "gram", seed=0)
+
+
 def test_pca_streams_column_blocks(tmp_path, random_path, monkeypatch):
     """Many narrow blocks give what one block gives."""
     trajectory = make_trajectory(tmp_path, random_path)
     whole = pca(trajectory, 29, 2, True, "gram", seed=0)
     original = type(trajectory).column_blocks
-    monkeypatch.setattr(type(trajectory), "column_blocks", lambda self: original(self, max_bytes=8 * 30 * 7))
+    narrow = partialmethod(original, max_bytes=8 * 30 * 7)
+    monkeypatch.setattr(type(trajectory), "column_blocks", narrow)
     assert sum(1 for _ in trajectory.column_blocks()) == 72
     narrow = pca(trajectory, 29, 2, True, "gram", seed=0)
     assert np.abs(whole.vectors - narrow.vectors).max() < 1e-12
+
+
+@pytest.mark.parametrize("rows", [30, 3])
+def test_blocks_are_read_from_chunk_files_as_zarr_reads_them(tmp_path, random_path, monkeypatch, rows):
+    monkeypatch.setattr(trajectory_module, "CHUNK_COLUMNS", 64)
+    monkeypatch.setattr(trajectory_module, "CHUNK_ROWS", 7)
+    trajectory = make_trajectory(tmp_path, random_path[:rows].astype(np.float32))
+    assert trajectory.store["parameters"].chunks == (7, 64)
+    for within in (None, slice(60, 200), slice(130, 131), slice(5, 5)):
+        blocks = [(c, b.copy()) for c, b in trajectory.column_blocks(within, max_bytes=8 * rows * 50)]
+        assert all(b.shape == (rows, c.stop - c.start) for c, b in blocks)
+        found = np.concatenate([b for _, b in blocks], axis=1) if blocks else np.empty((rows, 0))
+        assert np.array_equal(found, random_path[:rows].astype(np.float32)[:, within or slice(None)])
+    monkeypatch.setattr(trajectory, "_plain", False)
+    found = np.concatenate([b.copy() for _, b in trajectory.column_blocks(slice(60, 200))], axis=1)
+    assert np.array_equal(found, random_path[:rows, 60:200].astype(np.float32))
+
+
+def test_a_torn_chunk_file_is_named(tmp_path, random_path):
+    trajectory = make_trajectory(tmp_path, random_path)
+    file = trajectory.store.path / "parameters/c/0/0"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(LossAtlasError, match=r"parameters/c/0/0: torn, it is too short"):
+        list(trajectory.column_blocks())
+
+
+@pytest.mark.mpi
+def test_oracle_14_principal_components_are_the_same_on_any_ranks_and_threads(tmp_path, random_path):
+    trajectory = make_trajectory(tmp_path, random_path.astype(np.float32))
+    described = spec("pca", normalize="layer")
+    script, found = ROOT / "scripts/pca.py", []
+    for ranks, threads in ((1, 2), (3, 2), (4, 1)):
+        folder = tmp_path / f"{ranks}x{threads}"
+        arguments = {"--output": folder / "directions/pca.zarr", "--run-dir": folder, "--spec": json.dumps(described)}
+        arguments |= {"--label": "pca", "--trajectory": trajectory.path, "--timing": folder / "timing.json"}
+        arguments |= {"--ranks": ranks, "--threads": threads}
+        flat = [str(part) for pair in arguments.items() for part in pair]
+        mpiexec(ranks, sys.executable, str(script), *flat)
+        found.append(contents(folder / ".stores/directions/pca.zarr"))
+        assert len(json.loads((folder / "timing.json").read_text())["ranks"]) == ranks
+    assert all(store == found[0] for store in found)
+    alone = make_directions(described, trajectory, {})
+    assert np.array_equal(xr.open_zarr(folder / "directions/pca.zarr", chunks=None)["used"].values, alone.used)
 
 
 def test_pca_of_too_short_or_too_flat_paths_is_refused(tmp_path, random_path):

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from lossatlas import landscape, store, units
+from lossatlas import landscape, paths, store, units
 from lossatlas.data import Split, Subset
 from lossatlas.directions.build import Axes
+from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import Timing, World
 
 from tests.conftest import make_trajectory
@@ -138,3 +139,61 @@ def test_stores_stay_below_a_few_thousand_files():
     assert landscape.points_per_chunk({}, 100) == 4
     assert -(-201 * 201 // landscape.points_per_chunk({}, 201 * 201)) <= landscape.MAX_CHUNKS
     assert landscape.points_per_chunk({"points_per_chunk": 3}, 10**6) == 3
+
+
+def with_other_runs(tmp_path, losses):
+    """A saddle, with the paths of two other runs of different lengths; one leaves the first's range."""
+    here = np.zeros((3, 6))
+    here[:, 0] = [0.5, 0.2, 0.0]
+    far, short = np.zeros((4, 6)), np.zeros((2, 6))
+    far[:, 1], far[:, 3] = [0, 1, 2, 3], [1, 0, 0, 2]
+    short[:, 0] = [-0.5, 0.9]
+    trajectory = make_trajectory(tmp_path / "here", here)
+    runs = {n: make_trajectory(tmp_path / n, thetas) for n, thetas in (("far", far), ("short", short))}
+    others = paths.Others(runs, losses)
+    axes = Axes(np.eye(6)[:2], ["u", "v"], np.array([0.5, 0.3]), {})
+    subset = Subset(Split(np.zeros((4, 1)), np.zeros(4)), np.arange(4), "digest", False)
+    spec = {"center": "last", "points": [4, 3], "border": 0.0}
+    problems = {"train": Saddle()}
+    plane = landscape.Plane(spec, axes, trajectory, problems, {"train": subset}, others)
+    link = tmp_path / "landscape" / "p.zarr"
+    (tmp_path / ".stores" / "landscape").mkdir(parents=True)
+    made = store.create(link, tmp_path, store.Fingerprint("landscape", spec), plane.build)
+    units.compute(made, landscape.Evaluator(made, axes, trajectory, problems, others), World(), Timing(), "static", "t")
+    counts = landscape.finish(made, {})
+    store.publish(link, tmp_path)
+    return link, counts, np.concatenate([far, short])
+
+
+def test_oracle_17_paths_of_other_runs_are_projected_and_evaluated(tmp_path, recwarn):
+    link, counts, thetas = with_other_runs(tmp_path, losses=True)
+    found = store.open_dataset(link)
+    assert counts["evaluations_of_other_runs"] == 12
+    assert found["other_run"].values.tolist() == ["far"] * 4 + ["short"] * 2
+    assert found["other_iteration"].values.tolist() == [0, 1, 2, 3, 0, 1]
+    assert np.allclose(found["other_x"], thetas[:, 0], atol=1e-14)
+    assert np.allclose(found["other_y"], thetas[:, 1], atol=1e-14)
+    assert np.allclose(found["other_residual"], thetas[:, 3], atol=1e-14)
+    expected = 1 + thetas[:, 0] ** 2 - thetas[:, 1] ** 2
+    assert np.allclose(found["other_true_loss"][0], expected, atol=1e-14)
+    assert np.allclose(found["other_projected_loss"][0], expected, atol=1e-14)
+    assert np.allclose(found["path_true_loss"][0], 1 + np.array([0.5, 0.2, 0.0]) ** 2, atol=1e-14)
+    assert np.allclose(found["x"].values[[0, -1]], (-0.5, 0.9), atol=1e-14), "the range includes them"
+    assert np.allclose(found["y"].values[[0, -1]], (0, 3), atol=1e-14)
+    assert not recwarn.list
+
+
+def test_paths_of_other_runs_need_no_evaluations(tmp_path):
+    link, counts, _ = with_other_runs(tmp_path, losses=False)
+    found = store.open_dataset(link)
+    assert counts["evaluations_of_other_runs"] == 0
+    assert "other_x" in found
+    assert "other_true_loss" not in found
+    assert store.Store(link)[units.ARRAY].shape[0] == 12 + 2 * 3
+
+
+def test_paths_of_other_networks_are_refused(tmp_path):
+    here, there = (make_trajectory(tmp_path / n, np.ones((2, size))) for n, size in (("a", 5), ("b", 6)))
+    with pytest.raises(LossAtlasError, match=r"plane.paths: run 'b' has another network than this run"):
+        paths.Others({"b": there}).check(here)
+    paths.Others({"a": here}).check(here)

@@ -15,7 +15,7 @@ FLOORS = {
     "problem": 1, "backends": 1, "zoo": 1, "data": 1,
     "krylov": 2,
     "directions": 3, "normalize": 3, "sites": 3,
-    "landscape": 4, "curves": 4, "training": 4, "spectra": 4, "curvature": 4, "tracking": 4,
+    "landscape": 4, "paths": 4, "curves": 4, "training": 4, "spectra": 4, "curvature": 4, "tracking": 4,
     "render": 5,
     "cli": 6, "api": 6, "hessian_job": 6,
 }  # fmt: skip

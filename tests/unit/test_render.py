@@ -11,6 +11,7 @@ from lossatlas.render import figures, style, video
 from lossatlas.render.curvature import curvature_figure
 from lossatlas.render.curves import curves_figure
 from lossatlas.render.frame import FrameRenderer
+from lossatlas.render.null import null_figure
 from lossatlas.render.spectrum import line_figure
 from lossatlas.render.style import HEIGHT, WIDTH, loss_scale, percent
 
@@ -96,6 +97,47 @@ def test_the_surface_path_starts_where_the_contour_path_starts():
     assert np.allclose(x, landscape["path_x"][:6])
     assert np.allclose(y, landscape["path_y"][:6])
     assert np.allclose(z, landscape["path_projected_loss"].sel(split="train")[:6])
+
+
+def with_others(landscape, evaluated):
+    """Two other runs: one with three points at the lower edge, one with two in the middle."""
+    x, y = np.array([-1.5, 0, 1.5, 0.2, 0.4]), np.array([-0.9, -0.9, -0.9, 0.1, 0.1])
+    found = landscape.assign(
+        other_run=("other_checkpoint", ["b", "b", "b", "c", "c"]),
+        other_iteration=("other_checkpoint", [0, 5, 30, 0, 2]),
+        other_x=("other_checkpoint", x),
+        other_y=("other_checkpoint", y),
+    )
+    height = 0.5 + x**2 + y**2
+    return found.assign(other_projected_loss=(("split", "other_checkpoint"), [height] * 2)) if evaluated else found
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_paths_of_other_runs_have_names_colours_and_heights(evaluated):
+    landscape = with_others(datasets()[0], evaluated)
+    b, c = style.other_paths(landscape)
+    assert (b.run, c.run) == ("b", "c")
+    assert b.color != c.color
+    assert np.allclose(c.loss, 0.5 + c.x**2 + c.y**2, atol=1e-9 if evaluated else (0.286**2 + 0.2**2) / 4)
+    with figures.style():
+        contours = figures.contour_figure(landscape, CHOICES, "t")
+        surface = figures.surface_figure(landscape, CHOICES, "t")
+    for figure, named in ((contours, "this run"), (surface, "this run")):
+        legend = figure.axes[0].get_legend()
+        assert [text.get_text() for text in legend.get_texts()] == [named, "b", "c"]
+        figure.canvas.draw()
+    (drawn,) = [line for line in contours.axes[0].get_lines() if line.get_label() == "b"]
+    assert np.array_equal(drawn.get_xdata(), b.x)
+
+
+def test_paths_of_other_runs_grow_in_the_video_and_end_whole():
+    landscape, trajectory = datasets()
+    renderer = FrameRenderer(with_others(landscape, True), trajectory, CHOICES, "test")
+    lengths = []
+    for row in (0, 3, 5, 11):
+        renderer.render(row)
+        lengths.append([len(line.get_xdata()) for line in renderer._others2d])
+    assert lengths == [[1, 1], [1, 2], [2, 2], [3, 2]]
 
 
 def broken(x, y):
@@ -322,3 +364,35 @@ def test_curves_that_are_nowhere_finite_are_drawn():
     figure = curves_figure(line(np.full(31, np.nan), guess=None), CHOICES, {}, "")
     assert marked(figure.axes[0], "x").size == 62
     plt.close("all")
+
+
+def test_a_path_is_drawn_beside_a_random_walk():
+    time, components = np.arange(20), np.arange(1, 6)
+    walk = np.cos(np.pi * np.outer(time + 0.5, components) / 20) / components
+    shares = 0.6 / components**2
+    per, path = ("component",), ("iteration", "component")
+    directions = xr.Dataset(
+        {
+            "path_coordinate": (path, walk * np.array([1, -0.5, 1, 1, 1])),
+            "walk_coordinate": (path, walk),
+            "path_share": (per, np.array([0.9, 0.08, 0.01, 0.0, 0.0])),
+            "walk_share": (per, shares),
+            "walk_correlation": (per, np.array([0.991, 0.5, 0.2, 0.1, 0.0])),
+        },
+        coords={"iteration": 10 * time, "component": components},
+        attrs={"walk_similarity": 0.8764, "walk_spread": 3.21},
+    )
+    with figures.style():
+        figure = null_figure(directions, "r: directions pca")
+        figure.canvas.draw()
+    ours, theirs, spectrum = figure.axes[:3]
+    assert "similarity 0.876, spread 3.21 times" in figure.get_suptitle()
+    assert np.allclose(theirs.collections[0].get_offsets(), walk[:, :2])
+    assert np.allclose(ours.collections[0].get_offsets()[:, 1], -0.5 * walk[:, 1])
+    assert ours.get_xlabel() == "component 1 (90.0 %)"
+    assert [text.get_text() for text in spectrum.texts] == ["0.99", "0.50", "0.20", "0.10", "0.00"]
+    assert np.allclose(spectrum.get_lines()[1].get_ydata(), shares)
+    with figures.style():
+        figure = null_figure(directions.isel(component=slice(0, 1)).assign_attrs(walk_similarity=np.nan), "one")
+        figure.canvas.draw()
+    assert "similarity" not in figure.get_suptitle()

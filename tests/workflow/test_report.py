@@ -109,10 +109,11 @@ def test_snakemakes_report_has_categories_labels_and_captions(undisturbed, tmp_p
     text = (tmp_path / "report.html").read_text()
     for said in ("plane eigen", "Bars are 95 %", "one frame per recorded iteration"):
         assert said in text
-    assert text.count('"labels": {"picture"') == 20
+    assert text.count('"labels": {"picture"') == 21
     for group, count in (
         ("plane pca", 4),
         ("plane random", 5),
+        ("directions pca", 1),
         ("spectra", 3),
         ("line training", 1),
         ("tracking", 1),
@@ -135,6 +136,7 @@ def test_captions_are_there_for_every_picture():
         "evolution",
         "variants",
         "between",
+        "null",
         "curve",
     }
     assert found == {"workflow", "tracking"} | pictures

@@ -33,23 +33,25 @@ def jobs(done) -> dict[str, int]:
 
 RULES = ("landscape", "curves", "spectra", "curvature", "tracking")
 DRAWN = {"video", "figures", "curve_figure", "spectra_figures", "line_figure", "curvature_figure", "tracking_figure"}
-DRAWN |= {"report"}
+DRAWN |= {"null_figure", "report"}
 
 
 def test_dry_run_plans_the_demo_without_torch(poisoned_torch):
     planned = jobs(snakemake("-n", "--forceall", PYTHONPATH=poisoned_torch))
     assert planned == {
         "train": 1,
-        "directions": 2,
+        "pca": 1,
+        "directions": 1,
         "eigen": 1,
         "landscape": 3,
         "spectra": 1,
         "figures": 3,
+        "null_figure": 1,
         "spectra_figures": 1,
         "video": 3,
         "report": 1,
         "all": 1,
-        "total": 17,
+        "total": 18,
     }
 
 
@@ -149,11 +151,11 @@ def test_nothing_is_done_twice(undisturbed):
         ({"figures": {"levels": 7}}, DRAWN),
         (
             {"evaluation": {"train_samples": 90, "test_samples": 50, "batch_size": 40}},
-            {"eigen", "spectra", "landscape", "curves", "curvature", "tracking", *DRAWN},
+            {"eigen", "spectra", "landscape", "curves", "curvature", "tracking", *DRAWN} - {"null_figure"},
         ),
         (
             {"seed": 1},
-            {"train", "directions", "eigen", "spectra", "landscape", "curves", "curvature", "tracking", *DRAWN},
+            {"train", "pca", "directions", "eigen", "spectra", "landscape", "curves", "curvature", "tracking", *DRAWN},
         ),
     ],
     ids=["video", "figures", "evaluation", "seed"],

@@ -16,6 +16,8 @@ from typing import Any
 from lossatlas import interrupt, store
 from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import Timing, World
+from lossatlas.paths import Others
+from lossatlas.trajectory import Trajectory
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -43,11 +45,16 @@ def mpi_arguments(description: str) -> argparse.ArgumentParser:
 def plane_arguments(description: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments that all MPI scripts on a plane have; an axis is (store, index from 0)."""
     parser = mpi_arguments(description)
-    parser.add_argument("--trajectory", type=Path, required=True)
+    add_trajectories(parser)
     for name in ("x", "y"):
         told = f"direction of the {name} axis, counted from 1"
         parser.add_argument(f"--{name}", type=axis, required=True, metavar="STORE:NUMBER", help=told)
     return parser
+
+
+def other_paths(args: argparse.Namespace, losses: bool) -> Others:
+    """Open the other runs whose paths a plane shows."""
+    return Others({name: Trajectory(file) for name, file in args.other}, losses)
 
 
 def axis(text: str) -> tuple[Path, int | None]:

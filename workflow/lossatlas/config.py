@@ -147,16 +147,16 @@ def _deref(rules: dict) -> dict:
 
 
 NETWORK_KINDS = ("eigen", "gradient")
-"""Kinds of directions that need the network itself; each has a rule of its own."""
+"""Kinds of directions that need the network itself; each has a rule of its own, as `pca` has."""
 
 
 def _check_names(runs: dict) -> None:
-    """Refuse a name that means eigenvectors in one run and something else in another: two rules would make it."""
+    """Refuse a name that means another kind in another run when two rules would make it."""
     kinds: dict[str, str] = {}
     for run, settings in runs.items():
         for name, directions in settings["directions"].items():
             kind, before = directions["kind"], kinds.setdefault(name, directions["kind"])
-            if kind != before and {kind, before} & set(NETWORK_KINDS):
+            if kind != before and {kind, before} & {"pca", *NETWORK_KINDS}:
                 raise LossAtlasError(
                     f"config: runs.{run}.directions.{name}: kind {kind!r} here and {before!r} in "
                     "another run; give one of them another name"
@@ -183,6 +183,7 @@ def _check_run(where: str, run: dict, config: dict) -> None:
         _check_directions(f"{where}.directions.{name}", directions, config)
     for name, plane in run["planes"].items():
         _check_plane(f"{where}.planes.{name}", plane, run["directions"])
+        _check_paths(f"{where}.planes.{name}.paths", plane, where.split(".", 1)[1], config)
     for name, curve in run["curves"].items():
         _check_curve(f"{where}.curves.{name}", curve, where.split(".", 1)[1], run["directions"], config)
     for name, line in run["spectra_between"].items():
@@ -308,6 +309,15 @@ def _check_grid(where: str, grid: dict) -> None:
         grid.setdefault("scale", "auto")
     elif extra := sorted(grid.keys() - {"mode"}):
         raise LossAtlasError(f"config: {where}.{extra[0]}: only an adaptive grid has it; set mode: adaptive")
+
+
+def _check_paths(where: str, plane: dict, name: str, config: dict) -> None:
+    for other in plane.get("paths", []):
+        if other == name:
+            raise LossAtlasError(f"config: {where}: {name!r} is this run, whose path is there in any case")
+        if other not in config["runs"]:
+            known = ", ".join(run for run in config["runs"] if run != name) or "none"
+            raise LossAtlasError(f"config: {where}: no run {other!r}; other runs: {known}")
 
 
 def count(directions: dict) -> int | None:

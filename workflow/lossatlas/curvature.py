@@ -4,7 +4,7 @@ Li et al. 2018, section 6 ("Are we really seeing convexity?"): where |lambda_min
 is as convex as it looks on the plane. A unit of work is one grid point, or a few on large grids.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from lossatlas.directions.build import Axes
 from lossatlas.errors import LossAtlasError, NonFiniteError
 from lossatlas.krylov import eigenpairs
 from lossatlas.krylov.eigenpairs import check_count
-from lossatlas.landscape import MAX_CHUNKS, grid, project_path
+from lossatlas.landscape import MAX_CHUNKS, grid
+from lossatlas.paths import Others, join, project_path
 from lossatlas.problem import Problem, batchnorm_note, choices_of
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
@@ -52,6 +53,7 @@ class Plan:
     trajectory: Trajectory
     problem: Problem
     subset: Subset
+    others: Others = field(default_factory=Others)
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store.
@@ -63,8 +65,10 @@ class Plan:
         check_count(size, 2)
         row = self.trajectory.row_of(self.plane["center"], "plane.center")
         center = self.trajectory.parameters(row).astype(np.float64)
-        path = project_path(self.trajectory, center, self.axes.vectors)
-        x, y = grid(path, {**self.plane, "points": self.spec["points"]})
+        self.others.check(self.trajectory)
+        paths = [project_path(self.trajectory, center, self.axes.vectors)]
+        paths += self.others.project(center, self.axes.vectors)
+        x, y = grid(join(paths), {**self.plane, "points": self.spec["points"]})
         group.attrs.update(
             {
                 "title": "Extreme Hessian eigenvalues on a plane",

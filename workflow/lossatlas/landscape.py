@@ -1,13 +1,14 @@
 """Driver: the loss on a plane (GradVis Algorithms 1 and 3), with the path, by ranks that share one queue.
 
 All evaluations lie on one axis ``row`` in the order of evaluation: the grid from coarse to fine, each checkpoint
-projected onto the plane, each checkpoint itself, and in an adaptive grid round after round of further points. A unit of
-work is one chunk of that axis. Evaluations have numbers: the grid points row by row, then the two kinds of the path.
+projected onto the plane, each checkpoint itself (those of other runs after the run's own), and in an adaptive grid
+round after round of further points. A unit of work is one chunk of that axis. Evaluations have numbers: the grid points
+row by row, then the two kinds of the paths.
 """
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,7 @@ from lossatlas.data import Subset
 from lossatlas.directions.build import Axes
 from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import Timing, World
+from lossatlas.paths import Others, Path, join, project_path
 from lossatlas.problem import Problem
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
@@ -28,29 +30,7 @@ MAX_CHUNKS = 2000
 ORDER = "work/order"
 """Number and round of each row, both -1 where the row is not planned yet; one chunk, so that a round comes at once."""
 
-
-@dataclass
-class Path:
-    """The projected path: coefficients (iteration, 2) and residual norms (iteration,)."""
-
-    coefficients: np.ndarray
-    residual: np.ndarray
-
-
-def project_path(trajectory: Trajectory, center: np.ndarray, vectors: np.ndarray) -> Path:
-    """Project all checkpoints onto center + span(vectors) by least squares; vectors need not be orthogonal.
-
-    The residual ||theta_i - P theta_i|| is summed from the difference itself, streamed over column blocks.
-    """
-    products = np.zeros((len(trajectory), len(vectors)))
-    for columns, block in trajectory.column_blocks():
-        products += (block - center[columns]) @ vectors[:, columns].T
-    coefficients = np.linalg.solve(vectors @ vectors.T, products.T).T
-    squares = np.zeros(len(trajectory))
-    for columns, block in trajectory.column_blocks():
-        rest = block - center[columns] - coefficients @ vectors[:, columns]
-        squares += np.square(rest).sum(axis=1)
-    return Path(coefficients, np.sqrt(squares))
+UNITS = {"loss": "mean per sample", "accuracy": "share of samples"}
 
 
 def grid(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -85,33 +65,37 @@ class Plane:
     trajectory: Trajectory
     problems: dict[str, Problem]
     subsets: dict[str, Subset]
+    others: Others = field(default_factory=Others)
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store: coordinates and path at once, results to be filled in."""
         row = self.trajectory.row_of(self.spec["center"], "plane.center")
         center = self.trajectory.parameters(row).astype(np.float64)
+        self.others.check(self.trajectory)
         path = project_path(self.trajectory, center, self.axes.vectors)
-        x, y = grid(path, self.spec)
+        other_paths = self.others.project(center, self.axes.vectors)
+        x, y = grid(join([path, *other_paths]), self.spec)
         group.attrs.update(self._attributes())
         self._add_coordinates(group, x, y)
         self._add_path(group, path)
         self._add_results(group, len(x), len(y))
-        rows = len(x) * len(y) + 2 * len(self.trajectory)
+        units_of = {name: UNITS[name] for name in metric_names(self.problems)}
+        self.others.build(group, other_paths, units_of, len(self.problems))
+        rows = len(x) * len(y) + 2 * (len(self.trajectory) + len(self.others.evaluated))
         summary = "One row per evaluation; 'order' tells which."
         columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
         units.add_rows(group, summary, rows, columns, points_per_chunk(self.spec, rows))
-        self._add_order(group["work"], len(x), len(y))
+        self._add_order(group["work"], len(x) * len(y), *refinement.coarse_to_fine(len(x), len(y)))
 
-    def _add_order(self, work: zarr.Group, nx: int, ny: int) -> None:
-        """Plan the first round: the grid, in an adaptive one its coarse points, and the path; the end of a unit."""
-        points, first = refinement.coarse_to_fine(nx, ny)
-        path = nx * ny + np.arange(2 * len(self.trajectory))
+    def _add_order(self, work: zarr.Group, size: int, points: np.ndarray, first: int) -> None:
+        """Plan the first round: the grid, in an adaptive one its coarse points, and the paths; the end of a unit."""
+        path = np.arange(size, work["rows"].shape[0])
         if self._attributes()["grid"]["mode"] == "adaptive":
             first += -(first + len(path)) % work["rows"].chunks[0]
             points = points[:first]
         order = np.full((work["rows"].shape[0], 2), -1, np.int32)
         order[: len(points) + len(path)] = _of_round(np.append(points, path), 0)
-        text = "what a row evaluates: its number (grid points row by row, projected path, checkpoints), and its round"
+        text = "what a row evaluates: its number (grid points row by row, projected paths, checkpoints), and its round"
         add_array(work, "order", ("row", "number_round"), data=order, long_name=text)
 
     def _attributes(self) -> dict:
@@ -159,7 +143,7 @@ class Plane:
             text = "whether the loss is interpolated on a logarithmic scale"
             add_array(group, "logarithmic", ("split",), shape=(splits,), dtype=bool, long_name=text)
         for name in metric_names(self.problems):
-            units_of = {"loss": "mean per sample", "accuracy": "share of samples"}[name]
+            units_of = UNITS[name]
             add_array(group, name, ("split", "y", "x"), shape=(splits, ny, nx), long_name=name, units=units_of)
             for kind, text in (("true", "of the checkpoint itself"), ("projected", "at the checkpoint's projection")):
                 add_array(
@@ -217,8 +201,16 @@ def with_strategy(plane: Plane, label: str | None = None) -> Callable[[zarr.Grou
 class Evaluator:
     """Evaluates the rows of a landscape store, which ``order`` (row,) gives the numbers of."""
 
-    def __init__(self, store: Store, axes: Axes, trajectory: Trajectory, problems: dict[str, Problem]):
-        self.trajectory, self.problems = trajectory, problems
+    def __init__(
+        self,
+        store: Store,
+        axes: Axes,
+        trajectory: Trajectory,
+        problems: dict[str, Problem],
+        others: Others | None = None,
+    ):
+        self.problems, evaluated = problems, others.evaluated if others else []
+        self.checkpoints = [*((trajectory, row) for row in range(len(trajectory))), *evaluated]
         row = trajectory.row_of(store.attrs["center"], "plane.center")
         center, buffers = trajectory.parameters(row), trajectory.buffers(row)
         choices = choices_of(store.attrs)
@@ -228,6 +220,9 @@ class Evaluator:
         projected = np.stack([store["path_x"][:], store["path_y"][:]], axis=1)
         self.points = np.concatenate([grid_points, projected])
         self.order = planned(store)[:, 0]
+        if evaluated:
+            elsewhere = np.stack([store["other_x"][:], store["other_y"][:]], axis=1)
+            self.points = np.concatenate([self.points, elsewhere])
 
     def __call__(self, unit: range) -> np.ndarray:
         """Return the metrics of all splits at the points of a unit, one row each."""
@@ -237,9 +232,10 @@ class Evaluator:
         found += [self.checkpoint(n - first_checkpoint)[None] for n in numbers if n >= first_checkpoint]
         return np.concatenate(found)
 
-    def checkpoint(self, row: int) -> np.ndarray:
-        """Return the metrics of all splits at a checkpoint itself."""
-        theta, buffers = self.trajectory.parameters(row), self.trajectory.buffers(row)
+    def checkpoint(self, number: int) -> np.ndarray:
+        """Return the metrics of all splits at a checkpoint itself, the run's own or another run's."""
+        trajectory, row = self.checkpoints[number]
+        theta, buffers = trajectory.parameters(row), trajectory.buffers(row)
         return np.concatenate([problem.metrics(theta, buffers) for problem in self.problems.values()])
 
 
@@ -291,7 +287,8 @@ class Evaluated:
     """What a store, finished or not, has of its grid and its path.
 
     ``numbers`` (point,) are the grid points in the order of evaluation, ``values`` (split, metric, point) theirs,
-    ``path`` (split, metric, 2 x iteration) those of the path, NaN where they are not there yet.
+    ``path`` (split, metric, 2, checkpoint) those of the projected paths and of the checkpoints, other runs' after the
+    ``iterations`` of the run's own; NaN where they are not there yet.
     """
 
     def __init__(self, store: Store):
@@ -306,8 +303,10 @@ class Evaluated:
         rows, on_grid = rows.transpose(1, 2, 0), numbers < self.points
         self.numbers, self.values = numbers[on_grid], rows[:, :, on_grid]
         self.last = int((rounds[on_grid] == rounds[-1]).sum()) if len(rounds) and rounds[-1] else 0
-        self.path = np.full((splits, len(self.names), 2 * store["iteration"].shape[0]), np.nan)
-        self.path[:, :, numbers[~on_grid] - self.points] = rows[:, :, ~on_grid]
+        self.iterations = store["iteration"].shape[0]
+        path = np.full((splits, len(self.names), store[units.ARRAY].shape[0] - self.points), np.nan)
+        path[:, :, numbers[~on_grid] - self.points] = rows[:, :, ~on_grid]
+        self.path = path.reshape(*path.shape[:2], 2, -1)
 
     @property
     def losses(self) -> np.ndarray:
@@ -317,7 +316,7 @@ class Evaluated:
     @cached_property
     def scales(self) -> list[refinement.Scale]:
         """The scale of each split, chosen as figures do: from the surface and the projected path."""
-        projected = self.path[:, 0, : self.path.shape[2] // 2]
+        projected = self.path[:, 0, 0, : self.iterations]
         choices = self.spec.get("scale", "auto"), self.spec.get("maximum")
         return [refinement.Scale.of(known, *choices) for known in np.hstack([self.losses, projected])]
 
@@ -338,14 +337,17 @@ class Evaluated:
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays (split, y, x) and (split, iteration) of all metrics, interpolated where not evaluated."""
         evaluated = np.isin(np.arange(self.points), self.numbers).reshape(self.shape)
-        arrays, middle = {"evaluated": evaluated}, self.path.shape[2] // 2
+        arrays = {"evaluated": evaluated}
         for k, name in enumerate(self.names):
             how = zip(self.scales, (kernel for _, kernel in self.checks), strict=True)
             how = how if name == "loss" else [(None,)] * len(self.values)
             pairs = zip(self.values[:, k], how, strict=True)
             surfaces = [refinement.complete(self.shape, self.numbers, values, *how) for values, how in pairs]
             arrays[name] = np.stack(surfaces)
-            arrays[f"path_projected_{name}"], arrays[f"path_true_{name}"] = np.split(self.path[:, k], [middle], axis=1)
+            for kind, path in zip(("projected", "true"), self.path[:, k].transpose(1, 0, 2), strict=True):
+                arrays[f"path_{kind}_{name}"] = path[:, : self.iterations]
+                if path.shape[1] > self.iterations:
+                    arrays[f"other_{kind}_{name}"] = path[:, self.iterations :]
         return arrays
 
 
@@ -378,5 +380,7 @@ def finish(store: Store, attempt: dict[str, Any]) -> dict:
         store["error"][...], store["logarithmic"][...] = found.errors, [scale.log for scale in found.scales]
         store.update(rounds=int(planned(store)[-1, 1]) + 1)
         counts |= {"grid_points": found.points, "error": dict(zip(splits, found.errors, strict=True))}
+    if "other_evaluations" in store.attrs:
+        counts["evaluations_of_other_runs"] = store.attrs["other_evaluations"]
     store.finish(attempt)
     return counts

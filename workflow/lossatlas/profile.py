@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from lossatlas.errors import LossAtlasError
 
-MPI_RULES = ("landscape", "curves", "spectra", "curvature", "tracking")
+MPI_RULES = ("pca", "landscape", "curves", "spectra", "curvature", "tracking")
 RESOURCES = (
     *("mpi", "tasks", "cpus_per_task", "nodes", "gpu", "gpu_model", "gres", "tasks_per_gpu", "cpus_per_gpu"),
     *("mem_mb", "mem_mb_per_cpu", "disk_mb", "runtime", "slurm_account", "slurm_partition", "slurm_extra"),

@@ -77,7 +77,10 @@ class Team:
 
     def total(self, terms: list[np.ndarray]) -> np.ndarray:
         """Return the sum over all leaves on every rank, from one array for each of this rank's leaves."""
-        branches = fold([(range(n, n + 1), term) for n, term in zip(self.leaves, terms, strict=True)])
+        return self.sum(fold([(range(n, n + 1), term) for n, term in zip(self.leaves, terms, strict=True)]))
+
+    def sum(self, branches: list[Branch]) -> np.ndarray:
+        """Return the sum over all leaves on every rank, from this rank's, as ``fold`` returns them."""
         if self.size > 1:
             with self._talking():
                 everyone = self._comm.allgather(branches)

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from lossatlas.store import Store, add_array, open_finished
 CHUNK_COLUMNS = 2**20
 CHUNK_BYTES = 256 * 2**20
 CHUNK_ROWS = 25
+BLOCK_BYTES = 8 * 2**20
+"""Of a block of columns in float64: what a processor's cache holds."""
 
 
 @dataclass
@@ -155,6 +158,8 @@ class Trajectory:
         self.layout = ParameterLayout.from_json(self.store.attrs["layout"])
         self.iterations = self.store["iteration"][:]
         self._parameters = self.store["parameters"]
+        # Uncompressed chunks are files of plain numbers, of which any columns can be read without the rest.
+        self._plain = len(self._parameters.metadata.codecs) == 1 and sys.byteorder == "little"
 
     def __len__(self) -> int:
         return len(self.iterations)
@@ -192,9 +197,41 @@ class Trajectory:
         """The flat parameters that are not trained."""
         return self.store["frozen"][:] if self.store["frozen"].size else np.zeros(0)
 
-    def column_blocks(self, max_bytes: int = 128 * 2**20) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield (columns, float64 block of shape (rows, columns)) over all of theta in bounded memory."""
-        width = max(1, min(CHUNK_COLUMNS, max_bytes // (8 * len(self))))
-        for start in range(0, self.layout.size, width):
-            columns = slice(start, min(start + width, self.layout.size))
-            yield columns, self._parameters[:, columns].astype(np.float64)
+    def column_blocks(
+        self, within: slice | None = None, max_bytes: int = BLOCK_BYTES, dtype: type = np.float64
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield (columns, block of shape (rows, columns)) over theta, or ``within`` it, in bounded memory.
+
+        The next block overwrites the last one, which may be changed.
+        """
+        first, last, _ = (within or slice(None)).indices(self.layout.size)
+        width = max(1, min(last - first, CHUNK_COLUMNS, max_bytes // (np.dtype(dtype).itemsize * len(self))))
+        raw = np.empty((len(self), width), self._parameters.dtype)
+        blocks = raw if raw.dtype == dtype else np.empty(raw.shape, dtype)
+        for start in range(first, last, width):
+            columns = slice(start, min(start + width, last))
+            block, found = blocks[:, : columns.stop - start], self._columns(columns, raw)
+            if found.base is not blocks:
+                block[...] = found
+            yield columns, block
+
+    def _columns(self, columns: slice, out: np.ndarray) -> np.ndarray:
+        """Return some columns of all rows, read into ``out`` where their chunks are plain files."""
+        if not self._plain:
+            return self._parameters[:, columns]
+        rows, width = self._parameters.chunks
+        for row in range(0, len(self), rows):
+            for chunk in range(columns.start // width, (columns.stop - 1) // width + 1):
+                begin, end = max(columns.start, chunk * width), min(columns.stop, (chunk + 1) * width)
+                part = out[row : row + rows, begin - columns.start : end - columns.start]
+                self._read(row // rows, chunk, begin - chunk * width, part)
+        return out[:, : columns.stop - columns.start]
+
+    def _read(self, i: int, j: int, first: int, out: np.ndarray) -> None:
+        """Read columns from ``first`` on of the chunk (i, j), whose last rows may lie beyond the array."""
+        file, width = self.store.path / f"parameters/c/{i}/{j}", self._parameters.chunks[1]
+        with file.open("rb", buffering=0) as stream:
+            for k, row in enumerate(out):
+                stream.seek((k * width + first) * row.itemsize)
+                if stream.readinto(row.data) != row.nbytes:
+                    raise LossAtlasError(f"{file}: torn, it is too short; delete {self.path.resolve()} and run again")

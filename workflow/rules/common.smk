@@ -54,6 +54,7 @@ PLANE_FIGURES = ("contour", "surface", "loss")
 SPECTRA_FIGURES = ("density", "distribution", "evolution")
 LINE_FIGURES = ("between",)
 CURVATURE_FIGURES = ("curvature",)
+NULL_FIGURES = ("null",)
 CURVE_FIGURES = ("curve",)
 
 
@@ -199,6 +200,11 @@ def plane_settings(wildcards):
         raise WorkflowError(f"config: runs.{wildcards.run}.planes: no {wildcards.plane!r}")
 
 
+def plane_paths(wildcards):
+    """Return the other runs whose paths a plane shows."""
+    return plane_settings(wildcards).get("paths", [])
+
+
 def plane_spec(wildcards):
     settings = {key: value for key, value in plane_settings(wildcards).items() if key != "curvature"}
     return {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"], "plane": settings}
@@ -209,7 +215,7 @@ def curvature_spec(wildcards):
     spec, settings = plane_spec(wildcards), plane_settings(wildcards)
     if "curvature" not in settings:
         raise WorkflowError(f"config: runs.{wildcards.run}.planes.{wildcards.plane}: no key 'curvature'")
-    left_out = ("points", "points_per_chunk", "grid", "strategy", "precision")
+    left_out = ("points", "points_per_chunk", "paths_losses", "grid", "strategy", "precision")
     plane = {key: value for key, value in spec["plane"].items() if key not in left_out}
     return {**spec, "plane": plane, "curvature": settings["curvature"]}
 
@@ -360,6 +366,21 @@ def derivatives_spec(wildcards):
     return {**spec, "directions": directions_spec(wildcards)}
 
 
+def pca_spec(wildcards):
+    """Return what determines principal components; they are the same whatever threads and ranks are."""
+    return {key: value for key, value in directions_spec(wildcards).items() if key != "threads"}
+
+
+def pca_sets(run):
+    """Return the sets of principal components of a run that its planes lie in."""
+    return [name for name in sets_in_use(run) if RUNS[run]["directions"][name]["kind"] == "pca"]
+
+
+def null_results(run):
+    """Return the pictures of a run's principal components beside a random walk."""
+    return [file for name in pca_sets(run) for file in expand(figure_files(name, NULL_FIGURES, "png"), run=run)]
+
+
 def sets_of_kind(*kinds):
     """Return a pattern of the names of direction sets of these kinds."""
     named = [(n, d["kind"]) for settings in RUNS.values() for n, d in settings["directions"].items()]
@@ -383,14 +404,23 @@ def sets_in_use(run):
     return sorted({config_module.split_axis(axis)[0] for axis in axes})
 
 
-def reported_settings(run):
-    """Return a config by which this run alone, and those that its differences lead to, can be made again."""
+def leads_to(run):
+    """Return the other runs that a run's differences, lines and planes name."""
     ends = [end for d in RUNS[run]["directions"].values() for end in d.get("to", [])]
     ends += [line["to"] for line in RUNS[run]["spectra_between"].values()]
     ends += [curve["to"] for curve in RUNS[run]["curves"].values() if "to" in curve]
-    others = {end["run"] for end in ends if "run" in end}
+    shown = [other for plane in RUNS[run]["planes"].values() for other in plane.get("paths", [])]
+    return {*(end["run"] for end in ends if "run" in end), *shown}
+
+
+def reported_settings(run):
+    """Return a config by which this run alone, and those that it leads to, can be made again."""
+    names, found = [run], leads_to(run)
+    while more := sorted(found - {*names}):
+        names += more
+        found = {other for name in more for other in leads_to(name)}
     kept = {key: value for key, value in CONFIG.items() if key not in ("runs", "fresh")}
-    return {**kept, "runs": {name: RUNS[name] for name in [run, *sorted(others - {run})]}}
+    return {**kept, "runs": {name: RUNS[name] for name in names}}
 
 
 def planned_stores(run):

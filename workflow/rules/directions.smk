@@ -13,7 +13,7 @@ rule directions:
     benchmark:
         f"{RESULTS}/{{run}}/logs/directions/{{directions}}.benchmark.tsv"
     wildcard_constraints:
-        directions=sets_of_kind("random", "pca", "difference", "file"),
+        directions=sets_of_kind("random", "difference", "file"),
     conda:
         "../../envs/torch.yaml"
     threads: lambda wildcards: directions_spec(wildcards)["threads"]
@@ -32,6 +32,43 @@ rule directions:
         "python {params.script} --output {output} --run-dir {params.run_dir}"
         " --label {wildcards.run}/directions/{wildcards.directions} --spec {params.spec:q}"
         " --trajectory {input.trajectory} {params.others} {params.fresh}"
+        " 2>&1 | logged {log}"
+
+
+rule pca:
+    input:
+        trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
+    output:
+        directory(f"{RESULTS}/{{run}}/directions/{{directions}}.zarr"),
+    log:
+        f"{RESULTS}/{{run}}/logs/directions/{{directions}}.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/directions/{{directions}}.benchmark.tsv"
+    wildcard_constraints:
+        directions=sets_of_kind("pca"),
+    conda:
+        "../../envs/torch.yaml"
+    threads: MPI["ranks"] * MPI["threads_per_rank"]
+    resources:
+        mpi="mpiexec",
+        tasks=MPI["ranks"],
+        cpus_per_task=MPI["threads_per_rank"],
+        mem_mb=4000,
+        runtime=growing(30),
+    params:
+        script=SCRIPTS / "pca.py",
+        run_dir=run_dir,
+        spec=lambda wildcards: as_json(pca_spec(wildcards)),
+        timing=f"{RESULTS}/{{run}}/logs/directions/{{directions}}.timing.json",
+        fresh=fresh(),
+    message:
+        "Principal components {wildcards.directions} of {wildcards.run} by {resources.tasks} MPI ranks"
+    shell:
+        "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
+        "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
+        " --run-dir {params.run_dir} --label {wildcards.run}/directions/{wildcards.directions}"
+        " --spec {params.spec:q} --trajectory {input.trajectory} --timing {params.timing}"
+        " --ranks {resources.tasks} --threads {resources.cpus_per_task} {params.fresh}"
         " 2>&1 | logged {log}"
 
 

@@ -5,6 +5,7 @@ rule landscape:
     input:
         dataset_ready,
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
+        others=lambda wildcards: trajectories(plane_paths(wildcards)),
         x=lambda wildcards: axis_store(wildcards, "x"),
         y=lambda wildcards: axis_store(wildcards, "y"),
     output:
@@ -27,6 +28,7 @@ rule landscape:
         job="landscape",
         run_dir=run_dir,
         spec=lambda wildcards: as_json(plane_spec(wildcards)),
+        others=lambda wildcards: other_arguments(plane_paths(wildcards)),
         x=lambda wildcards: axis_argument(wildcards, "x"),
         y=lambda wildcards: axis_argument(wildcards, "y"),
         device=lambda wildcards: RUNS[wildcards.run]["device"],
@@ -39,7 +41,7 @@ rule landscape:
         "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
         "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
         " --run-dir {params.run_dir} --label {wildcards.run}/{params.job}/{wildcards.plane} --spec {params.spec:q}"
-        " --trajectory {input.trajectory} --x {params.x} --y {params.y} --timing {params.timing}"
+        " --trajectory {input.trajectory} {params.others} --x {params.x} --y {params.y} --timing {params.timing}"
         " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
         " --queue {params.queue} {params.fresh} 2>&1 | logged {log}"
 

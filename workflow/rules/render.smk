@@ -194,6 +194,35 @@ rule tracking_figure:
         " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
 
 
+rule null_figure:
+    input:
+        pca=f"{RESULTS}/{{run}}/directions/{{directions}}.zarr",
+    output:
+        figure_files("{directions}", NULL_FIGURES, "pdf"),
+        reported_figures("{directions}", NULL_FIGURES, "directions {directions}"),
+    log:
+        f"{RESULTS}/{{run}}/logs/figures/null/{{directions}}.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/figures/null/{{directions}}.benchmark.tsv"
+    wildcard_constraints:
+        directions=sets_of_kind("pca"),
+    conda:
+        "../../envs/render.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=growing(10),
+    params:
+        script=SCRIPTS / "figures.py",
+        choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
+        prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/{wildcards.directions}",
+        title=lambda wildcards: f"{wildcards.run}: directions {wildcards.directions}",
+    message:
+        "Figure of {wildcards.directions} of {wildcards.run} beside a random walk"
+    shell:
+        "python {params.script} --pca {input.pca}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+
+
 rule video:
     input:
         trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
@@ -276,6 +305,7 @@ rule report:
         lambda wildcards: line_results(wildcards.run),
         lambda wildcards: curvature_results(wildcards.run),
         lambda wildcards: tracking_files(wildcards.run),
+        lambda wildcards: null_results(wildcards.run),
     output:
         f"{RESULTS}/{{run}}/report.html",
     log:
@@ -298,9 +328,10 @@ rule report:
         curves=lambda wildcards: " ".join(["--curves", *RUNS[wildcards.run]["curves"]]),
         curvature=lambda wildcards: " ".join(["--curvature", *curved_planes(wildcards.run)]),
         tracking=lambda wildcards: "--tracking" if tracking_files(wildcards.run) else "",
+        nulls=lambda wildcards: " ".join(["--nulls", *pca_sets(wildcards.run)]),
     message:
         "Report of {wildcards.run}"
     shell:
         "python {params.script} --run {wildcards.run} --run-dir {params.run_dir} --settings {params.settings:q}"
         " --planes {params.planes} --directions {params.directions} {params.spectra} {params.lines}"
-        " {params.curves} {params.curvature} {params.tracking} --output {output} 2>&1 | logged {log}"
+        " {params.curves} {params.curvature} {params.tracking} {params.nulls} --output {output} 2>&1 | logged {log}"

@@ -11,10 +11,12 @@ from lossatlas.directions.file import from_file
 from lossatlas.directions.pca import pca
 from lossatlas.directions.random import random
 from lossatlas.directions.raw import RawDirections
+from lossatlas.directions.streams import column_sum
 from lossatlas.errors import LossAtlasError
 from lossatlas.layout import ParameterLayout
 from lossatlas.normalize import drop, normalize
 from lossatlas.store import add_array, open_finished
+from lossatlas.team import ALONE, Team
 from lossatlas.trajectory import Trajectory
 
 _PARALLEL = 1e-6
@@ -80,10 +82,14 @@ class DirectionSet:
         )
         for name, values in self.raw.values.items():
             add_array(group, name, dims[:1], data=values, long_name=name.replace("_", " "))
+        for name, (along, values, text) in self.raw.arrays.items():
+            add_array(group, name, along, data=values, long_name=text)
 
 
-def make_directions(spec: dict, trajectory: Trajectory, others: dict[str, Trajectory]) -> DirectionSet:
-    """Make the directions of one entry of the config.
+def make_directions(
+    spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], threads: int = 1, team: Team = ALONE
+) -> DirectionSet:
+    """Make the directions of one entry of the config; ``threads`` of each rank of the ``team`` share what they can.
 
     Raises:
         LossAtlasError: they cannot be made; the message says why.
@@ -93,15 +99,17 @@ def make_directions(spec: dict, trajectory: Trajectory, others: dict[str, Trajec
     if kind == "random":
         raw = random(trajectory.layout.size, spec["count"], spec["seed"])
     elif kind == "pca":
-        raw = pca(trajectory, center, spec["count"], spec["center_rows"], spec["solver"], spec["seed"])
+        raw = pca(trajectory, center, spec["count"], spec["center_rows"], spec["solver"], spec["seed"], threads, team)
     elif kind == "difference":
         raw = difference(trajectory, center, spec["to"], others)
     else:
         raw = from_file(Path(spec["path"]), trajectory.layout)
-    return complete(raw, spec, trajectory)
+    return complete(raw, spec, trajectory, threads, team)
 
 
-def complete(raw: RawDirections, spec: dict, trajectory: Trajectory) -> DirectionSet:
+def complete(
+    raw: RawDirections, spec: dict, trajectory: Trajectory, threads: int = 1, team: Team = ALONE
+) -> DirectionSet:
     """Drop the ignored kinds, normalise, and measure the path's variance along each direction."""
     theta = trajectory.parameters(trajectory.row_of(spec["center"], "directions.center"))
     used = np.stack(
@@ -115,17 +123,19 @@ def complete(raw: RawDirections, spec: dict, trajectory: Trajectory) -> Directio
             raise LossAtlasError(
                 f"directions: {label!r} is zero after ignoring {spec['ignore']}; choose other ends or ignore less"
             )
-    return DirectionSet(raw, used, variance_shares(used, trajectory))
+    return DirectionSet(raw, used, variance_shares(used, trajectory, threads, team))
 
 
-def variance_shares(vectors: np.ndarray, trajectory: Trajectory) -> np.ndarray:
+def variance_shares(vectors: np.ndarray, trajectory: Trajectory, threads: int = 1, team: Team = ALONE) -> np.ndarray:
     """Return the share of the path's variance (about its mean checkpoint) along each row of ``vectors``."""
-    along, total = np.zeros((len(trajectory), len(vectors))), 0.0
-    for columns, block in trajectory.column_blocks():
+
+    def measure(columns: slice, block: np.ndarray) -> np.ndarray:
         block -= block.mean(axis=0)
-        along += block @ vectors[:, columns].T
-        total += np.square(block).sum()
-    moments = np.square(along).sum(axis=0) / np.square(vectors).sum(axis=1)
+        return np.column_stack([block @ vectors[:, columns].T, np.einsum("ij,ij->i", block, block)])
+
+    found = column_sum(trajectory, measure, threads, team)
+    moments = np.square(found[:, :-1]).sum(axis=0) / np.einsum("ij,ij->i", vectors, vectors)
+    total = found[:, -1].sum()
     return moments / total if total > 0 else np.zeros(len(vectors))
 
 

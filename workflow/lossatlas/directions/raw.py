@@ -10,10 +10,12 @@ class RawDirections:
     """Directions before normalisation.
 
     ``vectors`` has shape (direction, N), float64; ``labels`` name them on axes; ``values`` are per-direction
-    numbers such as ``explained_variance_ratio``; ``notes`` describe how they were made.
+    numbers such as ``explained_variance_ratio``; ``notes`` describe how they were made; ``arrays`` holds more by name,
+    as (dimensions, values, long name).
     """
 
     vectors: np.ndarray
     labels: list[str]
     values: dict[str, np.ndarray] = field(default_factory=dict)
     notes: dict = field(default_factory=dict)
+    arrays: dict[str, tuple] = field(default_factory=dict)

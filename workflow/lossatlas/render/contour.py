@@ -12,6 +12,7 @@ from lossatlas.render.style import (
     NOW_MARKER,
     PATH_COLOR,
     LossScale,
+    OtherPath,
     axis_labels,
     interpolated,
 )
@@ -71,6 +72,15 @@ def mark_nonfinite(axes: Axes, heights: np.ndarray) -> None:
         fontsize=8,
         bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none"},
     )
+
+
+def other_lines(axes: Axes, paths: list[OtherPath], animated: bool = False) -> list[Line2D]:
+    """Add an empty path for each other run, with a square at its newest point."""
+    looks = {"marker": "s", "markersize": 5, "markeredgecolor": "black", "markeredgewidth": 0.8, "linewidth": 1.4}
+    return [
+        axes.plot([], [], color=path.color, markevery=[-1], animated=animated, label=path.run, **looks)[0]
+        for path in paths
+    ]
 
 
 def path_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:

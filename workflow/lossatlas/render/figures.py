@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lossatlas.render import contour, curve, surface
-from lossatlas.render.style import CHOICES, evaluation_note, loss_scale, style
+from lossatlas.render.style import CHOICES, evaluation_note, loss_scale, other_paths, style
 
 
 def contour_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
@@ -17,8 +17,13 @@ def contour_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = 
     path, now = contour.path_lines(axes)
     path.set_data(landscape["path_x"].values, landscape["path_y"].values)
     now.set_data(landscape["path_x"].values[-1:], landscape["path_y"].values[-1:])
+    paths = other_paths(landscape)
+    others = contour.other_lines(axes, paths)
+    for line, other in zip(others, paths, strict=True):
+        line.set_data(other.x, other.y)
+        path.set_label("this run")
     axes.set_title(noted(title, landscape))
-    axes.legend(handles=[path], loc="upper right")
+    axes.legend(handles=[path, *others], loc="upper right")
     return figure
 
 
@@ -32,6 +37,12 @@ def surface_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = 
     path, now = surface.path_lines(axes)
     path.set_data_3d(landscape["path_x"].values, landscape["path_y"].values, heights)
     now.set_data_3d(landscape["path_x"].values[-1:], landscape["path_y"].values[-1:], heights[-1:])
+    paths = other_paths(landscape)
+    for line, other in zip(surface.other_lines(axes, paths), paths, strict=True):
+        line.set_data_3d(other.x, other.y, scale(other.loss))
+    if paths:
+        path.set_label("this run")
+        axes.legend(handles=axes.get_lines()[:1] + axes.get_lines()[2:], loc="upper left", bbox_to_anchor=(0.05, 0.97))
     axes.set_title(noted(title, landscape))
     return figure
 

@@ -4,9 +4,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lossatlas.render import contour, curve, spectrum, surface
-from lossatlas.render.style import DPI, HEIGHT, WIDTH, evaluation_note, loss_scale, style
+from lossatlas.render.style import DPI, HEIGHT, PATH_COLOR, WIDTH, evaluation_note, loss_scale, other_paths, style
 
 THREE_PANELS = {
     "surface": (0.0, 0.04, 0.53, 0.86),
@@ -64,10 +65,15 @@ class FrameRenderer:
         )
         self._lines3d = surface.path_lines(self._surface, animated=True)
         self._lines2d = contour.path_lines(self._contour, animated=True)
+        self._others = other_paths(landscape)
+        self._others3d = surface.other_lines(self._surface, self._others, animated=True)
+        self._others2d = contour.other_lines(self._contour, self._others, animated=True)
+        if self._others:
+            self._name_paths()
         self._now = curve.now_lines(self._curve, animated=True)
         self._moving = [
-            *((self._surface, artist) for artist in self._lines3d),
-            *((self._contour, artist) for artist in self._lines2d),
+            *((self._surface, artist) for artist in (*self._others3d, *self._lines3d)),
+            *((self._contour, artist) for artist in (*self._others2d, *self._lines2d)),
             *((self._curve, artist) for artist in self._now),
             (self.figure, self._caption),
         ]
@@ -77,6 +83,12 @@ class FrameRenderer:
             self._spectrum = spectrum.moving_lines(axes, animated=True)
             self._says = axes.text(0.98, 0.94, "", transform=axes.transAxes, ha="right", va="top", animated=True)
             self._moving += [(axes, artist) for artist in (*self._spectrum, self._says)]
+
+    def _name_paths(self) -> None:
+        """Write which path is which run's."""
+        looks = [Line2D([], [], color=PATH_COLOR, label="this run")]
+        looks += [Line2D([], [], color=path.color, label=path.run) for path in self._others]
+        self.figure.legend(handles=looks, loc="upper left", bbox_to_anchor=(0.012, 0.885), fontsize=9, ncols=4)
 
     def _read_path(self, landscape: xr.Dataset) -> None:
         self.iterations = landscape["iteration"].values
@@ -98,6 +110,14 @@ class FrameRenderer:
             owner.draw_artist(artist)
         return np.asarray(self.canvas.buffer_rgba())
 
+    def _place_others(self, row: int) -> None:
+        """Let the paths of other runs grow with the iteration; the last frame shows them whole."""
+        for path, line3d, line2d in zip(self._others, self._others3d, self._others2d, strict=True):
+            shown = path.iterations <= self.iterations[row]
+            shown |= row == len(self) - 1
+            line3d.set_data_3d(path.x[shown], path.y[shown], self._scale(path.loss[shown]))
+            line2d.set_data(path.x[shown], path.y[shown])
+
     def _place(self, row: int) -> None:
         """Move every animated artist to one iteration."""
         x, y, z, iteration = self._x, self._y, self._z, self.iterations[row]
@@ -106,6 +126,7 @@ class FrameRenderer:
         now3d.set_data_3d(x[row : row + 1], y[row : row + 1], z[row : row + 1])
         path2d.set_data(x[: row + 1], y[: row + 1])
         now2d.set_data(x[row : row + 1], y[row : row + 1])
+        self._place_others(row)
         line, marker = self._now
         line.set_xdata([iteration, iteration])
         marker.set_data([iteration], [self._loss[row]])

@@ -22,6 +22,8 @@ _CAPTIONS = {
     "curvature": "|λ_min / λ_max| of the Hessian: near 0 the surface is convex, larger values tell of negative "
     "curvature that the plane may hide. Lines are contours of the loss, with the projected path.",
     "loss": "The loss of the checkpoints themselves and (dashed) of their projections.",
+    "null": "The path in its first two principal components, a random walk with steps as long in its own, and the "
+    "variance that components explain. What both show says nothing about the loss (Antognini & Sohl-Dickstein 2018).",
     "density": "Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
     "intervals over probes.",
     "distribution": "Share of eigenvalues up to a value; bands hold the spread over probes and the quadrature's own "
@@ -53,6 +55,8 @@ _WORKS = {
     "Matrix Analysis and Applications 22(2), 2000.",
     "subspace": "G. Gur-Ari, D. A. Roberts, E. Dyer. Gradient Descent Happens in a Tiny Subspace. arXiv:1812.04754, "
     "2018. (gradient, step and the top subspace)",
+    "walk": "J. M. Antognini, J. Sohl-Dickstein. PCA of High Dimensional Random Walks with Comparison to Neural "
+    "Network Training. NeurIPS 2018.",
     "fashion-mnist": "H. Xiao, K. Rasul, R. Vollgraf. Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine "
     "Learning Algorithms. arXiv:1708.07747, 2017.",
 }
@@ -102,6 +106,7 @@ def render(materials: Materials) -> str:
         planes=[_plane(name, m) for name in m.landscapes],
         curves=[_curve(name, m) for name in m.curves],
         spectra=_spectra(m),
+        nulls=[_null(name, m) for name in m.directions if f"directions/{name}" in m.figures],
         lines=[_line(name, m) for name in m.lines],
         tracking=_tracking(m),
         settings=m.settings_text,
@@ -181,8 +186,31 @@ def _plane(name: str, m: Materials) -> dict:
                                               f"up to {plane['path_residual'].values.max():.3g}"),
         ("BatchNorm", "running statistics of the plane's centre on the plane, each checkpoint's own for its true loss"),
     ]  # fmt: skip
+    if "other_run" in plane:
+        count, runs = plane.attrs["other_evaluations"], ", ".join(dict.fromkeys(plane["other_run"].values.tolist()))
+        apart = f"up to {plane['other_residual'].values.max():.3g} from the plane"
+        facts.append(("paths of other runs", f"{runs}; {apart}; {count:,} evaluations"))
     facts += _curvature_facts(m.curvatures[name]) if name in m.curvatures else []
     return {"name": name, "video": embed(m.videos[name]), "facts": facts, "figures": _figures(m.figures[name])}
+
+
+def _null(name: str, m: Materials) -> dict:
+    """Return the section of one set of principal components."""
+    pca, shown = m.directions[name], slice(0, m.directions[name].sizes["direction"])
+    similar, compared = pca.attrs["walk_similarity"], (pca[key].values[shown] for key in _COMPARED)
+    facts = [
+        (f"component {k + 1}", f"{percent(share)} of the {pca.attrs['share_of']}, {percent(walks)} in a random walk; "
+                               f"coordinates correlate with the walk's at {alike:.3f}")
+        for k, (share, walks, alike) in enumerate(zip(*compared, strict=True))
+    ]  # fmt: skip
+    if np.isfinite(similar):
+        facts.append(("similarity of the paths", f"{similar:.3f}; 1 is a random walk up to rotation and scale"))
+    wide = f"{pca.attrs['walk_spread']:.3g} times the random walk's; more than 1 where steps go on in one direction"
+    facts.append(("spread of the path", wide))
+    return {"name": name, "facts": facts, "figures": _figures(m.figures[f"directions/{name}"])}
+
+
+_COMPARED = ("path_share", "walk_share", "walk_correlation")
 
 
 def _curvature_facts(curvature: xr.Dataset) -> list[tuple]:
@@ -332,6 +360,7 @@ def _works(m: Materials, version: str) -> list[str]:
     wanted += ["quadrature"] if quadrature else []
     wanted += ["eigen"] if searched or m.curvatures else []
     wanted += ["subspace"] if m.tracking is not None else []
+    wanted += ["walk"] if "pca" in kinds else []
     wanted += ["fashion-mnist"] if str(m.settings["data"].get("name")).startswith("fashion-mnist") else []
     ours = f"The LossAtlas authors. LossAtlas: an atlas of a training run's loss surface. Version {version}."
     return [ours, *(_WORKS[key] for key in wanted)]

@@ -18,6 +18,8 @@ CHOICES = {"scale": "auto", "levels": 20, "elevation": 35, "azimuth": -60}
 
 WIDTH, HEIGHT, DPI = 1280, 720, 100
 PATH_COLOR, NOW_COLOR, TEST_COLOR, NONFINITE_COLOR = "#d62728", "#000000", "#1f77b4", "#c8c8c8"
+OTHER_COLORS = ("#ff9f1c", "#e56bb3", "#2ec4f1", "#8c564b", "#ffffff")
+"""Paths of other runs on a plane, in the order of the config."""
 COLORMAP = "viridis"
 NOW_MARKER = {
     "marker": "o",
@@ -90,10 +92,11 @@ class LossScale:
 
 
 def loss_scale(landscape: xr.Dataset, choices: dict, split: str = "train") -> LossScale:
-    """Choose the scale of one landscape from its finite losses, those of the projected path included."""
+    """Choose the scale of one landscape from its finite losses, those of projected paths included."""
     surface = landscape["loss"].sel(split=split).values
     path = landscape["path_projected_loss"].sel(split=split).values
-    finite = np.concatenate([surface[np.isfinite(surface)], path[np.isfinite(path)]])
+    others = [landscape["other_projected_loss"].sel(split=split).values] if "other_projected_loss" in landscape else []
+    finite = np.concatenate([losses[np.isfinite(losses)] for losses in (surface, path, *others)])
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     clipped = high > choices.get("maximum", np.inf)
     high = min(high, choices.get("maximum", np.inf))
@@ -118,6 +121,36 @@ def evaluation_note(landscape: xr.Dataset, split: str = "train") -> str:
     if "error" not in landscape or not landscape.attrs.get("finished", True):
         return f"preview: {counted}"
     return f"{counted}, error ≤ {percent(float(landscape['error'].sel(split=split)))} of the range"
+
+
+@dataclass(frozen=True)
+class OtherPath:
+    """Another run's path on a plane: its name and colour, iterations, and positions, with the loss there."""
+
+    run: str
+    color: str
+    iterations: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    loss: np.ndarray
+
+
+def other_paths(landscape: xr.Dataset, split: str = "train") -> list[OtherPath]:
+    """Return the paths of other runs; where they were not evaluated their loss is that of the surface beneath."""
+    if "other_run" not in landscape:
+        return []
+    x, y = landscape["other_x"], landscape["other_y"]
+    if "other_projected_loss" in landscape:
+        loss = landscape["other_projected_loss"].sel(split=split).values
+    else:
+        loss = landscape["loss"].sel(split=split).interp(x=x, y=y).values
+    runs = landscape["other_run"].values
+    found = []
+    for k, run in enumerate(dict.fromkeys(runs.tolist())):
+        own = runs == run
+        iterations, color = landscape["other_iteration"].values[own], OTHER_COLORS[k % len(OTHER_COLORS)]
+        found.append(OtherPath(run, color, iterations, x.values[own], y.values[own], loss[own]))
+    return found
 
 
 def axis_labels(landscape: xr.Dataset, suffix: str = " of path variance") -> tuple[str, str]:

@@ -6,7 +6,7 @@ from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Line3D
 
-from lossatlas.render.style import COLORMAP, NOW_MARKER, PATH_COLOR, LossScale, axis_labels
+from lossatlas.render.style import COLORMAP, NOW_MARKER, PATH_COLOR, LossScale, OtherPath, axis_labels
 
 
 def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices: dict, split: str = "train") -> None:
@@ -41,6 +41,12 @@ def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices:
     axes.set_xlabel(x_label, labelpad=14)
     axes.set_ylabel(y_label, labelpad=16)
     axes.set_zlabel(scale.label, labelpad=12)
+
+
+def other_lines(axes: Axes3D, paths: list[OtherPath], animated: bool = False) -> list[Line3D]:
+    """Add an empty path for each other run."""
+    looks = {"linewidth": 2, "animated": animated, "zorder": 9}
+    return [axes.plot([], [], [], "-", color=path.color, label=path.run, **looks)[0] for path in paths]
 
 
 def path_lines(axes: Axes3D, animated: bool = False) -> tuple[Line3D, Line3D]:
