@@ -20,7 +20,7 @@ from lossatlas.render import figures, video
 from lossatlas.render.frame import FrameRenderer
 from lossatlas.training import record_training, recorded_iterations
 
-from tests.bench import curvature, spectra
+from tests.bench import adaptive, curvature, spectra
 from tests.bench.table import Row, interleaved, report, row
 from tests.conftest import BIN, ROOT, environment
 from tests.unit.test_render import CHOICES, datasets
@@ -139,7 +139,8 @@ if __name__ == "__main__":
     torch.set_num_threads(2)
     keep_freed_memory()  # as in every job, and for the peers in this process alike
     passed = report(
-        [dry_run(), large_plan(), frames_per_second(), recording(), *curvature.rows()], ROOT / "results" / "bench.json"
+        [dry_run(), large_plan(), frames_per_second(), recording(), *curvature.rows(), *adaptive.rows()],
+        ROOT / "results" / "bench.json",
     )
     distance = spectra.draw(ROOT / "results" / "bench_spectra.png")
     print(f"results/bench_spectra.png: ResNet-20, PyHessian and ours {distance:.1e} of the largest |node| apart (W1)")
