@@ -66,6 +66,15 @@ BAD = [
     (run(planes={"p": {"x": "pca/0", "y": "pca/1"}}), "counted from 1"),
     (run(train={"learning_rate": "1e-2"}), "is text to YAML; write it with a point"),
     (run(planes={"p": {"x": "pca/1", "y": "pca/2", "range": {"x": [1, -1]}}}), "not [smaller, larger]"),
+    (run(planes={"p": {"x": "pca/1", "y": "pca/2", "batchnorm": "interpolate"}}), "'pca' on x is not such a one"),
+    (
+        run(planes={"p": {"x": "pca/1", "y": "pca/2", "batchnorm": "recompute", "strategy": "folded"}}),
+        "runs.a.planes.p.strategy: 'folded' needs batchnorm: frozen",
+    ),
+    (
+        run(planes={"p": {"x": "pca/1", "y": "pca/2", "precision": "bfloat16", "strategy": "eager"}}),
+        "runs.a.planes.p.precision: 'bfloat16' needs another strategy than 'eager'",
+    ),
     (run(directions={"d": {"kind": "difference"}}, planes={}), "needs the key 'to'"),
     (run(directions={"d": {"kind": "difference", "to": [{"run": "b"}]}}, planes={}), "no run 'b'; runs: a"),
     (

@@ -39,7 +39,7 @@ FORMAT = 1
 
 ALGORITHMS = {
     "trajectory": 1,
-    "directions": 4,
+    "directions": 5,
     "landscape": 2,
     "curves": 1,
     "spectra": 2,
