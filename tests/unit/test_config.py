@@ -80,6 +80,15 @@ BAD = [
         run(planes={"p": {"x": "pca/1", "y": "pca/2", "grid": {"mode": "adaptive", "tolerance": 0}}}),
         "grid.tolerance: 0 is less than or equal to the minimum of 0",
     ),
+    (run(planes={"p": {"x": "pca/1", "y": "pca/2", "batchnorm": "interpolate"}}), "'pca' on x is not such a one"),
+    (
+        run(planes={"p": {"x": "pca/1", "y": "pca/2", "batchnorm": "recompute", "strategy": "folded"}}),
+        "runs.a.planes.p.strategy: 'folded' needs batchnorm: frozen",
+    ),
+    (
+        run(planes={"p": {"x": "pca/1", "y": "pca/2", "precision": "bfloat16", "strategy": "eager"}}),
+        "runs.a.planes.p.precision: 'bfloat16' needs another strategy than 'eager'",
+    ),
     (run(directions={"d": {"kind": "difference"}}, planes={}), "needs the key 'to'"),
     (run(directions={"d": {"kind": "difference", "to": [{"run": "b"}]}}, planes={}), "no run 'b'; runs: a"),
     (

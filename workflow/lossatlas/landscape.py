@@ -23,6 +23,7 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import Timing, World
 from lossatlas.paths import Others, Path, join, project_path
 from lossatlas.problem import Problem
+from lossatlas.sites import variance_mask
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
 
@@ -78,6 +79,8 @@ class Plane:
         group.attrs.update(self._attributes())
         self._add_coordinates(group, x, y)
         self._add_path(group, path)
+        if self.spec.get("batchnorm") == "interpolate":
+            self._add_clipped(group, x, y)
         self._add_results(group, len(x), len(y))
         units_of = {name: UNITS[name] for name in metric_names(self.problems)}
         self.others.build(group, other_paths, units_of, len(self.problems))
@@ -105,7 +108,7 @@ class Plane:
             "summary": "loss(y, x) = L(theta_c + x d_x + y d_y): mean over the evaluation subset, no weight decay",
             "center": self.spec["center"],
             "grid": self.spec.get("grid", {"mode": "full"}),
-            "batchnorm": "frozen: running statistics of theta_c on the plane, of each checkpoint for its true loss",
+            "batchnorm": BATCHNORM[self.spec.get("batchnorm", "frozen")] + "; of each checkpoint for its true loss",
             "x_label": self.axes.labels[0],
             "y_label": self.axes.labels[1],
             "variance_share": self.axes.variance_share.tolist(),
@@ -131,6 +134,19 @@ class Plane:
             add_array(group, f"path_{name}", ("iteration",), data=path.coefficients[:, k], long_name=text)
         text = "distance of the checkpoint from the plane"
         add_array(group, "path_residual", ("iteration",), data=path.residual, long_name=text, units="Euclidean norm")
+
+    def _add_clipped(self, group: zarr.Group, x: np.ndarray, y: np.ndarray) -> None:
+        """Count the running variances that are below zero at each grid point."""
+        if self.axes.buffers is None:
+            raise LossAtlasError(
+                "plane.batchnorm: 'interpolate' needs differences of checkpoints as axes, of which the running "
+                "statistics are known; choose 'frozen' or 'recompute'"
+            )
+        row, mask = self.trajectory.row_of(self.spec["center"], "plane.center"), variance_mask(self.trajectory)
+        center, (along_x, along_y) = self.trajectory.buffers(row)[mask], self.axes.buffers[:, mask]
+        counts = [[int((center + a * along_x + b * along_y < 0).sum()) for a in x] for b in y]
+        text = "running variances below zero, set to zero"
+        add_array(group, "clipped_variances", ("y", "x"), data=np.array(counts), long_name=text)
 
     def _add_results(self, group: zarr.Group, nx: int, ny: int) -> None:
         splits, iterations = len(self.problems), len(self.trajectory)
@@ -162,6 +178,14 @@ def metric_names(problems: dict[str, Problem]) -> tuple[str, ...]:
     return next(iter(problems.values())).metric_names
 
 
+BATCHNORM = {
+    "frozen": "frozen: running statistics of theta_c on the plane",
+    "recompute": "recompute: at each point of the plane mean and unbiased variance over all training samples of the "
+    "evaluation subset, layer by layer",
+    "interpolate": "interpolate: running statistics move along with the parameters on the plane, clipped at zero",
+}
+"""What BatchNorm normalises by, by policy, as stores say it."""
+
 CHOICES = ("strategy", "precision")
 """Keys of a plane's spec, and of its store's attributes, that say how its points are evaluated."""
 
@@ -182,6 +206,9 @@ def with_strategy(plane: Plane, label: str | None = None) -> Callable[[zarr.Grou
 
     def build(group: zarr.Group) -> None:
         plane.build(group)
+        if plane.spec.get("batchnorm", "frozen") != "frozen":
+            group.attrs.update(strategy="eager", strategy_note="eager: running statistics change from point to point")
+            return
         row = plane.trajectory.row_of(plane.spec["center"], "plane.center")
         at = plane.trajectory.parameters(row), plane.axes.vectors, plane.trajectory.buffers(row)
         ends = [group[name][:][[0, -1]] for name in ("x", "y") if name in group]
@@ -213,7 +240,7 @@ class Evaluator:
         self.checkpoints = [*((trajectory, row) for row in range(len(trajectory))), *evaluated]
         row = trajectory.row_of(store.attrs["center"], "plane.center")
         center, buffers = trajectory.parameters(row), trajectory.buffers(row)
-        choices = choices_of(store.attrs)
+        choices = choices_of(store.attrs) | self._statistics(store.attrs["batchnorm"].split(":")[0], axes)
         self.planes = [p.restrict(center, axes.vectors, buffers, **choices) for p in problems.values()]
         x, y = store["x"][:], store["y"][:]
         grid_points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
@@ -223,6 +250,13 @@ class Evaluator:
         if evaluated:
             elsewhere = np.stack([store["other_x"][:], store["other_y"][:]], axis=1)
             self.points = np.concatenate([self.points, elsewhere])
+
+    def _statistics(self, batchnorm: str, axes: Axes) -> dict[str, Any]:
+        """Return what ``restrict`` takes of BatchNorm."""
+        if batchnorm == "frozen":
+            return {}
+        also = {"reference": self.problems["train"]} if batchnorm == "recompute" else {"moving": axes.buffers}
+        return {"batchnorm": batchnorm, **also}
 
     def __call__(self, unit: range) -> np.ndarray:
         """Return the metrics of all splits at the points of a unit, one row each."""
