@@ -1,6 +1,6 @@
 """Evaluate the loss on a plane and along the path, by MPI ranks that share one queue."""
 
-from lossatlas import backends, cli, landscape, store, units
+from lossatlas import backends, cli, landscape, store
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.directions import orthogonalize, read_axes
 from lossatlas.parallel import Timing
@@ -29,7 +29,7 @@ def main(args, world) -> None:
     if not made.finished:
         with timing("read"):
             evaluator = landscape.Evaluator(made, axes, trajectory, problems, others)
-        missing = units.compute(made, evaluator, world, timing, args.queue, args.label)
+        missing = landscape.compute(made, evaluator, world, timing, args.queue, args.label)
     cli.conclude(args, world, timing, made, landscape.finish, missing, device.description)
 
 

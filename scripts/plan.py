@@ -38,7 +38,7 @@ def stores(spec: dict, runs: dict):
         others = sum(len(record(runs[other]).iterations) for other in shown)
         points = plane["points"][0] * plane["points"][1] + 2 * (rows + others)
         per_chunk = landscape.points_per_chunk(plane, points)
-        yield f"landscape/{name}", -(-points // per_chunk) + 34, 8 * points * columns
+        yield f"landscape/{name}", -(-points // per_chunk) + 38, 8 * points * columns
         if "curvature" in plane:
             points = math.prod(plane["curvature"]["points"])
             arrays, per_chunk = len(curvature.COLUMNS), curvature.points_per_chunk(points)

@@ -355,7 +355,7 @@ def test_all_curves_of_a_store_share_one_axis():
     assert len(drawn) == 10
     assert len({one.get_color() for one in drawn}) == 5
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[:2] == ["curve 1 [1]", "curve 2 [1]"]
+    assert labels[:2] == ["curve 1 [1], barrier 1.5", "curve 2 [1], barrier 1.5"]
     assert not any(text.startswith("barrier") for text in texts(above)), "five arrows would cover each other"
     plt.close("all")
 

@@ -123,7 +123,8 @@ def test_curves_meet_the_planes_and_the_path(undisturbed):
     for k, cut in enumerate((plane.sel(y=0), plane.sel(x=0))):
         at = cut["x" if k == 0 else "y"].values  # every second of the curve's positions
         for name in ("loss", "accuracy"):
-            assert np.allclose(along[name][k].values[:, ::2], cut[name].values, rtol=1e-6), at
+            # evaluated by another strategy, which differs by rounding
+            assert np.allclose(along[name][k].values[:, ::2], cut[name].values, rtol=1e-5), at
     assert np.array_equal(along["loss"].sel(alpha=0).values, np.stack([plane["path_true_loss"].values[:, -1]] * 2))
     ends = line["loss"].sel(alpha=[0, 1]).values[0]
     assert np.allclose(ends, plane["path_true_loss"].values[:, [0, -1]], rtol=1e-6)

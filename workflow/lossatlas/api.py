@@ -203,6 +203,7 @@ def plane(
     path: Sequence[Any] = (),
     test: Any = None,
     points: tuple[int, int] = (25, 25),
+    tolerance: float | None = None,
     range: Sequence[Sequence[float]] | None = None,
     border: float = 0.4,
     normalize: str | None = None,
@@ -228,6 +229,7 @@ def plane(
         path: earlier checkpoints, state dicts or modules, in order; the model itself is the last point.
         test: a second set of samples, as ``data``.
         points, strategy, precision: grid points along x and y, and how they are evaluated, as in the config.
+        tolerance: of an adaptive grid, as in the config; left out all points are evaluated.
         range: ((x from, x to), (y from, y to)) in multiples of the directions; left out it is the extent of the
             path plus ``border`` times it on each side, and [-1, 1] for random directions or without a path.
         normalize, ignore: as in the config (``none``, ``model``, ``layer``, ``filter``; ``bias``, ``norm``). Left
@@ -240,11 +242,10 @@ def plane(
     """
     drawn = isinstance(directions, str) and directions == "random"
     spec = {"points": list(points), "border": border, "center": "last", "orthogonalize": orthogonalize}
-    spec |= {"strategy": strategy, "precision": precision}
+    spec |= {"strategy": strategy, "precision": precision, **_grid(tolerance)}
     if range is not None or drawn:
         spec["range"] = dict(zip(("x", "y"), map(list, range or [(-1, 1)] * 2), strict=True))
-    choices = {"center": "last", "seed": seed, "normalize": normalize or ("filter" if drawn else "none")}
-    choices["ignore"] = list(ignore) if ignore is not None else (["bias", "norm"] if drawn else [])
+    choices = _normalization(drawn, seed, normalize, ignore)
     config.check({"x": "a/1", "y": "a/2", **spec}, "plane", "plane")
     config.check({"kind": "random", **choices, "batch_size": batch_size}, "directions", "plane")
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
@@ -294,8 +295,7 @@ def curve(
     """
     drawn = isinstance(directions, str) and directions == "random"
     spec: dict[str, Any] = {"points": points, "range": list(range or ((-1, 1) if to is None else (-0.5, 1.5)))}
-    choices = {"center": "last", "seed": seed, "normalize": normalize or ("filter" if drawn else "none")}
-    choices["ignore"] = list(ignore) if ignore is not None else (["bias", "norm"] if drawn else [])
+    choices = _normalization(drawn, seed, normalize, ignore)
     config.check(spec, "curve", "curve")
     config.check({"kind": "random", **choices, "count": count, "batch_size": batch_size}, "directions", "curve")
     for end in (0,) if to is None else (0, 1):
@@ -314,7 +314,7 @@ def curve(
             course, added = _between(spec, trajectory), {}
         plan = curves.Plan(spec, course, problems, subsets, guess)
         evaluator = curves.Evaluator(course, problems)
-        return _compute("curves", Path(folder), spec, plan.build, lambda _: evaluator, curves.finish).assign(added)
+        return _compute("curves", Path(folder), spec, plan.build, lambda _: evaluator, curves).assign(added)
 
 
 def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[curves.Along, dict]:
@@ -396,23 +396,35 @@ def _evaluate_plane(folder: Path, spec: dict, made: DirectionSet, trajectory: Tr
     def evaluator(made_store: store.Store) -> landscape.Evaluator:
         return landscape.Evaluator(made_store, axes, trajectory, planned.problems)
 
-    dataset = _compute("landscape", folder, spec, landscape.with_strategy(planned), evaluator, landscape.finish)
+    dataset = _compute("landscape", folder, spec, landscape.with_strategy(planned), evaluator, landscape)
     dataset["direction"] = (("axis", "parameter"), axes.vectors)
     return dataset.assign({name: ("axis", values) for name, values in made.raw.values.items()})
 
 
-def _compute(kind: str, folder: Path, spec: dict, build: Callable, evaluator: Callable, finish: Callable) -> xr.Dataset:
-    """Make a store in a temporary folder and return its contents, in memory."""
+def _compute(kind: str, folder: Path, spec: dict, build: Callable, evaluator: Callable, driver: Any) -> xr.Dataset:
+    """Make a store in a temporary folder and return its contents, in memory; ``driver`` is the module that makes it."""
     made = store.create(folder / f"{kind}.zarr", folder, store.Fingerprint(kind, spec), build)
-    units.compute(made, evaluator(made), World(), Timing(), "static", kind)
-    finish(made, {})
+    compute = getattr(driver, "compute", units.compute)  # rounds, where the driver has them
+    compute(made, evaluator(made), World(), Timing(), "static", kind)
+    driver.finish(made, {})
     dataset = xr.open_zarr(made.path, chunks=None).load()
     for key in ("fingerprint", "provenance", "content", "chunk_files", "attempts", "finished", "subset_stratified"):
         del dataset.attrs[key]  # these speak of stores on disk
-    for key in ("samples", "subset_digest", "nonfinite_points"):  # files such as NetCDF hold no dicts
-        dataset.attrs |= {f"{key}_{split}": value for split, value in dataset.attrs.pop(key).items()}
+    for key in ("samples", "subset_digest", "nonfinite_points", "grid"):  # files such as NetCDF hold no dicts
+        dataset.attrs |= {f"{key}_{name}": value for name, value in dataset.attrs.pop(key, {}).items()}
     dataset.attrs = {key: value for key, value in dataset.attrs.items() if value not in (None, [])}
     return dataset
+
+
+def _grid(tolerance: float | None) -> dict:
+    return {} if tolerance is None else {"grid": {"mode": "adaptive", "tolerance": tolerance}}
+
+
+def _normalization(drawn: bool, seed: int, normalize: str | None, ignore: Sequence[str] | None) -> dict:
+    """Return a set of directions' choices; ``drawn`` are random ones, whose defaults differ."""
+    how = normalize or ("filter" if drawn else "none")
+    dropped = list(ignore) if ignore is not None else (["bias", "norm"] if drawn else [])
+    return {"center": "last", "seed": seed, "normalize": how, "ignore": dropped}
 
 
 def _split(data: Any) -> Split:

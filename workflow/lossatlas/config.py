@@ -245,6 +245,7 @@ def _check_pairs(where: str, search: dict | None) -> None:
 def _check_plane(where: str, plane: dict, directions: dict) -> None:
     for axis in ("x", "y"):
         _check_axis(f"{where}.{axis}", plane[axis], directions)
+    _check_grid(f"{where}.grid", plane["grid"])
     if plane["x"] == plane["y"]:
         raise LossAtlasError(f"config: {where}: x and y are both {plane['x']!r}; a plane needs two directions")
     if plane["strategy"] == "eager" and plane["precision"] != "full":
@@ -309,6 +310,14 @@ def _check_paths(where: str, plane: dict, name: str, config: dict) -> None:
         if other not in config["runs"]:
             known = ", ".join(run for run in config["runs"] if run != name) or "none"
             raise LossAtlasError(f"config: {where}: no run {other!r}; other runs: {known}")
+
+
+def _check_grid(where: str, grid: dict) -> None:
+    if grid["mode"] == "adaptive":
+        grid.setdefault("tolerance", 0.01)
+        grid.setdefault("scale", "auto")
+    elif extra := sorted(grid.keys() - {"mode"}):
+        raise LossAtlasError(f"config: {where}.{extra[0]}: only an adaptive grid has it; set mode: adaptive")
 
 
 def count(directions: dict) -> int | None:

@@ -1,20 +1,26 @@
 """Driver: the loss on a plane (GradVis Algorithms 1 and 3), with the path, by ranks that share one queue.
 
-All evaluations lie on one axis ``point``: the grid row by row, then each checkpoint projected onto the plane,
-then each checkpoint itself; those of other runs come after the run's own. A unit of work is one chunk of that axis.
+All evaluations lie on one axis ``row`` in the order of evaluation: the grid from coarse to fine, each checkpoint
+projected onto the plane, each checkpoint itself, and in an adaptive grid round after round of further points. A unit of
+work is one chunk of that axis. Evaluations have numbers: the grid points row by row, then the two kinds of the path;
+in each, checkpoints of other runs come after the run's own.
 """
 
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import xarray as xr
 import zarr
 
-from lossatlas import units
+from lossatlas import refinement, units
 from lossatlas.data import Subset
 from lossatlas.directions.build import Axes
+from lossatlas.errors import LossAtlasError
+from lossatlas.parallel import Timing, World
 from lossatlas.paths import Others, Path, join, project_path
 from lossatlas.problem import Problem
 from lossatlas.store import Store, add_array
@@ -22,6 +28,8 @@ from lossatlas.trajectory import Trajectory
 
 MAX_CHUNKS = 2000
 UNITS = {"loss": "mean per sample", "accuracy": "share of samples"}
+ORDER = "work/order"
+"""Number and round of each row, both -1 where the row is not planned yet; one chunk, so that a round comes at once."""
 
 
 def grid(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -72,10 +80,28 @@ class Plane:
         self._add_results(group, len(x), len(y))
         units_of = {name: UNITS[name] for name in metric_names(self.problems)}
         self.others.build(group, other_paths, units_of, len(self.problems))
-        rows = len(x) * len(y) + 2 * (len(self.trajectory) + len(self.others.evaluated))
-        summary = "One row per evaluation, in the order grid (row by row), projected paths, checkpoints."
+        rows = len(x) * len(y) + 2 * self.walked
+        summary = "One row per evaluation; 'order' tells which."
         columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
         units.add_rows(group, summary, rows, columns, points_per_chunk(self.spec, rows))
+        self._add_order(group["work"], len(x), len(y))
+
+    @property
+    def walked(self) -> int:
+        """How many checkpoints are evaluated, those of other runs included."""
+        return len(self.trajectory) + len(self.others.evaluated)
+
+    def _add_order(self, work: zarr.Group, nx: int, ny: int) -> None:
+        """Plan the first round: the grid, in an adaptive one its coarse points, and the path; the end of a unit."""
+        points, first = refinement.coarse_to_fine(nx, ny)
+        path = nx * ny + np.arange(2 * self.walked)
+        if self._attributes()["grid"]["mode"] == "adaptive":
+            first += -(first + len(path)) % work["rows"].chunks[0]
+            points = points[:first]
+        order = np.full((work["rows"].shape[0], 2), -1, np.int32)
+        order[: len(points) + len(path)] = _of_round(np.append(points, path), 0)
+        text = "what a row evaluates: its number (grid points row by row, projected path, checkpoints), and its round"
+        add_array(work, "order", ("row", "number_round"), data=order, long_name=text)
 
     def _attributes(self) -> dict:
         subsets = self.subsets.items()
@@ -83,6 +109,7 @@ class Plane:
             "title": "Loss surface on a plane",
             "summary": "loss(y, x) = L(theta_c + x d_x + y d_y): mean over the evaluation subset, no weight decay",
             "center": self.spec["center"],
+            "grid": self.spec.get("grid", {"mode": "full"}),
             "batchnorm": "frozen: running statistics of theta_c on the plane, of each checkpoint for its true loss",
             "x_label": self.axes.labels[0],
             "y_label": self.axes.labels[1],
@@ -112,6 +139,14 @@ class Plane:
 
     def _add_results(self, group: zarr.Group, nx: int, ny: int) -> None:
         splits, iterations = len(self.problems), len(self.trajectory)
+        text = "whether the point is evaluated; at the others all metrics are interpolated"
+        add_array(group, "evaluated", ("y", "x"), shape=(ny, nx), dtype=bool, long_name=text)
+        if self._attributes()["grid"]["mode"] == "adaptive":
+            text = "largest error of the interpolated loss"
+            share = "share of the range up to the grid's maximum, of log10(loss) where 'logarithmic'"
+            add_array(group, "error", ("split",), shape=(splits,), long_name=text, units=share)
+            text = "whether the loss is interpolated on a logarithmic scale"
+            add_array(group, "logarithmic", ("split",), shape=(splits,), dtype=bool, long_name=text)
         for name in metric_names(self.problems):
             units_of = UNITS[name]
             add_array(group, name, ("split", "y", "x"), shape=(splits, ny, nx), long_name=name, units=units_of)
@@ -169,7 +204,7 @@ def with_strategy(plane: Plane, label: str | None = None) -> Callable[[zarr.Grou
 
 
 class Evaluator:
-    """Evaluates the points of a landscape store, by number."""
+    """Evaluates the rows of a landscape store, which ``order`` (row,) gives the numbers of."""
 
     def __init__(
         self,
@@ -192,13 +227,14 @@ class Evaluator:
         if evaluated:
             elsewhere = np.stack([store["other_x"][:], store["other_y"][:]], axis=1)
             self.points = np.concatenate([self.points, elsewhere])
+        self.order = planned(store)[:, 0]
 
     def __call__(self, unit: range) -> np.ndarray:
         """Return the metrics of all splits at the points of a unit, one row each."""
-        first_checkpoint = len(self.points)
-        on_plane = self.points[unit.start : min(unit.stop, first_checkpoint)]
+        first_checkpoint, numbers = len(self.points), self.order[unit.start : unit.stop]
+        on_plane = self.points[numbers[numbers < first_checkpoint]]
         found = [np.hstack([plane.metrics(on_plane) for plane in self.planes])] if len(on_plane) else []
-        found += [self.checkpoint(n - first_checkpoint)[None] for n in unit if n >= first_checkpoint]
+        found += [self.checkpoint(n - first_checkpoint)[None] for n in numbers if n >= first_checkpoint]
         return np.concatenate(found)
 
     def checkpoint(self, number: int) -> np.ndarray:
@@ -208,24 +244,147 @@ class Evaluator:
         return np.concatenate([problem.metrics(theta, buffers) for problem in self.problems.values()])
 
 
+def planned(store: Store) -> np.ndarray:
+    """Return number and round of each row that is planned, shape (row, 2)."""
+    order = store[ORDER][:]
+    return order[order[:, 0] >= 0]
+
+
+def _of_round(numbers: np.ndarray, number: int) -> np.ndarray:
+    return np.stack([numbers, np.full(len(numbers), number)], axis=1)
+
+
+def compute(store: Store, evaluator: Evaluator, world: World, timing: Timing, queue: str, label: str) -> int:
+    """Evaluate all points, in an adaptive grid round after round; every rank takes part (see ``units.compute``).
+
+    Returns:
+        How many units are still missing; 0 unless the ranks were told to stop.
+    """
+    while True:
+        evaluator.order = world.broadcast(planned(store)[:, 0] if world.rank == 0 else None)
+        missing = units.compute(store, evaluator, world, timing, queue, label, rows=len(evaluator.order))
+        if missing:
+            return missing
+        with timing("refine" if world.rank == 0 else "idle"):
+            more = world.broadcast(plan_round(store, label) if world.rank == 0 else None)
+        if not more:
+            return 0
+
+
+def plan_round(store: Store, label: str) -> bool:
+    """Plan the next round of an adaptive grid from the results of all rounds before; return whether there is one."""
+    spec, order = store.attrs["grid"], planned(store)
+    if spec["mode"] == "full":
+        return False
+    found, number = Evaluated(store), int(order[-1, 1])
+    told = f"error <= {max(found.errors):.2g} of the range" if number else "error not known yet"
+    print(f"{label}: round {number + 1}, {len(found.numbers)} of {found.points} points, {told}", flush=True)
+    if (number and max(found.errors) <= spec["tolerance"]) or len(found.numbers) == found.points:
+        return False
+    per_chunk = store[units.ARRAY].chunks[0]
+    points = refinement.next_round(found.shape, found.numbers, found.losses, found.scales, per_chunk)
+    order = np.concatenate([order, _of_round(points, number + 1)])
+    store[ORDER][...] = np.pad(order, ((0, store[ORDER].shape[0] - len(order)), (0, 0)), constant_values=-1)
+    return True
+
+
+class Evaluated:
+    """What a store, finished or not, has of its grid and its path.
+
+    ``numbers`` (point,) are the grid points in the order of evaluation, ``values`` (split, metric, point) theirs,
+    ``path`` (split, metric, 2 x checkpoint) those of the path and then of other runs' paths, NaN where they are not
+    there yet.
+    """
+
+    def __init__(self, store: Store):
+        self.spec, self.shape = store.attrs["grid"], (store["y"].shape[0], store["x"].shape[0])
+        self.points, splits = self.shape[0] * self.shape[1], store["split"].shape[0]
+        order = planned(store)
+        done = units.written(store)[: len(order)]
+        numbers, rounds = order[done].T
+        names = [column.split("/")[1] for column in store[units.ARRAY].attrs["columns"][:-1]]
+        self.names = names[: len(names) // splits]
+        rows = units.results(store, len(order))[done].reshape(len(numbers), splits, len(self.names))
+        rows, on_grid = rows.transpose(1, 2, 0), numbers < self.points
+        self.numbers, self.values = numbers[on_grid], rows[:, :, on_grid]
+        self.last = int((rounds[on_grid] == rounds[-1]).sum()) if len(rounds) and rounds[-1] else 0
+        self.iterations = store["iteration"].shape[0]
+        walked = 2 * self.iterations + store.attrs.get("other_evaluations", 0) // splits
+        self.path = np.full((splits, len(self.names), walked), np.nan)
+        self.path[:, :, numbers[~on_grid] - self.points] = rows[:, :, ~on_grid]
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The losses at the grid points (split, point)."""
+        return self.values[:, 0]
+
+    @cached_property
+    def scales(self) -> list[refinement.Scale]:
+        """The scale of each split, chosen as figures do: from the surface and the projected path."""
+        projected = self.path[:, 0, : self.path.shape[2] // 2]
+        choices = self.spec.get("scale", "auto"), self.spec.get("maximum")
+        return [refinement.Scale.of(known, *choices) for known in np.hstack([self.losses, projected])]
+
+    @cached_property
+    def checks(self) -> list[tuple[float, str]]:
+        """The largest error of each split's losses as a share of the range, by the last round, and the kernel."""
+        if len(self.numbers) == self.points or not self.last:
+            return [(0.0, refinement.KERNELS[0])] * len(self.losses)
+        pairs = zip(self.losses, self.scales, strict=True)
+        found = [refinement.check(self.shape, self.numbers, *pair, self.last) for pair in pairs]
+        return [(refinement.SAFETY * missed, kernel) for missed, kernel in found]
+
+    @property
+    def errors(self) -> list[float]:
+        """The largest error of each split's losses."""
+        return [error for error, _ in self.checks]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays (split, y, x) and (split, iteration) of all metrics, interpolated where not evaluated."""
+        arrays = {"evaluated": np.isin(np.arange(self.points), self.numbers).reshape(self.shape)}
+        for k, name in enumerate(self.names):
+            how = zip(self.scales, (kernel for _, kernel in self.checks), strict=True)
+            how = how if name == "loss" else [(None,)] * len(self.values)
+            pairs = zip(self.values[:, k], how, strict=True)
+            surfaces = [refinement.complete(self.shape, self.numbers, values, *how) for values, how in pairs]
+            arrays[name] = np.stack(surfaces)
+            for kind, found in zip(("projected", "true"), np.split(self.path[:, k], 2, axis=1), strict=True):
+                arrays[f"path_{kind}_{name}"] = found[:, : self.iterations]
+                if found.shape[1] > self.iterations:
+                    arrays[f"other_{kind}_{name}"] = found[:, self.iterations :]
+        return arrays
+
+
+def preview(store: Store) -> xr.Dataset:
+    """Return the dataset that the store will be, from what is evaluated so far; the rest is interpolated.
+
+    Raises:
+        LossAtlasError: no point of the grid is evaluated yet.
+    """
+    found = Evaluated(store)
+    if not len(found.numbers):
+        raise LossAtlasError(f"{store.path}: no point of the grid is evaluated yet")
+    dataset = xr.open_zarr(store.path, chunks=None, consolidated=False).load()
+    for name, array in found.arrays().items():
+        dataset[name].values[...] = array
+    return dataset
+
+
 def finish(store: Store, attempt: dict[str, Any]) -> dict:
-    """Sort the finished points into (split, y, x) and (split, iteration) arrays; return counts for the log."""
-    values = units.results(store)
-    splits, ny, nx = store["split"].shape[0], store["y"].shape[0], store["x"].shape[0]
-    iterations, n = store["iteration"].shape[0], nx * ny
-    names = [column.split("/")[1] for column in store[units.ARRAY].attrs["columns"][:-1]]
-    names = names[: len(names) // splits]
-    values = values.reshape(len(values), splits, len(names))
-    for k, name in enumerate(names):
-        column = values[:, :, k].T
-        store[name][...] = column[:, :n].reshape(splits, ny, nx)
-        for kind, found in zip(("projected", "true"), np.split(column[:, n:], 2, axis=1), strict=True):
-            store[f"path_{kind}_{name}"][...] = found[:, :iterations]
-            if found.shape[1] > iterations:
-                store[f"other_{kind}_{name}"][...] = found[:, iterations:]
-    counts = (~np.isfinite(values[:n, :, 0])).sum(axis=0).tolist()
-    nonfinite = dict(zip(store["split"][:].tolist(), counts, strict=True))
-    store.update(nonfinite_points=nonfinite)
+    """Sort the evaluations into (split, y, x) and (split, iteration) arrays; return counts for the log."""
+    found = Evaluated(store)
+    for name, array in found.arrays().items():
+        store[name][...] = array
+    splits = store["split"][:].tolist()
+    counts = {"points": len(found.numbers)}
+    nonfinite = (~np.isfinite(found.losses)).sum(axis=1).tolist()
+    counts["nonfinite_points"] = dict(zip(splits, nonfinite, strict=True))
+    store.update(nonfinite_points=counts["nonfinite_points"])
+    if found.spec["mode"] == "adaptive":
+        store["error"][...], store["logarithmic"][...] = found.errors, [scale.log for scale in found.scales]
+        store.update(rounds=int(planned(store)[-1, 1]) + 1)
+        counts |= {"grid_points": found.points, "error": dict(zip(splits, found.errors, strict=True))}
+    if "other_run" in store.group:
+        counts["evaluations_of_other_runs"] = store.attrs["other_evaluations"]
     store.finish(attempt)
-    elsewhere = {"evaluations_of_other_runs": store.attrs["other_evaluations"]} if "other_run" in store.group else {}
-    return {"points": n, "nonfinite_points": nonfinite, **elsewhere}
+    return counts

@@ -40,7 +40,7 @@ FORMAT = 1
 ALGORITHMS = {
     "trajectory": 1,
     "directions": 5,
-    "landscape": 1,
+    "landscape": 2,
     "curves": 1,
     "spectra": 2,
     "curvature": 1,

@@ -25,21 +25,26 @@ def add_rows(group: zarr.Group, summary: str, rows: int, columns: list[str], row
     add_array(work, "rows", ("row", "column"), shape=(rows, len(names)), chunks=chunks, columns=names)
 
 
-def count(store: Store) -> int:
-    """Return how many units there are, finished or not."""
+def count(store: Store, rows: int | None = None) -> int:
+    """Return how many units there are, finished or not, among the first ``rows`` (by default all)."""
     work = store[ARRAY]
-    return -(-work.shape[0] // work.chunks[0])
+    return -(-(work.shape[0] if rows is None else rows) // work.chunks[0])
 
 
-def unfinished(store: Store) -> list[int]:
-    """Return the units whose chunk is not written yet."""
+def unfinished(store: Store, rows: int | None = None) -> list[int]:
+    """Return the units whose chunk is not written yet, among the first ``rows`` (by default all)."""
     work = store[ARRAY]
-    return np.flatnonzero(work[:: work.chunks[0], -1] == 0).tolist()
+    return np.flatnonzero(work[: rows : work.chunks[0], -1] == 0).tolist()
 
 
-def results(store: Store) -> np.ndarray:
-    """Return all rows, shape (row, column), without the last column."""
-    return store[ARRAY][:, :-1]
+def results(store: Store, rows: int | None = None) -> np.ndarray:
+    """Return the first ``rows`` (by default all), shape (row, column), without the last column."""
+    return store[ARRAY][:rows, :-1]
+
+
+def written(store: Store) -> np.ndarray:
+    """Return which rows lie in a chunk that is written, shape (row,), bool."""
+    return store[ARRAY][:, -1] != 0
 
 
 PATIENCE = 20.0
@@ -54,6 +59,7 @@ def compute(
     queue: str,
     label: str,
     teams: tuple[Team, World | None] | None = None,
+    rows: int | None = None,
 ) -> int:
     """Compute all unfinished units; every rank takes part and writes what it computed.
 
@@ -65,6 +71,7 @@ def compute(
         queue: ``counter`` or ``static``.
         teams: this rank's team, whose ranks compute each unit together, and the world of the teams' first ranks
             (see ``form_teams``); by default each rank is a team.
+        rows: compute the first ``rows`` only, which must be the end of a unit; by default all.
 
     Returns:
         How many units are still missing, the same on all ranks; 0 unless they were told to stop.
@@ -72,8 +79,8 @@ def compute(
     Raises:
         Interrupted: this rank was told to stop and the others did not come.
     """
-    pending = world.broadcast(unfinished(store) if world.rank == 0 else None)
-    units = count(store)
+    pending = world.broadcast(unfinished(store, rows) if world.rank == 0 else None)
+    units = count(store, rows)
     found = units - len(pending)
     progress = None
     if world.rank == 0:
@@ -96,7 +103,7 @@ def compute(
             _meet(world)
     if line:
         line.close()
-    missing = world.broadcast(len(unfinished(store)) if world.rank == 0 else None)
+    missing = world.broadcast(len(unfinished(store, rows)) if world.rank == 0 else None)
     if progress:
         progress.close(units - missing)
     return missing

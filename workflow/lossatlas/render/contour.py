@@ -6,7 +6,16 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from lossatlas.render.style import COLORMAP, NONFINITE_COLOR, NOW_MARKER, PATH_COLOR, LossScale, OtherPath, axis_labels
+from lossatlas.render.style import (
+    COLORMAP,
+    NONFINITE_COLOR,
+    NOW_MARKER,
+    PATH_COLOR,
+    LossScale,
+    OtherPath,
+    axis_labels,
+    interpolated,
+)
 
 
 def draw_contours(axes: Axes, landscape: xr.Dataset, scale: LossScale, choices: dict, split: str = "train") -> None:
@@ -24,6 +33,7 @@ def draw_contours(axes: Axes, landscape: xr.Dataset, scale: LossScale, choices: 
         bar = axes.figure.colorbar(filled, ax=axes, pad=0.02, fraction=0.05, ticks=positions)
         bar.ax.set_yticklabels(texts)
         bar.set_label(scale.label)
+    mark_evaluated(axes, landscape)
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
     label_axes(axes, landscape)
@@ -34,6 +44,14 @@ def label_axes(axes: Axes, landscape: xr.Dataset) -> None:
     x_label, y_label = axis_labels(landscape)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label.replace(" (", "\n("))  # the height is short
+
+
+def mark_evaluated(axes: Axes, landscape: xr.Dataset) -> None:
+    """Dot the points that are evaluated, where others are interpolated."""
+    if interpolated(landscape):
+        rows, columns = np.nonzero(landscape["evaluated"].values)
+        at = landscape["x"].values[columns], landscape["y"].values[rows]
+        axes.plot(*at, ".", color="black", markersize=1.2, alpha=0.45, markeredgewidth=0, zorder=1.5)
 
 
 def mark_nonfinite(axes: Axes, heights: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from lossatlas.render.style import LOG_FROM, NOW_COLOR, PATH_COLOR, TEST_COLOR
 BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
 """What lies behind text, so that it can be read where it crosses curves."""
 ANNOTATED = 3
-"""Stores with more curves show neither barriers nor stationary points, which would cover each other."""
+"""Stores with more curves do not show where stationary points lie; barriers are drawn of a single curve alone."""
 STYLES = {"train": "-", "test": "--"}
 
 
@@ -44,7 +44,8 @@ def curves_figure(curves: xr.Dataset, choices: dict, view: dict, title: str) -> 
             axes.axvline(end, color=NOW_COLOR, linewidth=0.8, linestyle=":")
     _label_ends(above, curves)
     handles = _legend(curves, above.get_ylim())
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    columns = 3 if max(len(handle.get_label()) for handle in handles) <= 30 else 2
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -89,7 +90,8 @@ def _draw_losses(axes: Axes, curves: xr.Dataset, limits: tuple[float, float, boo
         if split == "train" and noted:
             at = one["stationary"].values == 1
             axes.plot(alpha[at], loss[at], "o", color=color, markerfacecolor="white", markersize=5)
-            _draw_barrier(axes, one, color)
+            if curves.sizes["curve"] == 1:
+                _draw_barrier(axes, one, color)
     _draw_guess(axes, curves.attrs.get("random_guess"))
     axes.set_ylabel("loss (log scale)" if log else "loss")
     axes.yaxis.set_major_formatter(plt.matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
@@ -164,12 +166,14 @@ def _label_ends(axes: Axes, curves: xr.Dataset) -> None:
 
 def _legend(curves: xr.Dataset, shown: tuple[float, float]) -> list[Line2D]:
     """Return entries that name curves, with their numbers of stationary points, splits, and what markers mean."""
-    counts, names = curves["stationary_points"].sel(split="train").values.astype(int), curves["curve"].values
+    train, names = curves.sel(split="train"), curves["curve"].values
+    counts, barriers = train["stationary_points"].values.astype(int), train["barrier"].values
     several, loss = curves.sizes["curve"] > 1, curves["loss"].values
     handles = []
     for k, split, color, looks in _lines(curves):
         if several and split == "train":
-            handles.append(Line2D([], [], color=color, linewidth=1.6, label=f"{names[k]} [{counts[k]}]"))
+            barrier = f", barrier {barriers[k]:.3g}" if barriers[k] > 0 else ""
+            handles.append(Line2D([], [], color=color, linewidth=1.6, label=f"{names[k]} [{counts[k]}]{barrier}"))
         elif not several:
             handles.append(Line2D([], [], color=color, **looks, label=f"{split} samples"))
     handles = handles if several else handles[::-1]

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lossatlas.render import contour, curve, surface
-from lossatlas.render.style import CHOICES, loss_scale, other_paths, style
+from lossatlas.render.style import CHOICES, evaluation_note, loss_scale, other_paths, style
 
 
 def contour_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
@@ -22,7 +22,7 @@ def contour_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = 
     for line, other in zip(others, paths, strict=True):
         line.set_data(other.x, other.y)
         path.set_label("this run")
-    axes.set_title(title)
+    axes.set_title(noted(title, landscape))
     axes.legend(handles=[path, *others], loc="upper right")
     return figure
 
@@ -43,8 +43,13 @@ def surface_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = 
     if paths:
         path.set_label("this run")
         axes.legend(handles=axes.get_lines()[:1] + axes.get_lines()[2:], loc="upper left", bbox_to_anchor=(0.05, 0.97))
-    axes.set_title(title)
+    axes.set_title(noted(title, landscape))
     return figure
+
+
+def noted(title: str, landscape: xr.Dataset) -> str:
+    """Return the title, with a line on how much of the surface is evaluated if that is not all."""
+    return "\n".join(part for part in (title, evaluation_note(landscape)) if part)
 
 
 def curve_figure(landscape: xr.Dataset, trajectory: xr.Dataset, title: str) -> Figure:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lossatlas.render import contour, curve, spectrum, surface
-from lossatlas.render.style import DPI, HEIGHT, PATH_COLOR, WIDTH, loss_scale, other_paths, style
+from lossatlas.render.style import DPI, HEIGHT, PATH_COLOR, WIDTH, evaluation_note, loss_scale, other_paths, style
 
 THREE_PANELS = {
     "surface": (0.0, 0.04, 0.53, 0.86),
@@ -57,6 +57,7 @@ class FrameRenderer:
         surface.draw_surface(self._surface, landscape, scale, choices)
         self._surface.set_box_aspect((1, 1, 0.75) if self._densities is None else (1.3, 1.3, 0.75), zoom=0.95)
         contour.draw_contours(self._contour, landscape, scale, choices)
+        self._contour.set_title(evaluation_note(landscape), fontsize=8)
         curve.draw_curve(self._curve, landscape, trajectory)
         self.figure.text(0.02, 0.955, title, fontsize=14, weight="bold", va="center")
         self._caption = self.figure.text(

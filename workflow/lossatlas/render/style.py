@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
+from lossatlas.refinement import LOG_FROM
+
 CHOICES = {"scale": "auto", "levels": 20, "elevation": 35, "azimuth": -60}
 """Defaults of the config's ``figures``, for pictures drawn without a config."""
 
@@ -28,8 +30,6 @@ NOW_MARKER = {
     "markeredgewidth": 1.6,
 }
 """The current iteration, on every panel."""
-LOG_FROM = 30.0
-"""A surface whose largest loss exceeds its smallest by this factor is drawn on a logarithmic scale."""
 
 
 def style() -> AbstractContextManager:
@@ -135,6 +135,22 @@ def other_paths(landscape: xr.Dataset, split: str = "train") -> list[OtherPath]:
         iterations, color = landscape["other_iteration"].values[own], OTHER_COLORS[k % len(OTHER_COLORS)]
         found.append(OtherPath(run, color, iterations, x.values[own], y.values[own], loss[own]))
     return found
+
+
+def interpolated(landscape: xr.Dataset) -> bool:
+    """Return whether only some points of a surface are evaluated."""
+    return "evaluated" in landscape and not landscape["evaluated"].values.all()
+
+
+def evaluation_note(landscape: xr.Dataset, split: str = "train") -> str:
+    """Return how much of a surface is evaluated and how good the rest is; nothing where all of it is."""
+    if not interpolated(landscape):
+        return ""
+    evaluated = landscape["evaluated"].values
+    counted = f"{int(evaluated.sum())} of {evaluated.size} points evaluated"
+    if "error" not in landscape or not landscape.attrs.get("finished", True):
+        return f"preview: {counted}"
+    return f"{counted}, error ≤ {percent(float(landscape['error'].sel(split=split)))} of the range"
 
 
 def axis_labels(landscape: xr.Dataset, suffix: str = " of path variance") -> tuple[str, str]:
