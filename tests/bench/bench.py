@@ -20,7 +20,7 @@ from lossatlas.render import figures, video
 from lossatlas.render.frame import FrameRenderer
 from lossatlas.training import record_training, recorded_iterations
 
-from tests.bench import curvature, pca, spectra
+from tests.bench import adaptive, curvature, grid, pca, spectra
 from tests.bench.table import Row, interleaved, report, row
 from tests.conftest import BIN, ROOT, environment
 from tests.unit.test_render import CHOICES, datasets
@@ -135,13 +135,24 @@ def recording() -> Row:
     )
 
 
+GROUPS = {
+    "workflow": lambda: [dry_run(), large_plan(), frames_per_second(), recording()],
+    "pca": pca.rows,
+    "curvature": curvature.rows,
+    "grid": grid.rows,
+    "adaptive": adaptive.rows,
+}
+"""Rows by what they are about; `python tests/bench/bench.py grid pca` times some only."""
+
+
 if __name__ == "__main__":
     torch.set_num_threads(2)
     keep_freed_memory()  # as in every job, and for the peers in this process alike
-    passed = report(
-        [dry_run(), large_plan(), frames_per_second(), recording(), *pca.rows(), *curvature.rows()],
-        ROOT / "results" / "bench.json",
-    )
-    distance = spectra.draw(ROOT / "results" / "bench_spectra.png")
-    print(f"results/bench_spectra.png: ResNet-20, PyHessian and ours {distance:.1e} of the largest |node| apart (W1)")
+    chosen = sys.argv[1:] or list(GROUPS)
+    passed = report([row for name in chosen for row in GROUPS[name]()], ROOT / "results" / "bench.json")
+    if "curvature" in chosen:
+        distance = spectra.draw(ROOT / "results" / "bench_spectra.png")
+        print(
+            f"results/bench_spectra.png: ResNet-20, PyHessian and ours {distance:.1e} of the largest |node| apart (W1)"
+        )
     sys.exit(not passed)

@@ -128,6 +128,16 @@ def test_a_plane_of_a_quadratic_loss_equals_the_closed_form(regression):
     assert plane["x"].values.tolist() == [-2, -0.75, 0.5, 1.75, 3]
 
 
+def test_an_adaptive_plane_keeps_its_tolerance(regression):
+    model, data, *_ = regression
+    arguments = (model, "mse", data, "random")
+    full = lossatlas.plane(*arguments, points=(21, 21))["loss"]
+    some = lossatlas.plane(*arguments, points=(21, 21), tolerance=0.001)
+    assert some["evaluated"].sum() < 21 * 21 / 2
+    assert some.attrs["grid_tolerance"] == 0.001
+    assert float(np.abs(some["loss"] - full).max() / (full.max() - full.min())) <= 0.001
+
+
 def test_a_path_is_projected_and_its_principal_plane_holds_a_flat_path(regression):
     model, (x, y), _ = regression
     rng = np.random.default_rng(0)

@@ -68,6 +68,27 @@ BAD = [
     (run(planes={"p": {"x": "pca/0", "y": "pca/1"}}), "counted from 1"),
     (run(train={"learning_rate": "1e-2"}), "is text to YAML; write it with a point"),
     (run(planes={"p": {"x": "pca/1", "y": "pca/2", "range": {"x": [1, -1]}}}), "not [smaller, larger]"),
+    (
+        run(planes={"p": {"x": "pca/1", "y": "pca/2", "grid": {"tolerance": 0.1}}}),
+        "runs.a.planes.p.grid.tolerance: only an adaptive grid has it; set mode: adaptive",
+    ),
+    (
+        run(planes={"p": {"x": "pca/1", "y": "pca/2", "grid": {"mode": "adaptiv"}}}),
+        "grid.mode: 'adaptiv' is not one of full, adaptive; did you mean 'adaptive'?",
+    ),
+    (
+        run(planes={"p": {"x": "pca/1", "y": "pca/2", "grid": {"mode": "adaptive", "tolerance": 0}}}),
+        "grid.tolerance: 0 is less than or equal to the minimum of 0",
+    ),
+    (run(planes={"p": {"x": "pca/1", "y": "pca/2", "batchnorm": "interpolate"}}), "'pca' on x is not such a one"),
+    (
+        run(planes={"p": {"x": "pca/1", "y": "pca/2", "batchnorm": "recompute", "strategy": "folded"}}),
+        "runs.a.planes.p.strategy: 'folded' needs batchnorm: frozen",
+    ),
+    (
+        run(planes={"p": {"x": "pca/1", "y": "pca/2", "precision": "bfloat16", "strategy": "eager"}}),
+        "runs.a.planes.p.precision: 'bfloat16' needs another strategy than 'eager'",
+    ),
     (run(directions={"d": {"kind": "difference"}}, planes={}), "needs the key 'to'"),
     (run(directions={"d": {"kind": "difference", "to": [{"run": "b"}]}}, planes={}), "no run 'b'; runs: a"),
     (
@@ -143,6 +164,13 @@ def test_defaults_are_filled_and_shared_keys_merged():
     assert runs["b"]["model"] == {"import": "m:f", "kwargs": {}}
     assert "train" not in runs["b"]
     assert given["runs"]["a"] == {"train": {"batch_size": 9}}, "the given config must stay as it was"
+
+
+def test_defaults_of_grids_depend_on_their_mode():
+    planes = {"full": {"x": "pca/1", "y": "pca/2"}, "some": {"x": "pca/1", "y": "pca/2", "grid": {"mode": "adaptive"}}}
+    found = config.resolve(run(planes=planes))["runs"]["a"]["planes"]
+    assert found["full"]["grid"] == {"mode": "full"}
+    assert found["some"]["grid"] == {"mode": "adaptive", "tolerance": 0.01, "scale": "auto"}
 
 
 def test_resolving_twice_changes_nothing():

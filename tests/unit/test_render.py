@@ -160,6 +160,27 @@ def test_nan_and_inf_are_hatched_counted_and_never_filled(tmp_path):
     assert matplotlib.image.imread(tmp_path / "contour.png").std() > 0.05
 
 
+def test_evaluated_points_are_dotted_and_the_title_says_how_good_the_rest_is():
+    landscape, trajectory = datasets()
+    evaluated = np.zeros((11, 15), bool)
+    evaluated[::2, ::2] = True
+    landscape["evaluated"], landscape["error"] = (("y", "x"), evaluated), ("split", [0.0042, 0.3])
+    with figures.style():
+        figure = figures.contour_figure(landscape, CHOICES, "test")
+        surface = figures.surface_figure(landscape, CHOICES, "test")
+    assert figure.axes[0].get_title() == "test\n48 of 165 points evaluated, error ≤ 0.42 % of the range"
+    assert surface.axes[0].get_title() == figure.axes[0].get_title()
+    dots = {tuple(point) for line in figure.axes[0].get_lines() for point in line.get_xydata().round(9).tolist()}
+    x, y = landscape["x"].values.round(9), landscape["y"].values.round(9)
+    assert {(x[i], y[j]) for j in range(0, 11, 2) for i in range(0, 15, 2)} <= dots
+    assert (x[1], y[1]) not in dots
+    assert FrameRenderer(landscape, trajectory, CHOICES, "test").render(3).std() > 5
+    unfinished = figures.contour_figure(landscape.assign_attrs(finished=False), CHOICES, "test")
+    assert unfinished.axes[0].get_title() == "test\npreview: 48 of 165 points evaluated"
+    landscape["evaluated"][:] = True
+    assert figures.contour_figure(landscape, CHOICES, "test").axes[0].get_title() == "test"
+
+
 def curvatures(landscape):
     """Eigenvalues on 5 x 3 points: the ratio grows with x, one point is unknown and one has not converged."""
     x, y = np.linspace(-2, 2, 5), np.linspace(-1, 1, 3)

@@ -252,8 +252,24 @@ def _check_plane(where: str, plane: dict, directions: dict) -> None:
         raise LossAtlasError(
             f"config: {where}.precision: {plane['precision']!r} needs another strategy than 'eager'; leave it out"
         )
+    _check_batchnorm(where, plane, directions)
     for axis, interval in plane.get("range", {}).items():
         _check_interval(f"{where}.range.{axis}", interval)
+
+
+def _check_batchnorm(where: str, plane: dict, directions: dict) -> None:
+    policy = plane["batchnorm"]
+    for key, needed in (("strategy", ("auto", "eager")), ("precision", ("full",))):
+        if policy != "frozen" and plane[key] not in needed:
+            raise LossAtlasError(f"config: {where}.{key}: {plane[key]!r} needs batchnorm: frozen; leave it out")
+    for axis in ("x", "y") if policy == "interpolate" else ():
+        name, _ = split_axis(plane[axis])
+        as_made = directions[name]["normalize"] == "none" and not directions[name]["ignore"]
+        if directions[name]["kind"] != "difference" or not as_made or plane["orthogonalize"]:
+            raise LossAtlasError(
+                f"config: {where}.batchnorm: 'interpolate' needs axes of kind 'difference' with normalize: none, "
+                f"ignore: [] and orthogonalize: false; {name!r} on {axis} is not such a one"
+            )
 
 
 def _check_axis(where: str, axis: str, directions: dict) -> None:
@@ -303,6 +319,14 @@ def axes_of(curve: dict) -> list[str]:
     return [x] if isinstance(x, str) else x
 
 
+def _check_grid(where: str, grid: dict) -> None:
+    if grid["mode"] == "adaptive":
+        grid.setdefault("tolerance", 0.01)
+        grid.setdefault("scale", "auto")
+    elif extra := sorted(grid.keys() - {"mode"}):
+        raise LossAtlasError(f"config: {where}.{extra[0]}: only an adaptive grid has it; set mode: adaptive")
+
+
 def _check_paths(where: str, plane: dict, name: str, config: dict) -> None:
     for other in plane.get("paths", []):
         if other == name:
@@ -310,14 +334,6 @@ def _check_paths(where: str, plane: dict, name: str, config: dict) -> None:
         if other not in config["runs"]:
             known = ", ".join(run for run in config["runs"] if run != name) or "none"
             raise LossAtlasError(f"config: {where}: no run {other!r}; other runs: {known}")
-
-
-def _check_grid(where: str, grid: dict) -> None:
-    if grid["mode"] == "adaptive":
-        grid.setdefault("tolerance", 0.01)
-        grid.setdefault("scale", "auto")
-    elif extra := sorted(grid.keys() - {"mode"}):
-        raise LossAtlasError(f"config: {where}.{extra[0]}: only an adaptive grid has it; set mode: adaptive")
 
 
 def count(directions: dict) -> int | None:

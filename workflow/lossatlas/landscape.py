@@ -1,9 +1,9 @@
 """Driver: the loss on a plane (GradVis Algorithms 1 and 3), with the path, by ranks that share one queue.
 
 All evaluations lie on one axis ``row`` in the order of evaluation: the grid from coarse to fine, each checkpoint
-projected onto the plane, each checkpoint itself, and in an adaptive grid round after round of further points. A unit of
-work is one chunk of that axis. Evaluations have numbers: the grid points row by row, then the two kinds of the path;
-in each, checkpoints of other runs come after the run's own.
+projected onto the plane, each checkpoint itself (those of other runs after the run's own), and in an adaptive grid
+round after round of further points. A unit of work is one chunk of that axis. Evaluations have numbers: the grid points
+row by row, then the two kinds of the paths.
 """
 
 import itertools
@@ -23,13 +23,15 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import Timing, World
 from lossatlas.paths import Others, Path, join, project_path
 from lossatlas.problem import Problem
+from lossatlas.sites import variance_mask
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
 
 MAX_CHUNKS = 2000
-UNITS = {"loss": "mean per sample", "accuracy": "share of samples"}
 ORDER = "work/order"
 """Number and round of each row, both -1 where the row is not planned yet; one chunk, so that a round comes at once."""
+
+UNITS = {"loss": "mean per sample", "accuracy": "share of samples"}
 
 
 def grid(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -77,30 +79,26 @@ class Plane:
         group.attrs.update(self._attributes())
         self._add_coordinates(group, x, y)
         self._add_path(group, path)
+        if self.spec.get("batchnorm") == "interpolate":
+            self._add_clipped(group, x, y)
         self._add_results(group, len(x), len(y))
         units_of = {name: UNITS[name] for name in metric_names(self.problems)}
         self.others.build(group, other_paths, units_of, len(self.problems))
-        rows = len(x) * len(y) + 2 * self.walked
+        rows = len(x) * len(y) + 2 * (len(self.trajectory) + len(self.others.evaluated))
         summary = "One row per evaluation; 'order' tells which."
         columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
         units.add_rows(group, summary, rows, columns, points_per_chunk(self.spec, rows))
-        self._add_order(group["work"], len(x), len(y))
+        self._add_order(group["work"], len(x) * len(y), *refinement.coarse_to_fine(len(x), len(y)))
 
-    @property
-    def walked(self) -> int:
-        """How many checkpoints are evaluated, those of other runs included."""
-        return len(self.trajectory) + len(self.others.evaluated)
-
-    def _add_order(self, work: zarr.Group, nx: int, ny: int) -> None:
-        """Plan the first round: the grid, in an adaptive one its coarse points, and the path; the end of a unit."""
-        points, first = refinement.coarse_to_fine(nx, ny)
-        path = nx * ny + np.arange(2 * self.walked)
+    def _add_order(self, work: zarr.Group, size: int, points: np.ndarray, first: int) -> None:
+        """Plan the first round: the grid, in an adaptive one its coarse points, and the paths; the end of a unit."""
+        path = np.arange(size, work["rows"].shape[0])
         if self._attributes()["grid"]["mode"] == "adaptive":
             first += -(first + len(path)) % work["rows"].chunks[0]
             points = points[:first]
         order = np.full((work["rows"].shape[0], 2), -1, np.int32)
         order[: len(points) + len(path)] = _of_round(np.append(points, path), 0)
-        text = "what a row evaluates: its number (grid points row by row, projected path, checkpoints), and its round"
+        text = "what a row evaluates: its number (grid points row by row, projected paths, checkpoints), and its round"
         add_array(work, "order", ("row", "number_round"), data=order, long_name=text)
 
     def _attributes(self) -> dict:
@@ -110,7 +108,7 @@ class Plane:
             "summary": "loss(y, x) = L(theta_c + x d_x + y d_y): mean over the evaluation subset, no weight decay",
             "center": self.spec["center"],
             "grid": self.spec.get("grid", {"mode": "full"}),
-            "batchnorm": "frozen: running statistics of theta_c on the plane, of each checkpoint for its true loss",
+            "batchnorm": BATCHNORM[self.spec.get("batchnorm", "frozen")] + "; of each checkpoint for its true loss",
             "x_label": self.axes.labels[0],
             "y_label": self.axes.labels[1],
             "variance_share": self.axes.variance_share.tolist(),
@@ -136,6 +134,19 @@ class Plane:
             add_array(group, f"path_{name}", ("iteration",), data=path.coefficients[:, k], long_name=text)
         text = "distance of the checkpoint from the plane"
         add_array(group, "path_residual", ("iteration",), data=path.residual, long_name=text, units="Euclidean norm")
+
+    def _add_clipped(self, group: zarr.Group, x: np.ndarray, y: np.ndarray) -> None:
+        """Count the running variances that are below zero at each grid point."""
+        if self.axes.buffers is None:
+            raise LossAtlasError(
+                "plane.batchnorm: 'interpolate' needs differences of checkpoints as axes, of which the running "
+                "statistics are known; choose 'frozen' or 'recompute'"
+            )
+        row, mask = self.trajectory.row_of(self.spec["center"], "plane.center"), variance_mask(self.trajectory)
+        center, (along_x, along_y) = self.trajectory.buffers(row)[mask], self.axes.buffers[:, mask]
+        counts = [[int((center + a * along_x + b * along_y < 0).sum()) for a in x] for b in y]
+        text = "running variances below zero, set to zero"
+        add_array(group, "clipped_variances", ("y", "x"), data=np.array(counts), long_name=text)
 
     def _add_results(self, group: zarr.Group, nx: int, ny: int) -> None:
         splits, iterations = len(self.problems), len(self.trajectory)
@@ -167,6 +178,14 @@ def metric_names(problems: dict[str, Problem]) -> tuple[str, ...]:
     return next(iter(problems.values())).metric_names
 
 
+BATCHNORM = {
+    "frozen": "frozen: running statistics of theta_c on the plane",
+    "recompute": "recompute: at each point of the plane mean and unbiased variance over all training samples of the "
+    "evaluation subset, layer by layer",
+    "interpolate": "interpolate: running statistics move along with the parameters on the plane, clipped at zero",
+}
+"""What BatchNorm normalises by, by policy, as stores say it."""
+
 CHOICES = ("strategy", "precision")
 """Keys of a plane's spec, and of its store's attributes, that say how its points are evaluated."""
 
@@ -187,6 +206,9 @@ def with_strategy(plane: Plane, label: str | None = None) -> Callable[[zarr.Grou
 
     def build(group: zarr.Group) -> None:
         plane.build(group)
+        if plane.spec.get("batchnorm", "frozen") != "frozen":
+            group.attrs.update(strategy="eager", strategy_note="eager: running statistics change from point to point")
+            return
         row = plane.trajectory.row_of(plane.spec["center"], "plane.center")
         at = plane.trajectory.parameters(row), plane.axes.vectors, plane.trajectory.buffers(row)
         ends = [group[name][:][[0, -1]] for name in ("x", "y") if name in group]
@@ -218,16 +240,23 @@ class Evaluator:
         self.checkpoints = [*((trajectory, row) for row in range(len(trajectory))), *evaluated]
         row = trajectory.row_of(store.attrs["center"], "plane.center")
         center, buffers = trajectory.parameters(row), trajectory.buffers(row)
-        choices = choices_of(store.attrs)
+        choices = choices_of(store.attrs) | self._statistics(store.attrs["batchnorm"].split(":")[0], axes)
         self.planes = [p.restrict(center, axes.vectors, buffers, **choices) for p in problems.values()]
         x, y = store["x"][:], store["y"][:]
         grid_points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
         projected = np.stack([store["path_x"][:], store["path_y"][:]], axis=1)
         self.points = np.concatenate([grid_points, projected])
+        self.order = planned(store)[:, 0]
         if evaluated:
             elsewhere = np.stack([store["other_x"][:], store["other_y"][:]], axis=1)
             self.points = np.concatenate([self.points, elsewhere])
-        self.order = planned(store)[:, 0]
+
+    def _statistics(self, batchnorm: str, axes: Axes) -> dict[str, Any]:
+        """Return what ``restrict`` takes of BatchNorm."""
+        if batchnorm == "frozen":
+            return {}
+        also = {"reference": self.problems["train"]} if batchnorm == "recompute" else {"moving": axes.buffers}
+        return {"batchnorm": batchnorm, **also}
 
     def __call__(self, unit: range) -> np.ndarray:
         """Return the metrics of all splits at the points of a unit, one row each."""
@@ -292,8 +321,8 @@ class Evaluated:
     """What a store, finished or not, has of its grid and its path.
 
     ``numbers`` (point,) are the grid points in the order of evaluation, ``values`` (split, metric, point) theirs,
-    ``path`` (split, metric, 2 x checkpoint) those of the path and then of other runs' paths, NaN where they are not
-    there yet.
+    ``path`` (split, metric, 2, checkpoint) those of the projected paths and of the checkpoints, other runs' after the
+    ``iterations`` of the run's own; NaN where they are not there yet.
     """
 
     def __init__(self, store: Store):
@@ -309,9 +338,9 @@ class Evaluated:
         self.numbers, self.values = numbers[on_grid], rows[:, :, on_grid]
         self.last = int((rounds[on_grid] == rounds[-1]).sum()) if len(rounds) and rounds[-1] else 0
         self.iterations = store["iteration"].shape[0]
-        walked = 2 * self.iterations + store.attrs.get("other_evaluations", 0) // splits
-        self.path = np.full((splits, len(self.names), walked), np.nan)
-        self.path[:, :, numbers[~on_grid] - self.points] = rows[:, :, ~on_grid]
+        path = np.full((splits, len(self.names), store[units.ARRAY].shape[0] - self.points), np.nan)
+        path[:, :, numbers[~on_grid] - self.points] = rows[:, :, ~on_grid]
+        self.path = path.reshape(*path.shape[:2], 2, -1)
 
     @property
     def losses(self) -> np.ndarray:
@@ -321,7 +350,7 @@ class Evaluated:
     @cached_property
     def scales(self) -> list[refinement.Scale]:
         """The scale of each split, chosen as figures do: from the surface and the projected path."""
-        projected = self.path[:, 0, : self.path.shape[2] // 2]
+        projected = self.path[:, 0, 0, : self.iterations]
         choices = self.spec.get("scale", "auto"), self.spec.get("maximum")
         return [refinement.Scale.of(known, *choices) for known in np.hstack([self.losses, projected])]
 
@@ -341,17 +370,18 @@ class Evaluated:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays (split, y, x) and (split, iteration) of all metrics, interpolated where not evaluated."""
-        arrays = {"evaluated": np.isin(np.arange(self.points), self.numbers).reshape(self.shape)}
+        evaluated = np.isin(np.arange(self.points), self.numbers).reshape(self.shape)
+        arrays = {"evaluated": evaluated}
         for k, name in enumerate(self.names):
             how = zip(self.scales, (kernel for _, kernel in self.checks), strict=True)
             how = how if name == "loss" else [(None,)] * len(self.values)
             pairs = zip(self.values[:, k], how, strict=True)
             surfaces = [refinement.complete(self.shape, self.numbers, values, *how) for values, how in pairs]
             arrays[name] = np.stack(surfaces)
-            for kind, found in zip(("projected", "true"), np.split(self.path[:, k], 2, axis=1), strict=True):
-                arrays[f"path_{kind}_{name}"] = found[:, : self.iterations]
-                if found.shape[1] > self.iterations:
-                    arrays[f"other_{kind}_{name}"] = found[:, self.iterations :]
+            for kind, path in zip(("projected", "true"), self.path[:, k].transpose(1, 0, 2), strict=True):
+                arrays[f"path_{kind}_{name}"] = path[:, : self.iterations]
+                if path.shape[1] > self.iterations:
+                    arrays[f"other_{kind}_{name}"] = path[:, self.iterations :]
         return arrays
 
 
@@ -384,7 +414,7 @@ def finish(store: Store, attempt: dict[str, Any]) -> dict:
         store["error"][...], store["logarithmic"][...] = found.errors, [scale.log for scale in found.scales]
         store.update(rounds=int(planned(store)[-1, 1]) + 1)
         counts |= {"grid_points": found.points, "error": dict(zip(splits, found.errors, strict=True))}
-    if "other_run" in store.group:
+    if "other_evaluations" in store.attrs:
         counts["evaluations_of_other_runs"] = store.attrs["other_evaluations"]
     store.finish(attempt)
     return counts

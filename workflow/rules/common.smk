@@ -215,7 +215,7 @@ def curvature_spec(wildcards):
     spec, settings = plane_spec(wildcards), plane_settings(wildcards)
     if "curvature" not in settings:
         raise WorkflowError(f"config: runs.{wildcards.run}.planes.{wildcards.plane}: no key 'curvature'")
-    left_out = ("points", "points_per_chunk", "grid", "paths_losses", "strategy", "precision")
+    left_out = ("points", "points_per_chunk", "paths_losses", "grid", "strategy", "precision", "batchnorm")
     plane = {key: value for key, value in spec["plane"].items() if key not in left_out}
     return {**spec, "plane": plane, "curvature": settings["curvature"]}
 

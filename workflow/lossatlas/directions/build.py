@@ -71,6 +71,9 @@ class DirectionSet:
                 units="degree",
                 long_name=f"angles between rows of '{name}'",
             )
+        if self.raw.buffers is not None:
+            text = "difference of the running statistics that goes with 'raw'"
+            add_array(group, "buffers", ("direction", "buffer"), data=self.raw.buffers, long_name=text)
         bend = np.array([angles(np.stack(pair))[0, 1] for pair in zip(self.raw.vectors, self.used, strict=True)])
         add_array(group, "bend", dims[:1], data=bend, units="degree", long_name="angle between 'raw' and 'used'")
         add_array(
@@ -156,6 +159,7 @@ class Axes:
     """Directions to walk along: ``vectors`` (2, N) of a plane or (curve, N), labels and shares of the path's variance.
 
     ``angle_given`` of a plane is the angle in degrees before y was made orthogonal to x, None if it was not.
+    ``buffers`` (2, buffer) are the differences of running statistics that go with differences of checkpoints.
     """
 
     vectors: np.ndarray
@@ -163,6 +167,7 @@ class Axes:
     variance_share: np.ndarray
     identities: dict[str, list[str]]
     angle_given: float | None = None
+    buffers: np.ndarray | None = None
 
     @property
     def notes(self) -> dict[str, float]:
@@ -180,7 +185,7 @@ def read_directions(parts: list[tuple[Path, int | None]]) -> Axes:
     Raises:
         LossAtlasError: a set has fewer directions than asked for.
     """
-    vectors, labels, sets, shares, identities = [], [], [], [], {}
+    vectors, labels, sets, shares, buffers, identities = [], [], [], [], [], {}
     for path, number in parts:
         store = open_finished(path)
         available = store["used"].shape[0]
@@ -190,11 +195,13 @@ def read_directions(parts: list[tuple[Path, int | None]]) -> Axes:
             vectors.append(store["used"][k])
             labels.append(str(store["direction"][k]))
             sets.append(path.stem)
+            buffers += [store["buffers"][k]] if "buffers" in store.group else []
             shares.append(float(store["variance_share"][k]))
         identities[f"directions/{path.stem}"] = store.identity
     if len(identities) > 1 and len(set(labels)) < len(labels):
         labels = [f"{name}: {label}" for name, label in zip(sets, labels, strict=True)]
-    return Axes(np.stack(vectors), labels, np.array(shares), identities)
+    moved = np.stack(buffers) if len(buffers) == len(vectors) else None
+    return Axes(np.stack(vectors), labels, np.array(shares), identities, buffers=moved)
 
 
 def read_axes(parts: list[tuple[Path, int]]) -> Axes:

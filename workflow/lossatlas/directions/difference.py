@@ -8,7 +8,7 @@ from lossatlas.trajectory import Trajectory
 
 
 def difference(trajectory: Trajectory, center: int, ends: list[dict], others: dict[str, Trajectory]) -> RawDirections:
-    """Return theta_end - theta_center for each entry of the config's ``to``.
+    """Return theta_end - theta_center for each entry of the config's ``to``, and the same of the buffers.
 
     Args:
         center: row of theta_center in ``trajectory``.
@@ -19,13 +19,15 @@ def difference(trajectory: Trajectory, center: int, ends: list[dict], others: di
         LossAtlasError: another run has another network, or an iteration was not recorded.
     """
     origin = trajectory.parameters(center).astype(np.float64)
-    vectors, labels = [], []
+    statistics = trajectory.buffers(center).astype(np.float64)
+    vectors, buffers, labels = [], [], []
     for i, end in enumerate(ends):
         there = others[end["run"]] if "run" in end else trajectory
         if there.layout != trajectory.layout:
             raise LossAtlasError(f"directions.to.{i}: run {end['run']!r} has another network than this run")
         row = there.row_of(end["iteration"], f"directions.to.{i}.iteration")
         vectors.append(there.parameters(row).astype(np.float64) - origin)
+        buffers.append(there.buffers(row).astype(np.float64) - statistics)
         name = f"{end['run']}:" if "run" in end else ""
         labels.append(f"to {name}{there.iterations[row]}")
-    return RawDirections(np.stack(vectors), labels)
+    return RawDirections(np.stack(vectors), labels, buffers=np.stack(buffers))

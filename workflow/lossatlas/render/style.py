@@ -107,6 +107,22 @@ def loss_scale(landscape: xr.Dataset, choices: dict, split: str = "train") -> Lo
     return LossScale(log, low, high if high > low else low + max(abs(low), 1.0) * 1e-6, clipped)
 
 
+def interpolated(landscape: xr.Dataset) -> bool:
+    """Return whether only some points of a surface are evaluated."""
+    return "evaluated" in landscape and not landscape["evaluated"].values.all()
+
+
+def evaluation_note(landscape: xr.Dataset, split: str = "train") -> str:
+    """Return how much of a surface is evaluated and how good the rest is; nothing where all of it is."""
+    if not interpolated(landscape):
+        return ""
+    evaluated = landscape["evaluated"].values
+    counted = f"{int(evaluated.sum())} of {evaluated.size} points evaluated"
+    if "error" not in landscape or not landscape.attrs.get("finished", True):
+        return f"preview: {counted}"
+    return f"{counted}, error ≤ {percent(float(landscape['error'].sel(split=split)))} of the range"
+
+
 @dataclass(frozen=True)
 class OtherPath:
     """Another run's path on a plane: its name and colour, iterations, and positions, with the loss there."""
@@ -135,22 +151,6 @@ def other_paths(landscape: xr.Dataset, split: str = "train") -> list[OtherPath]:
         iterations, color = landscape["other_iteration"].values[own], OTHER_COLORS[k % len(OTHER_COLORS)]
         found.append(OtherPath(run, color, iterations, x.values[own], y.values[own], loss[own]))
     return found
-
-
-def interpolated(landscape: xr.Dataset) -> bool:
-    """Return whether only some points of a surface are evaluated."""
-    return "evaluated" in landscape and not landscape["evaluated"].values.all()
-
-
-def evaluation_note(landscape: xr.Dataset, split: str = "train") -> str:
-    """Return how much of a surface is evaluated and how good the rest is; nothing where all of it is."""
-    if not interpolated(landscape):
-        return ""
-    evaluated = landscape["evaluated"].values
-    counted = f"{int(evaluated.sum())} of {evaluated.size} points evaluated"
-    if "error" not in landscape or not landscape.attrs.get("finished", True):
-        return f"preview: {counted}"
-    return f"{counted}, error ≤ {percent(float(landscape['error'].sel(split=split)))} of the range"
 
 
 def axis_labels(landscape: xr.Dataset, suffix: str = " of path variance") -> tuple[str, str]:

@@ -35,12 +35,31 @@ def statistics(batchnorm: str) -> AbstractContextManager:
     return BatchStatistics() if batchnorm == "batch" else nullcontext()
 
 
+class Reestimated(TorchFunctionMode):
+    """Lets BatchNorm normalise by the samples at hand and keep their statistics as its running ones.
+
+    These are their mean and their unbiased variance, as after one pass in training mode with momentum 1.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Replace ``batch_norm``; pass on everything else."""
+        if func is not functional.batch_norm:
+            return func(*args, **(kwargs or {}))
+        return _reestimate(*args, **(kwargs or {}))
+
+
 @torch.inference_mode()
 def has_batchnorm(module: nn.Module, inputs: Tensor) -> bool:
     """Return whether the evaluation of a module passes through BatchNorm; ``inputs`` are at least two samples."""
     with BatchStatistics() as found:
         module.eval()(inputs)
     return found.used
+
+
+def _reestimate(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    if input.numel() == input.shape[1]:
+        raise LossAtlasError("batchnorm: 'recompute' needs more than one value per channel, and one sample has one")
+    return functional.batch_norm(input, running_mean, running_var, weight, bias, True, 1.0, eps)
 
 
 def _batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):

@@ -81,6 +81,11 @@ class FlatNetwork:
         if frozen is not None:
             _scatter(self._frozen, frozen)
 
+    def variances(self) -> np.ndarray:
+        """Return which of the flat buffers are running variances, bool."""
+        parts = [np.full(buffer.numel(), name.endswith("running_var")) for name, buffer in self._buffers]
+        return np.concatenate([np.zeros(0, bool), *parts])
+
     def unflatten_buffers(self, flat: Tensor) -> dict[str, Tensor]:
         """Return the buffers by name as views into a flat tensor."""
         parts = flat.split([buffer.numel() for _, buffer in self._buffers]) if self._buffers else ()

@@ -1,5 +1,6 @@
 """The mean loss of a network over fixed samples, evaluated on the flat parameter vector."""
 
+import hashlib
 from functools import cached_property
 
 import numpy as np
@@ -9,13 +10,13 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
-from lossatlas.backends.torch.batchnorm import BATCHNORM, has_batchnorm, statistics
+from lossatlas.backends.torch.batchnorm import BATCHNORM, Reestimated, has_batchnorm, statistics
 from lossatlas.backends.torch.build import Loss
 from lossatlas.backends.torch.calibration import Evaluation, choose_evaluation
 from lossatlas.backends.torch.hessian import TorchHessian
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.products import Curvature
-from lossatlas.backends.torch.restriction import Eager, Staged, restrict
+from lossatlas.backends.torch.restriction import Eager, Interpolated, Recomputed, Staged, restrict
 from lossatlas.backends.torch.strategies import Choice, choose
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
@@ -52,6 +53,7 @@ class TorchProblem:
             self.batchnorm = "batch"
         self._curvatures: dict[tuple, Curvature] = {}
         self._strategies: dict[Curvature, str] = {}
+        self._estimates: dict[bytes, np.ndarray] = {}
 
     def pieces(self, count: int, most: int | None = None) -> list[tuple[Tensor, Tensor]]:
         """Return the chunks as products with ``count`` vectors at once take them: on a CPU cut further, to ``most``.
@@ -93,8 +95,21 @@ class TorchProblem:
         buffers: np.ndarray,
         strategy: str = "eager",
         precision: str = "full",
+        batchnorm: str = "frozen",
+        reference: "TorchProblem | None" = None,
+        moving: np.ndarray | None = None,
     ) -> Eager | Staged:
-        """Return the loss on center + span(directions), with everything on the device; see ``restriction``."""
+        """Return the loss on center + span(directions), with everything on the device; see ``restriction``.
+
+        Args:
+            batchnorm: ``frozen``, the given buffers hold at every point; ``recompute``, each point has the statistics
+                of its own, estimated on the samples of ``reference`` (by default of this problem); or
+                ``interpolate``, buffers move with the coefficients along ``moving`` (k, buffer), variances clipped.
+        """
+        if batchnorm == "interpolate":
+            return Interpolated(self, center, directions, buffers, moving)
+        if batchnorm == "recompute" and has_batchnorm(self.network.module, self.chunks[0][0]):
+            return Recomputed(self, center, directions, buffers, reference or self)
         return restrict(self, center, directions, buffers, strategy, precision)
 
     def choose_evaluation(
@@ -174,6 +189,23 @@ class TorchProblem:
         with statistics(self.batchnorm):
             return sum(self.sums(self.network.module(inputs), targets) for inputs, targets in chunks)
 
+    @torch.inference_mode()
+    def statistics(self, buffers: np.ndarray) -> np.ndarray:
+        """Return the buffers with BatchNorm's statistics estimated at the network's present parameters.
+
+        All samples pass at once, so that each layer's statistics are those of all samples whose earlier layers were
+        normalised by the statistics of all; no chunks play a part. The latest results are kept for other problems.
+        """
+        key = hashlib.blake2b(self.network.parameters().tobytes() + buffers.tobytes()).digest()
+        if key not in self._estimates:
+            self.network.load(buffers=buffers)
+            with Reestimated():
+                self.network.module.eval()(torch.cat([inputs for inputs, _ in self.chunks]))
+            while len(self._estimates) >= ESTIMATES:
+                del self._estimates[next(iter(self._estimates))]
+            self._estimates[key] = self.network.buffers()
+        return self._estimates[key]
+
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the metrics of some samples, each times their number, float64 and on the device."""
         found = [self.loss(outputs, targets).double()]
@@ -212,6 +244,9 @@ def to_tensors(split: Split, network: FlatNetwork) -> tuple[Tensor, Tensor]:
         tensors[1] = tensors[1].long()  # what class losses ask for
     return tensors[0], tensors[1]
 
+
+ESTIMATES = 256
+"""Points whose statistics of BatchNorm are kept: those of a unit, which all splits need."""
 
 PIECE_BYTES = 16 * 2**20
 """Largest activation of a piece of samples and a block of vectors, in bytes."""

@@ -52,9 +52,13 @@ class Eager:
 
     def _sums(self, coefficients: np.ndarray, chunks: list) -> Tensor:
         network = self.problem.network
-        network.load(buffers=self.buffers)
         self.place(network.theta, coefficients)
+        network.load(buffers=self.buffers_at(coefficients))
         return self.problem.evaluate(chunks)
+
+    def buffers_at(self, coefficients: np.ndarray) -> np.ndarray:
+        """Return the buffers at a point whose parameters are in the network: the same everywhere."""
+        return self.buffers
 
     @torch.no_grad()
     def place(self, theta: Tensor, coefficients: np.ndarray) -> None:
@@ -62,6 +66,31 @@ class Eager:
         theta.copy_(self.center)
         for coefficient, direction in zip(coefficients, self.directions, strict=True):
             theta.add_(direction, alpha=float(coefficient))
+
+
+class Recomputed(Eager):
+    """BatchNorm's statistics are estimated anew at each point, from the samples of ``reference``."""
+
+    def __init__(self, problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, reference):
+        super().__init__(problem, center, directions, buffers)
+        self.reference = reference
+
+    def buffers_at(self, coefficients: np.ndarray) -> np.ndarray:
+        """Return the buffers with the statistics at the network's present parameters."""
+        return self.reference.statistics(self.buffers)
+
+
+class Interpolated(Eager):
+    """Buffers move along with the parameters, on ``moving`` (k, buffer); variances below zero are set to zero."""
+
+    def __init__(self, problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, moving: np.ndarray):
+        super().__init__(problem, center, directions, np.asarray(buffers, np.float64))
+        self.moving, self.variances = moving, problem.network.variances()
+
+    def buffers_at(self, coefficients: np.ndarray) -> np.ndarray:
+        """Return the buffers at a point."""
+        buffers = self.buffers + coefficients @ self.moving
+        return np.where(self.variances & (buffers < 0), 0.0, buffers)
 
 
 class Staged:
@@ -147,7 +176,15 @@ class Staged:
         for row, point in zip(rows, points, strict=True):
             self.eager.place(row[:size], point)
         inputs = self.pieces[0][0]
-        return [self._lower(self.stages.point(row[:size], self.buffers, inputs)) for row in rows]
+        made = (self.stages.point(row[:size], self.buffers, inputs) for row in rows)
+        if inputs.ndim != 4:
+            return [self._lower(tensors) for tensors in made]
+        # Convolutions of channels-last images would copy their filters into that order for every chunk.
+        channels_last = {4: torch.channels_last}
+        return [
+            self._lower(t.contiguous(memory_format=channels_last.get(t.ndim, torch.contiguous_format)) for t in tensors)
+            for tensors in made
+        ]
 
     def _of_samples(self, number: int) -> tuple[tuple, list[list[Tensor]]]:
         """Return what does not change from point to point of one chunk of samples, kept where there is room."""

@@ -35,6 +35,7 @@ _BILINEAR = {  # in these two arguments; a third one is added
     _aten.addmm: (1, 2),
     _aten.baddbmm: (1, 2),
 }
+_FRESH = (_aten.convolution.default, _aten.addmm.default, _aten.mm.default, _aten.maximum.default, _aten.add.Tensor)
 _NORMS = (_aten.native_batch_norm.default, _aten._native_batch_norm_legit.default)
 _INFERENCE_NORM = _aten._native_batch_norm_legit_no_training.default
 
@@ -150,7 +151,26 @@ def _divide(joint: fx.GraphModule, affine: set[fx.Node]) -> Stages:
     everything = set(graph.nodes) - {output}
     parts = {name: part(joint, given, everything, nodes)[0] for name, nodes in ends.items()}
     last, _ = part(joint, [node for nodes in ends.values() for node in nodes], rest, output.args[0])
+    _reuse(last.graph)
+    last.recompile()
     return Stages(**parts, rest=last, has_affine=bool(ends["affine"]))
+
+
+def _reuse(graph: fx.Graph) -> None:
+    """Let ReLU and sums write into results that nothing else reads."""
+    for node in graph.nodes:
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or source.target not in _FRESH or len(source.users) > 1:
+            continue
+        if node.target is _aten.relu.default:
+            node.target = _aten.relu_.default
+        elif node.target is _aten.add.Tensor and _shape(source) == _shape(node) is not None:
+            node.target = _aten.add_.Tensor
+
+
+def _shape(node: fx.Node) -> tuple | None:
+    meta = node.meta.get("tensor_meta")
+    return (tuple(meta.shape), meta.dtype) if hasattr(meta, "shape") else None
 
 
 def _fold(graph: fx.Graph, kept: set[fx.Node]) -> None:
@@ -170,6 +190,7 @@ def _fold(graph: fx.Graph, kept: set[fx.Node]) -> None:
             made = _folded(graph, layer, weight, bias, mean, variance, epsilon)
         for user in list(node.users):
             if user.target is operator.getitem and user.args[1] == 0:
+                made.meta = dict(user.meta)
                 user.replace_all_uses_with(made)
 
 
