@@ -42,7 +42,3 @@ def draw(path: Path, samples: int = 100, steps: int = 30) -> float:
         figure.savefig(path, dpi=150)
         plt.close(figure)
     return wasserstein_distance(ours.nodes[0], theirs[0], ours.weights[0], theirs[1]) / np.abs(ours.nodes).max()
-
-
-if __name__ == "__main__":
-    print(f"Wasserstein-1 distance {draw(Path('results/bench_spectra.png')):.1e} of the largest |node|")
