@@ -369,6 +369,14 @@ def test_losses_beyond_the_view_and_nan_and_inf_are_marked_and_counted():
     plt.close("all")
 
 
+def test_a_logarithmic_axis_holds_exploding_losses_and_the_smallest_ones():
+    low, high = curves_figure(line(np.geomspace(1e15, 0.5, 31)), CHOICES, {}, "").axes[0].get_ylim()
+    assert low < 0.5 < 1e15 < high
+    zeros = curves_figure(line(np.linspace(0.0, 5.0, 31)), {**CHOICES, "scale": "log"}, {}, "").axes[0]
+    assert 0 < zeros.get_ylim()[0] < 1e-11
+    plt.close("all")
+
+
 def test_all_curves_of_a_store_share_one_axis():
     figure = curves_figure(line(BARRIER, count=5), CHOICES, {}, "")
     above = figure.axes[0]

@@ -71,8 +71,8 @@ def _loss_limits(curves: xr.Dataset, choices: dict, view: dict) -> tuple[float, 
     top = min(top, choices.get("maximum", np.inf))
     bottom, top = view.get("loss", (min(bottom, top), top))
     log = choices["scale"] == "log" or (choices["scale"] == "auto" and bottom > 0 and top / bottom > LOG_FROM)
-    if log:
-        bottom = max(bottom, top * 1e-12, 1e-300)
+    if log and bottom <= 0:
+        bottom = max(top * 1e-12, 1e-300)
     return bottom, top if top > bottom else bottom + max(abs(bottom), 1.0) * 1e-6, log
 
 
