@@ -15,7 +15,7 @@ import zarr
 from lossatlas import units
 from lossatlas.data import Subset
 from lossatlas.directions.build import Axes, angles
-from lossatlas.landscape import metric_names, points_per_chunk
+from lossatlas.landscape import UNITS, metric_names, points_per_chunk
 from lossatlas.problem import Problem
 from lossatlas.sites import Line
 from lossatlas.store import Store, add_array
@@ -159,7 +159,7 @@ class Plan:
             add_array(group, name, dims, data=values, long_name=text)
         shape = len(course.labels), len(self.problems), len(course.alpha)
         for name in metric_names(self.problems):
-            measure = {"loss": "mean per sample", "accuracy": "share of samples"}[name]
+            measure = UNITS[name]
             add_array(group, name, ("curve", "split", "alpha"), shape=shape, long_name=name, units=measure)
         add_array(group, "stationary", ("curve", "split", "alpha"), shape=shape, dtype="int8", long_name=STATIONARY)
         for name, text in FEATURES.items():
