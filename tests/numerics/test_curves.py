@@ -15,8 +15,8 @@ from torch.nn import functional
 from tests.conftest import contents, make_trajectory
 
 SUBSET = Subset(Split(np.zeros((3, 1)), np.zeros(3)), np.arange(3), "digest", False)
-DIRECTIONS = {"center": "last", "range": [-1, 1], "points": 21}
-LINE = {"from": "first", "to": {"iteration": "last"}, "buffers": "interpolate", "range": [-0.5, 1.5], "points": 41}
+DIRECTIONS = {"center": "last", "batchnorm": "frozen", "range": [-1, 1], "points": 21}
+LINE = {"from": "first", "to": {"iteration": "last"}, "batchnorm": "interpolate", "range": [-0.5, 1.5], "points": 41}
 
 
 class ClosedForm:
@@ -227,23 +227,44 @@ def by_torch(split, theta, buffers):
     return loss, (outputs.argmax(1) == targets).double().mean().item()
 
 
-@pytest.mark.parametrize("buffers", ["interpolate", "frozen"])
-def test_running_statistics_move_along_or_stay(normalised, tmp_path, buffers):
+@pytest.mark.parametrize("batchnorm", ["interpolate", "frozen"])
+def test_running_statistics_move_along_or_stay(normalised, tmp_path, batchnorm):
     trajectory, problem, split, thetas, stats = normalised
-    spec = {**LINE, "buffers": buffers, "points": 5}
+    spec = {**LINE, "batchnorm": batchnorm, "points": 5}
     course = curves.Between(spec, trajectory, {}, "curve")
     made = compute(*make(tmp_path, course, {"train": problem}, spec))
     for n, t in enumerate([-0.5, 0, 0.5, 1, 1.5]):
-        own = (1 - t) * stats[0] + t * stats[2] if buffers == "interpolate" else stats[0]
+        own = (1 - t) * stats[0] + t * stats[2] if batchnorm == "interpolate" else stats[0]
         own = np.concatenate([own[:5], np.maximum(own[5:], 0)])
         loss, accuracy = by_torch(split, (1 - t) * thetas[0] + t * thetas[2], own)
         assert made["loss"][0, 0, n] == pytest.approx(loss, rel=1e-12)
         assert made["accuracy"][0, 0, n] == pytest.approx(accuracy)
-    assert made.attrs["batchnorm"].startswith(buffers)
-    if buffers == "interpolate":
+    assert made.attrs["batchnorm"].startswith(batchnorm)
+    if batchnorm == "interpolate":
         for n, row in ((1, 0), (3, 2)):
             exact = problem.metrics(trajectory.parameters(row), trajectory.buffers(row))
             assert made["loss"][0, 0, n] == exact[0], "the ends are the checkpoints bit for bit"
+
+
+@pytest.mark.parametrize("between", [True, False])
+def test_running_statistics_are_recomputed_on_the_training_samples(normalised, tmp_path, between):
+    """Mean and unbiased variance of what reaches BatchNorm at each point, of the training samples for both splits."""
+    trajectory, problem, split, thetas, _ = normalised
+    few = TorchProblem(problem.network, problem.loss, Split(split.inputs[:7], split.targets[:7]), 5)
+    spec = {**(LINE if between else DIRECTIONS), "batchnorm": "recompute", "points": 5, "range": [-0.5, 1.5]}
+    start, step = (thetas[0], thetas[2] - thetas[0]) if between else (thetas[2], thetas[1])
+    if between:
+        course = curves.Between(spec, trajectory, {}, "curve")
+    else:
+        course = curves.Along(spec, axes(thetas[1:2]), trajectory)
+    made = compute(*make(tmp_path, course, {"train": problem, "test": few}, spec))
+    for n, t in enumerate(made["alpha"][:]):
+        theta = start + t * step
+        before = split.inputs @ theta[:20].reshape(5, 4).T + theta[20:25]
+        own = np.concatenate([before.mean(axis=0), before.var(axis=0, ddof=1)])
+        for k, part in enumerate((split, Split(split.inputs[:7], split.targets[:7]))):
+            assert made["loss"][0, k, n] == pytest.approx(by_torch(part, theta, own)[0], rel=1e-10)
+    assert made.attrs["batchnorm"].startswith("recompute: at each point of the curve")
 
 
 def test_oracle_19_units_in_any_order_and_after_an_interruption_give_the_same_bits(normalised, tmp_path):

@@ -141,7 +141,7 @@ def test_stores_stay_below_a_few_thousand_files():
     assert landscape.points_per_chunk({"points_per_chunk": 3}, 10**6) == 3
 
 
-def with_other_runs(tmp_path, losses):
+def with_other_runs(tmp_path, losses, mode="full", points=(4, 3)):
     """A saddle, with the paths of two other runs of different lengths; one leaves the first's range."""
     here = np.zeros((3, 6))
     here[:, 0] = [0.5, 0.2, 0.0]
@@ -153,20 +153,24 @@ def with_other_runs(tmp_path, losses):
     others = paths.Others(runs, losses)
     axes = Axes(np.eye(6)[:2], ["u", "v"], np.array([0.5, 0.3]), {})
     subset = Subset(Split(np.zeros((4, 1)), np.zeros(4)), np.arange(4), "digest", False)
-    spec = {"center": "last", "points": [4, 3], "border": 0.0}
+    chosen = {"mode": mode} | ({"tolerance": 0.01, "scale": "linear"} if mode == "adaptive" else {})
+    spec = {"center": "last", "points": list(points), "border": 0.0, "grid": chosen}
     problems = {"train": Saddle()}
     plane = landscape.Plane(spec, axes, trajectory, problems, {"train": subset}, others)
     link = tmp_path / "landscape" / "p.zarr"
     (tmp_path / ".stores" / "landscape").mkdir(parents=True)
     made = store.create(link, tmp_path, store.Fingerprint("landscape", spec), plane.build)
-    units.compute(made, landscape.Evaluator(made, axes, trajectory, problems, others), World(), Timing(), "static", "t")
+    evaluator = landscape.Evaluator(made, axes, trajectory, problems, others)
+    landscape.compute(made, evaluator, World(), Timing(), "static", "t")
     counts = landscape.finish(made, {})
     store.publish(link, tmp_path)
     return link, counts, np.concatenate([far, short])
 
 
-def test_oracle_17_paths_of_other_runs_are_projected_and_evaluated(tmp_path, recwarn):
-    link, counts, thetas = with_other_runs(tmp_path, losses=True)
+@pytest.mark.parametrize(("mode", "points"), [("full", (4, 3)), ("adaptive", (33, 33))])
+def test_oracle_17_paths_of_other_runs_are_projected_and_evaluated(tmp_path, recwarn, mode, points):
+    link, counts, thetas = with_other_runs(tmp_path, True, mode, points)
+    assert (counts["points"] < points[0] * points[1]) == (mode == "adaptive")
     found = store.open_dataset(link)
     assert counts["evaluations_of_other_runs"] == 12
     assert found["other_run"].values.tolist() == ["far"] * 4 + ["short"] * 2

@@ -130,6 +130,10 @@ BAD = [
     (run(curves={"c": {"x": "pca/0"}}), "curves.c.x: 'pca/0' does not fit"),
     (run(curves={"c": {"x": "pca", "from": 3}}), "curves.c.from: belongs to 'to'; a curve with 'x' has none"),
     (run(curves={"c": {"to": {"iteration": 0}, "center": 3}}), "curves.c.center: belongs to 'x'"),
+    (
+        run(curves={"c": {"x": "pca", "batchnorm": "interpolate"}}),
+        "curves.c.batchnorm: 'interpolate' needs a checkpoint",
+    ),
     (run(curves={"c": {"x": "pca", "range": [1, 2]}}), "curves.c.range: [1, 2] must hold 0"),
     (run(curves={"c": {"to": {"iteration": 0}, "range": [-1, 0.5]}}), "curves.c.range: [-1, 0.5] must hold 1"),
     (run(curves={"c": {"x": "pca", "view": {"loss": [2, 1]}}}), "curves.c.view.loss: [2, 1] is not [smaller, larger]"),
@@ -233,8 +237,15 @@ def test_defaults_of_curves_depend_on_where_they_run():
     found = config.resolve(run(curves={"d": {"x": "random"}, "l": {"to": {"iteration": "first"}}}))["runs"]["a"][
         "curves"
     ]
-    assert found["d"] == {"x": "random", "center": "last", "range": [-1, 1], "points": 41, "view": {}}
+    assert found["d"] == {
+        "x": "random",
+        "center": "last",
+        "range": [-1, 1],
+        "points": 41,
+        "view": {},
+        "batchnorm": "frozen",
+    }
     assert found["l"].pop("to") == {"iteration": "first"}
-    assert found["l"] == {"from": "last", "buffers": "interpolate", "range": [-0.5, 1.5], "points": 41, "view": {}}
+    assert found["l"] == {"from": "last", "batchnorm": "interpolate", "range": [-0.5, 1.5], "points": 41, "view": {}}
     assert config.axes_of(found["d"]) == ["random"]
     assert config.axes_of(found["l"]) == []

@@ -50,7 +50,7 @@ def test_ranks_threads_and_gpus_are_edited_in_the_profile_alone(tmp_path):
         ),
         ({"spectra": {"mpi": "srun", "tasks": "four"}}, "set-resources.spectra.tasks: 'four' is not a whole number"),
         ({"train": {"cpu_per_task": 8}}, "unknown resource 'cpu_per_task'; did you mean 'cpus_per_task'?"),
-        ({"landscape": {"tasks": 8}}, "set-resources.landscape: 'mpi' is missing, though spectra has 'srun"),
+        ({"landscape": {"tasks": 8}}, "set-resources.landscape: 'mpi' is missing, though pca has 'srun"),
     ],
 )
 def test_mistakes_in_a_profile_are_named(tmp_path, change, message):

@@ -320,7 +320,7 @@ def curve(
 def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[curves.Along, dict]:
     """Return the curves along directions through the model, and what the dataset says of these besides."""
     axes = Axes(made.used, made.raw.labels, made.variance_share, {})
-    course = curves.Along({**spec, "center": "last"}, axes, trajectory)
+    course = curves.Along({**spec, "center": "last", "batchnorm": "frozen"}, axes, trajectory)
     course.attributes["center"] = "the model"
     added = {"direction": (("curve", "parameter"), made.used)}
     return course, added | {name: ("curve", values) for name, values in made.raw.values.items()}
@@ -328,7 +328,7 @@ def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[curv
 
 def _between(spec: dict, trajectory: Trajectory) -> curves.Between:
     """Return the curve from the model, the last checkpoint, to the first."""
-    ends = {"from": "last", "to": {"iteration": "first"}, "buffers": "interpolate"}
+    ends = {"from": "last", "to": {"iteration": "first"}, "batchnorm": "interpolate"}
     course = curves.Between({**spec, **ends}, trajectory, {}, "curve")
     course.labels = ["the model to the other one"]
     course.attributes |= {"from": "the model", "to": "the other one"}

@@ -296,8 +296,15 @@ def _check_curve(where: str, curve: dict, name: str, directions: dict, config: d
             f"not {'both' if 'x' in curve else 'none'}"
         )
     kind, other = ("x", "to") if "x" in curve else ("to", "x")
-    keys = {"x": {"center": "last", "range": [-1, 1]}, "to": {"from": "last", "range": [-0.5, 1.5]}}
-    keys["to"]["buffers"] = "interpolate"
+    keys = {
+        "x": {"center": "last", "range": [-1, 1], "batchnorm": "frozen"},
+        "to": {"from": "last", "range": [-0.5, 1.5], "batchnorm": "interpolate"},
+    }
+    if kind == "x" and curve.get("batchnorm") == "interpolate":
+        raise LossAtlasError(
+            f"config: {where}.batchnorm: 'interpolate' needs a checkpoint at either end, which curves with 'to' have; "
+            "choose 'frozen' or 'recompute'"
+        )
     for key in (keys[other].keys() - keys[kind].keys()) & curve.keys():
         raise LossAtlasError(f"config: {where}.{key}: belongs to {other!r}; a curve with {kind!r} has none")
     for key, value in keys[kind].items():

@@ -15,7 +15,7 @@ import zarr
 from lossatlas import units
 from lossatlas.data import Subset
 from lossatlas.directions.build import Axes, angles
-from lossatlas.landscape import UNITS, metric_names, points_per_chunk
+from lossatlas.landscape import BATCHNORM, UNITS, metric_names, points_per_chunk
 from lossatlas.problem import Problem
 from lossatlas.sites import Line
 from lossatlas.store import Store, add_array
@@ -26,6 +26,13 @@ Evaluate = Callable[[np.ndarray], np.ndarray]
 
 ALONG = "share of the steps away from 0 at which the loss increases (1: monotonic increase, GMI)"
 BETWEEN = "share of the steps from 0 to 1 at which the loss decreases (1: monotonic linear interpolation, MLI)"
+
+
+NOTES = {
+    "frozen": "frozen: running statistics of theta_c",
+    "recompute": BATCHNORM["recompute"].replace("plane", "curve"),
+}
+"""What stores say of BatchNorm."""
 
 
 class Course(Protocol):
@@ -41,8 +48,11 @@ class Course(Protocol):
     attributes: dict[str, Any]
     arrays: dict[str, tuple[tuple[str, ...], np.ndarray, str]]
 
-    def on(self, problem: Problem, curve: int) -> Evaluate:
-        """Return the function that evaluates a problem at points of one curve."""
+    def on(self, problem: Problem, curve: int, reference: Problem) -> Evaluate:
+        """Return the function that evaluates a problem at points of one curve.
+
+        Running statistics that are recomputed are those of the samples of ``reference``.
+        """
 
 
 def positions(interval: tuple[float, float], points: int, exact: tuple[float, ...]) -> np.ndarray:
@@ -58,17 +68,28 @@ def positions(interval: tuple[float, float], points: int, exact: tuple[float, ..
     return alpha
 
 
-def restricted(problem: Problem, center: np.ndarray, direction: np.ndarray, buffers: np.ndarray, alpha: np.ndarray):
-    """Return the function that evaluates a problem at points of center + alpha direction, with frozen buffers."""
-    restriction = problem.restrict(center, direction[None], buffers)
+def restricted(
+    problem: Problem,
+    at: tuple[np.ndarray, np.ndarray, np.ndarray],
+    alpha: np.ndarray,
+    batchnorm: str,
+    reference: Problem,
+) -> Evaluate:
+    """Return the function that evaluates a problem at center + alpha direction; ``at`` is (center, direction, buffers).
+
+    ``batchnorm`` is ``frozen`` or ``recompute``.
+    """
+    center, direction, buffers = at
+    choices = {"batchnorm": batchnorm, "reference": reference} if batchnorm == "recompute" else {}
+    restriction = problem.restrict(center, direction[None], buffers, **choices)
     return lambda numbers: restriction.metrics(alpha[numbers, None])
 
 
 class Along:
-    """Curves through one checkpoint along directions, with its running statistics.
+    """Curves through one checkpoint along directions, with its running statistics or recomputed ones.
 
     Args:
-        spec: keys ``center``, ``range`` and ``points``.
+        spec: keys ``center``, ``batchnorm``, ``range`` and ``points``.
         axes: the directions, one curve each.
     """
 
@@ -77,11 +98,11 @@ class Along:
     def __init__(self, spec: dict, axes: Axes, trajectory: Trajectory):
         row = trajectory.row_of(spec["center"], "curve.center")
         self.center, self.buffers = trajectory.parameters(row).astype(np.float64), trajectory.buffers(row)
-        self.vectors, self.labels = axes.vectors, axes.labels
+        self.vectors, self.labels, self.batchnorm = axes.vectors, axes.labels, spec["batchnorm"]
         self.alpha = positions(spec["range"], spec["points"], (0.0,))
         self.attributes = {
             "center": f"iteration {trajectory.iterations[row]}",
-            "batchnorm": "frozen: running statistics of theta_c",
+            "batchnorm": NOTES[self.batchnorm],
         }
         norms = np.linalg.norm(axes.vectors, axis=1)
         self.arrays = {
@@ -90,16 +111,17 @@ class Along:
             "angle": (("curve", "other_curve"), angles(axes.vectors), "angles between the directions in degrees"),
         }
 
-    def on(self, problem: Problem, curve: int) -> Evaluate:
+    def on(self, problem: Problem, curve: int, reference: Problem) -> Evaluate:
         """Return the function that evaluates a problem at points of one curve."""
-        return restricted(problem, self.center, self.vectors[curve], self.buffers, self.alpha)
+        at = self.center, self.vectors[curve], self.buffers
+        return restricted(problem, at, self.alpha, self.batchnorm, reference)
 
 
 class Between:
-    """The curve through two checkpoints; BatchNorm's running statistics move along or stay those of the first.
+    """The curve through two checkpoints; running statistics move along, stay those of the first, or are recomputed.
 
     Args:
-        spec: keys ``from``, ``to``, ``buffers``, ``range`` and ``points``.
+        spec: keys ``from``, ``to``, ``batchnorm``, ``range`` and ``points``.
         others: trajectories of the other runs by name.
         where: config key of the curve, for messages.
     """
@@ -108,18 +130,22 @@ class Between:
 
     def __init__(self, spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], where: str):
         self.alpha = positions(spec["range"], spec["points"], self.ends)
-        self.line = line = Line(spec, trajectory, others, where, self.alpha)
+        self.batchnorm = spec["batchnorm"]
+        buffers = "interpolate" if self.batchnorm == "interpolate" else "frozen"
+        self.line = line = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha)
         self.labels = [f"{line.start.name} to {line.end.name}"]
         self.attributes = line.attributes
+        if self.batchnorm == "recompute":
+            self.attributes["batchnorm"] = NOTES["recompute"]
         self.arrays = {name: (("alpha",), values, text) for name, (values, text) in line.arrays.items()}
 
-    def on(self, problem: Problem, curve: int) -> Evaluate:
+    def on(self, problem: Problem, curve: int, reference: Problem) -> Evaluate:
         """Return the function that evaluates a problem at points of the curve."""
         line = self.line
-        if not line.interpolated or line.start.buffers.size == 0:
-            step = line.end.theta - line.start.theta
-            return restricted(problem, line.start.theta, step, line.start.buffers, self.alpha)
-        return lambda numbers: np.stack([problem.metrics(line.parameters(n), line.buffers(n)) for n in numbers])
+        if line.interpolated and line.start.buffers.size:
+            return lambda numbers: np.stack([problem.metrics(line.parameters(n), line.buffers(n)) for n in numbers])
+        at = line.start.theta, line.end.theta - line.start.theta, line.start.buffers
+        return restricted(problem, at, self.alpha, "frozen" if line.interpolated else self.batchnorm, reference)
 
 
 @dataclass
@@ -159,8 +185,7 @@ class Plan:
             add_array(group, name, dims, data=values, long_name=text)
         shape = len(course.labels), len(self.problems), len(course.alpha)
         for name in metric_names(self.problems):
-            measure = UNITS[name]
-            add_array(group, name, ("curve", "split", "alpha"), shape=shape, long_name=name, units=measure)
+            add_array(group, name, ("curve", "split", "alpha"), shape=shape, long_name=name, units=UNITS[name])
         add_array(group, "stationary", ("curve", "split", "alpha"), shape=shape, dtype="int8", long_name=STATIONARY)
         for name, text in FEATURES.items():
             text = (BETWEEN if course.ends else ALONG) if name == "monotonicity" else text
@@ -184,7 +209,8 @@ class Evaluator:
 
     def _points(self, curve: int, numbers: np.ndarray) -> np.ndarray:
         if self._ready[0] != curve:  # units come in order, so that the last curve is most often the next one
-            self._ready = curve, [self.course.on(problem, curve) for problem in self.problems.values()]
+            problems = self.problems.values()
+            self._ready = curve, [self.course.on(problem, curve, self.problems["train"]) for problem in problems]
         return np.hstack([evaluate(numbers) for evaluate in self._ready[1]])
 
 

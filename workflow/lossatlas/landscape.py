@@ -333,7 +333,7 @@ class Evaluated:
         self.spec, self.shape = store.attrs["grid"], (store["y"].shape[0], store["x"].shape[0])
         self.points, splits = self.shape[0] * self.shape[1], store["split"].shape[0]
         order = planned(store)
-        done = units.written(store)[: len(order)]
+        done = units.written(store, len(order))
         numbers, rounds = order[done].T
         names = [column.split("/")[1] for column in store[units.ARRAY].attrs["columns"][:-1]]
         self.names = names[: len(names) // splits]

@@ -42,9 +42,9 @@ def results(store: Store, rows: int | None = None) -> np.ndarray:
     return store[ARRAY][:rows, :-1]
 
 
-def written(store: Store) -> np.ndarray:
-    """Return which rows lie in a chunk that is written, shape (row,), bool."""
-    return store[ARRAY][:, -1] != 0
+def written(store: Store, rows: int | None = None) -> np.ndarray:
+    """Return which of the first ``rows`` (by default all) lie in a chunk that is written, shape (row,), bool."""
+    return store[ARRAY][:rows, -1] != 0
 
 
 PATIENCE = 20.0
