@@ -57,7 +57,7 @@ def test_recomputed_statistics_are_those_of_a_pass_in_training_mode():
                 loss = nn.functional.cross_entropy(outputs, targets).item()
                 accuracy = (outputs.argmax(1) == targets).double().mean().item()
             for value in values:
-                assert value == pytest.approx([loss, accuracy], rel=1e-12)
+                assert value[:2] == pytest.approx([loss, accuracy], rel=1e-12)
         assert abs(frozen[k, 0] / found[k, 0] - 1) > 1e-3
 
 

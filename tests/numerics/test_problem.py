@@ -46,13 +46,55 @@ def test_loss_and_accuracy_equal_plain_pytorch():
     torch.manual_seed(1)
     module, split = trained_statistics(zoo.builder("resnet20")()).double(), images()
     network = FlatNetwork(module, FLOAT64)
-    loss, accuracy = TorchProblem(network, CROSS_ENTROPY, split, 8).metrics(network.parameters(), network.buffers())
+    loss, accuracy, error = TorchProblem(network, CROSS_ENTROPY, split, 8).metrics(
+        network.parameters(), network.buffers()
+    )
     with torch.no_grad():
         outputs = module(torch.tensor(split.inputs).double())
         expected = functional.cross_entropy(outputs, torch.tensor(split.targets))
         hits = (outputs.argmax(1) == torch.tensor(split.targets)).double().mean()
     assert loss == pytest.approx(float(expected), rel=1e-12)
+    each = functional.cross_entropy(outputs, torch.tensor(split.targets), reduction="none")
     assert accuracy == pytest.approx(float(hits), rel=1e-12)
+    assert error == pytest.approx(float(each.std() / len(split) ** 0.5), rel=1e-10)
+
+
+def test_standard_error_is_that_of_the_losses_of_the_samples():
+    """Built-in losses, a user's per sample, as a mean, and one that only loops can take apart; sequences; overflow."""
+    rng = np.random.default_rng(0)
+    x, real, classes = rng.standard_normal((11, 4)), rng.standard_normal((11, 3)), rng.integers(0, 3, 11)
+    sequence = rng.standard_normal((11, 5, 4)), rng.integers(0, 3, (11, 5))
+
+    def looping(outputs, targets):
+        return sum(abs(v) for v in (outputs - targets).flatten().tolist()) * torch.ones(()) / outputs.numel()
+
+    def across(outputs, targets):
+        return functional.cross_entropy(outputs.transpose(1, 2), targets)
+
+    torch.manual_seed(0)
+    network = FlatNetwork(nn.Linear(4, 3), FLOAT64)
+    cases = [
+        (MSE, x, real, lambda o, t: ((o - t) ** 2).mean(1)),
+        (CROSS_ENTROPY, x, classes, lambda o, t: -o.log_softmax(1)[range(11), t]),
+        (lambda o, t: (o - t).abs().mean(1), x, real, lambda o, t: (o - t).abs().mean(1)),
+        (lambda o, t: (o - t).abs().mean(), x, real, lambda o, t: (o - t).abs().mean(1)),
+        (looping, x, real, lambda o, t: (o - t).abs().mean(1)),
+        (across, *sequence, lambda o, t: -o.log_softmax(2).gather(2, t[:, :, None]).mean((1, 2))),
+    ]
+    for loss, inputs, targets, written_out in cases:
+        problem = TorchProblem(
+            network, as_loss(loss) if loss not in (MSE, CROSS_ENTROPY) else loss, Split(inputs, targets), 4
+        )
+        each = written_out(network.module(torch.tensor(inputs)), torch.tensor(targets)).detach()
+        found = problem.metrics(network.parameters(), np.zeros(0))
+        assert problem.metric_names[-1] == "loss_standard_error"
+        assert found[0] == pytest.approx(float(each.mean()), rel=1e-6)
+        assert found[-1] == pytest.approx(float(each.std() / 11**0.5), rel=1e-6)
+    far = TorchProblem(network, MSE, Split(x, real), 4).metrics(np.full(15, 1e200), np.zeros(0))
+    assert far[0] == np.inf
+    assert np.isnan(far[1])
+    alone = TorchProblem(network, MSE, Split(x[:1], real[:1]), 4).metrics(network.parameters(), np.zeros(0))
+    assert np.isnan(alone[1])
 
 
 def test_parameter_counts_of_the_zoo():
@@ -68,7 +110,7 @@ def test_plane_of_linear_regression_equals_its_closed_form():
     x, t, n, d = rng.standard_normal((50, 7)), rng.standard_normal(50), 50, 7
     network = FlatNetwork(nn.Linear(d, 1, bias=False), FLOAT64)
     problem = TorchProblem(network, MSE, Split(x, t), 16)
-    assert problem.metric_names == ("loss",)
+    assert problem.metric_names == ("loss", "loss_standard_error")
     center, directions = rng.standard_normal(d), rng.standard_normal((2, d))
     plane = problem.restrict(center, directions, network.buffers())
     h, g = 2 / n * x.T @ x, 2 / n * x.T @ (x @ center - t)
@@ -148,7 +190,7 @@ def test_tied_and_frozen_parameters_and_sequence_targets():
     split = Split(rng.integers(0, 11, (9, 4)), rng.integers(0, 11, (9, 4)))
     problem = TorchProblem(network, CROSS_ENTROPY, split, 4)
     theta = rng.standard_normal(66)
-    loss, accuracy = problem.metrics(theta, network.buffers())
+    loss, accuracy, _ = problem.metrics(theta, network.buffers())
     with torch.no_grad():
         module.double().embed.weight.copy_(torch.tensor(theta).view(11, 6))
         outputs = module(torch.tensor(split.inputs))
@@ -203,7 +245,7 @@ def test_losses_that_are_no_mean_and_targets_that_are_no_classes_are_refused():
     with pytest.raises(LossAtlasError, match="it must be the mean over samples"):
         TorchProblem(network, nn.CrossEntropyLoss(), Split(x, left_out), 4)
     shares = np.abs(real) / np.abs(real).sum(axis=1, keepdims=True)
-    assert TorchProblem(network, CROSS_ENTROPY, Split(x, shares), 4).metric_names == ("loss",)
+    assert TorchProblem(network, CROSS_ENTROPY, Split(x, shares), 4).metric_names == ("loss", "loss_standard_error")
     assert TorchProblem(network, CROSS_ENTROPY, Split(x, classes.astype(np.int32)), 4).class_axis == 1
 
 
@@ -246,4 +288,4 @@ def test_a_single_logit_has_no_accuracy():
     network, rng = FlatNetwork(nn.Linear(4, 1), FLOAT32), np.random.default_rng(0)
     split = Split(rng.standard_normal((9, 4)), rng.integers(0, 2, 9))
     loss = lambda o, t: functional.binary_cross_entropy_with_logits(o[:, 0], t.to(o.dtype))  # noqa: E731
-    assert TorchProblem(network, loss, split, 4).metric_names == ("loss",)
+    assert TorchProblem(network, loss, split, 4).metric_names == ("loss", "loss_standard_error")

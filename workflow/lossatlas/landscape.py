@@ -31,7 +31,11 @@ MAX_CHUNKS = 2000
 ORDER = "work/order"
 """Number and round of each row, both -1 where the row is not planned yet; one chunk, so that a round comes at once."""
 
-UNITS = {"loss": "mean per sample", "accuracy": "share of samples"}
+UNITS = {
+    "loss": "mean per sample",
+    "accuracy": "share of samples",
+    "loss_standard_error": "standard deviation over samples / sqrt(samples)",
+}
 
 
 def grid(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:

@@ -76,7 +76,8 @@ class Problem(Protocol):
     samples: int
     batchnorm: str
     metric_names: tuple[str, ...]
-    """``loss`` first, then ``accuracy`` where outputs are class scores of integer targets."""
+    """``loss`` first, then ``accuracy`` where outputs are class scores of integer targets, and
+    ``loss_standard_error``, sd / sqrt(n) of the losses of the n samples, where outputs are one tensor."""
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the metrics at theta, with the flat buffers (running statistics) that belong to it."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 from torch.nn import functional
 
 from lossatlas import rng, sources, zoo
@@ -74,7 +75,31 @@ def _mean(own: Loss, who: str) -> Loss:
             )
         return value.mean()
 
+    mean_loss.own = own
     return mean_loss
+
+
+def per_sample(loss: Loss, outputs: Tensor, targets: Tensor) -> Loss:
+    """Return the function (outputs, targets) -> the loss of each sample, (sample,); some samples show which one works.
+
+    A user's function that returns the mean alone is asked for one sample after the other.
+    """
+    if loss is functional.cross_entropy:
+        return lambda o, t: functional.cross_entropy(o, t, reduction="none").reshape(len(o), -1).mean(1)
+    if loss is _mse:
+        return lambda o, t: (o - t.to(o.dtype).view_as(o)).square().reshape(len(o), -1).mean(1)
+    own = getattr(loss, "own", loss)
+    if own(outputs, targets).ndim == 1:
+        return own
+
+    def alone(output: Tensor, target: Tensor) -> Tensor:
+        return loss(output[None], target[None])
+
+    try:
+        vmap(alone)(outputs, targets)
+        return vmap(alone)
+    except Exception:  # the function does what vmap has no rule for
+        return lambda o, t: torch.stack([alone(*pair) for pair in zip(o, t, strict=True)])
 
 
 def _same_shape_mse(outputs: Tensor, targets: Tensor) -> Tensor:

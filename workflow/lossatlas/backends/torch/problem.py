@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from lossatlas.backends.torch.batchnorm import BATCHNORM, Reestimated, has_batchnorm, statistics
-from lossatlas.backends.torch.build import Loss
+from lossatlas.backends.torch.build import Loss, per_sample
 from lossatlas.backends.torch.calibration import Evaluation, choose_evaluation
 from lossatlas.backends.torch.hessian import TorchHessian
 from lossatlas.backends.torch.network import FlatNetwork
@@ -45,8 +45,9 @@ class TorchProblem:
         if loss is functional.cross_entropy and not targets.is_floating_point() and int(targets.min()) < 0:
             raise LossAtlasError(f"loss: cross-entropy of the class {int(targets.min())}; classes count from 0")
         self.chunks = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
-        self.class_axis = probe(network, loss, inputs, targets)
-        self.metric_names = ("loss", "accuracy") if self.class_axis is not None else ("loss",)
+        self.class_axis, self.each = probe(network, loss, inputs, targets)
+        names = {"loss": True, "accuracy": self.class_axis is not None, "loss_standard_error": self.each is not None}
+        self.metric_names = tuple(name for name, there in names.items() if there)
         self.batchnorm = "frozen"
         ends = self.chunks[0][0], self.chunks[-1][0]  # the last one may be too small
         if batchnorm == "batch" and all(has_batchnorm(network.module, chunk) for chunk in ends):
@@ -84,7 +85,7 @@ class TorchProblem:
         return [(inputs.contiguous(), targets.contiguous()) for inputs, targets in self.chunks]
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
-        """Return (loss,) or (loss, accuracy) at theta."""
+        """Return the metrics at theta, in the order of ``metric_names``."""
         self.network.load(theta=theta, buffers=buffers)
         return self.means(self.evaluate(self.chunks))
 
@@ -207,15 +208,27 @@ class TorchProblem:
         return self._estimates[key]
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the metrics of some samples, each times their number, float64 and on the device."""
+        """Return the metrics of some samples, each times their number, float64 and on the device.
+
+        In place of the loss's standard error there are mean and mean square of the losses of single samples.
+        """
         found = [self.loss(outputs, targets).double()]
         if self.class_axis is not None:
             found.append((outputs.argmax(self.class_axis) == targets).double().mean())
+        if self.each is not None:
+            each = self.each(outputs, targets).double()
+            found += [each.mean(), each.square().mean()]
         return torch.stack(found) * len(targets)
 
     def means(self, sums: Tensor) -> np.ndarray:
         """Return the metrics of all samples from ``sums`` added up over the chunks; one copy to the host."""
-        return (sums / self.samples).cpu().numpy()
+        means = (sums / self.samples).cpu().numpy()
+        if self.each is not None:
+            with np.errstate(invalid="ignore", over="ignore"):  # what overflows becomes NaN, as for a single sample
+                variance = np.maximum(means[..., -1] - np.square(means[..., -2]), 0)
+                means[..., -2] = np.sqrt(variance / np.float64(self.samples - 1))
+            means = means[..., :-1]
+        return means
 
     @cached_property
     def padded(self) -> list[tuple[Tensor, Tensor]]:
@@ -274,8 +287,8 @@ CHECKED = 32
 
 
 @torch.inference_mode()
-def probe(network: FlatNetwork, loss: Loss, inputs: Tensor, targets: Tensor) -> int | None:
-    """Try a few samples; return the axis of class scores in the outputs, None if there are none.
+def probe(network: FlatNetwork, loss: Loss, inputs: Tensor, targets: Tensor) -> tuple[int | None, Loss | None]:
+    """Try a few samples; return the axis of class scores in the outputs and the loss per sample, None without one.
 
     Raises:
         LossAtlasError: model and data do not fit; or the loss of some samples is not the mean of their own losses,
@@ -295,11 +308,12 @@ def probe(network: FlatNetwork, loss: Loss, inputs: Tensor, targets: Tensor) -> 
             f"{tuple(targets.shape)} {targets.dtype} gave {type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
     if not isinstance(outputs, Tensor):
-        return None
+        return None, None
     _check_model(network, inputs, outputs)
     _check_classes(loss, outputs, targets)
     _check_mean(loss, outputs, targets)
-    return None if targets.is_floating_point() else _class_axis(outputs, targets)
+    class_axis = None if targets.is_floating_point() else _class_axis(outputs, targets)
+    return class_axis, per_sample(loss, outputs, targets)
 
 
 def _class_axis(outputs: Tensor, targets: Tensor) -> int | None:
