@@ -60,8 +60,8 @@ def compute(made, evaluator):
     return curvature.finish(made, {})
 
 
-def dense_eigenvalues(theta, split):
-    """Eigenvalues by numpy of the Hessian that torch.func gives for the loss written out by hand."""
+def written_out(split):
+    """The loss as a function of theta, written out by hand."""
     a, b, c = WIDTHS
     inputs, targets = torch.as_tensor(split.inputs), torch.as_tensor(split.targets)
 
@@ -70,7 +70,7 @@ def dense_eigenvalues(theta, split):
         hidden = torch.tanh(inputs @ one.view(b, a).T + two)
         return functional.cross_entropy(hidden @ three.view(c, b).T + four, targets)
 
-    return np.linalg.eigvalsh(torch.func.hessian(loss)(torch.as_tensor(theta)).numpy())
+    return loss
 
 
 def test_extreme_eigenvalues_equal_those_of_dense_hessians(tmp_path):
@@ -80,10 +80,14 @@ def test_extreme_eigenvalues_equal_those_of_dense_hessians(tmp_path):
     assert made["y"][:].tolist() == [-2, 0, 2]
     for j, y in enumerate(made["y"][:]):
         for i, x in enumerate(made["x"][:]):
-            exact = dense_eigenvalues(trajectory.parameters(2) + x * axes.vectors[0] + y * axes.vectors[1], split)
+            theta = torch.as_tensor(trajectory.parameters(2) + x * axes.vectors[0] + y * axes.vectors[1])
+            exact = np.linalg.eigvalsh(torch.func.hessian(written_out(split))(theta).numpy())
+            slope = torch.func.grad(written_out(split))(theta).norm()
             scale = np.abs(exact).max()
             assert abs(made["largest"][j, i] - exact[-1]) < 1e-8 * scale
             assert abs(made["smallest"][j, i] - exact[0]) < 1e-8 * scale
+            assert made["ratio"][j, i] == pytest.approx(abs(exact[0] / exact[-1]), rel=1e-6, abs=1e-7)
+            assert made["gradient_norm"][j, i] == pytest.approx(float(slope), rel=1e-10)
             assert max(made["largest_residual"][j, i], made["smallest_residual"][j, i]) < 1e-8 * scale
     assert (made["largest_converged"][...] * made["smallest_converged"][...]).all()
 
@@ -97,6 +101,7 @@ def test_points_of_infinite_loss_are_kept_as_nan_and_counted(tmp_path):
     assert np.array_equal(known, np.isfinite(made["smallest"][...]))
     assert np.isposinf(made["loss"][:, -1]).all()
     assert np.isnan(made["loss"][:, 0]).all()
+    assert np.isnan(made["ratio"][:, [0, -1]]).all()
 
 
 def test_units_in_any_order_give_the_same_bits(tmp_path):

@@ -188,7 +188,8 @@ def curvatures(landscape):
     largest[0, 0] = smallest[0, 0] = np.nan
     converged = np.ones((3, 5))
     converged[0, 0], converged[2, 3] = np.nan, 0
-    arrays = {"largest": largest, "smallest": smallest, "largest_converged": converged}
+    arrays = {"largest": largest, "smallest": smallest, "ratio": np.abs(smallest / largest)}
+    arrays["largest_converged"] = converged
     arrays["smallest_converged"] = np.ones((3, 5))
     return xr.Dataset({name: (("y", "x"), values) for name, values in arrays.items()}, coords={"x": x, "y": y})
 

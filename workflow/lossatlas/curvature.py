@@ -24,8 +24,10 @@ from lossatlas.trajectory import Trajectory
 
 COLUMNS = {
     "loss": "loss at the grid point",
+    "gradient_norm": "Euclidean norm of the gradient",
     "largest": "largest eigenvalue lambda_max",
     "smallest": "smallest eigenvalue lambda_min",
+    "ratio": "|lambda_min / lambda_max|; inf where only lambda_max is 0",
     "largest_residual": "residual ||Hy - lambda y|| of the largest eigenpair",
     "smallest_residual": "residual ||Hy - lambda y|| of the smallest eigenpair",
     "largest_converged": "whether the largest eigenpair has converged (1) or not (0)",
@@ -72,8 +74,8 @@ class Plan:
         group.attrs.update(
             {
                 "title": "Extreme Hessian eigenvalues on a plane",
-                "summary": "The largest and smallest eigenvalue at theta_c + x d_x + y d_y; NaN where the loss or a "
-                "derivative is NaN or infinite.",
+                "summary": "The largest and smallest eigenvalue and the gradient at theta_c + x d_x + y d_y; NaN where "
+                "the loss or a derivative is NaN or infinite.",
                 "center": self.plane["center"],
                 "batchnorm": batchnorm_note(self.spec, "frozen: running statistics of theta_c"),
                 "x_label": self.axes.labels[0],
@@ -112,13 +114,14 @@ class Evaluator:
         return np.stack([self.point(point) for point in unit])
 
     def point(self, point: int) -> np.ndarray:
-        """Return the columns of one grid point; only the loss where something is NaN or infinite."""
+        """Return the columns of one grid point; no eigenvalues where something is NaN or infinite."""
         theta = self.center + self.points[point] @ self.axes.vectors
         loss = self.problem.metrics(theta, self.buffers)[0]
+        slope = np.linalg.norm(self.problem.gradient(theta, self.buffers))
         try:
-            return np.array([loss, *self._extremes(theta)])
+            return np.array([loss, slope, *self._extremes(theta)])
         except NonFiniteError:
-            return np.array([loss, *np.full(len(COLUMNS) - 1, np.nan)])
+            return np.array([loss, slope, *np.full(len(COLUMNS) - 2, np.nan)])
         except LossAtlasError as error:
             x, y = self.points[point]
             raise LossAtlasError(f"curvature: x = {x:.6g}, y = {y:.6g}: {error}") from error
@@ -128,7 +131,9 @@ class Evaluator:
         operator = self.problem.linearize(theta, self.buffers, **choices)
         search = (self.spec[key] for key in ("tolerance", "max_products", "seed"))
         pairs = eigenpairs(operator, 1, 1, *search)
-        return [*pairs.values, *pairs.residuals, *pairs.converged, pairs.products]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.abs(pairs.values[1] / pairs.values[0])
+        return [*pairs.values, ratio, *pairs.residuals, *pairs.converged, pairs.products]
 
 
 def finish(store: Store, attempt: dict[str, Any]) -> dict:

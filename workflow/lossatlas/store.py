@@ -43,7 +43,7 @@ ALGORITHMS = {
     "landscape": 2,
     "curves": 1,
     "spectra": 2,
-    "curvature": 1,
+    "curvature": 2,
     "tracking": 1,
 }
 """Version of each kind's numbers; raise it when an algorithm changes, and its stores are computed anew."""

@@ -14,19 +14,13 @@ LARGEST_RATIO = 1.0
 """Ratios above are drawn in one colour: the negative curvature is the larger one."""
 
 
-def ratio(curvature: xr.Dataset) -> np.ndarray:
-    """Return |lambda_min / lambda_max| (y, x); NaN where an eigenvalue is unknown, inf where only lambda_max is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.abs(curvature["smallest"].values / curvature["largest"].values)
-
-
 def curvature_figure(curvature: xr.Dataset, landscape: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
     """Return the map of ratios as cells, one for each grid point, under contours of the plane's loss and the path.
 
     Pairs that have not converged are crossed; points that are NaN stay grey, hatched and counted.
     """
     figure, axes = plt.subplots(figsize=(7.2, 5.6), layout="constrained")
-    x, y, values = curvature["x"].values, curvature["y"].values, ratio(curvature)
+    x, y, values = curvature["x"].values, curvature["y"].values, curvature["ratio"].values
     known = ~np.isnan(values)
     mark_nonfinite(axes, np.where(known, 0.0, np.nan))
     highest = float(values[known].max()) if known.any() else 1.0
