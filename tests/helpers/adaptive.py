@@ -1,16 +1,17 @@
-"""Landscape stores of surfaces in closed form; run by MPI ranks: adaptive.py FOLDER RANKS QUEUE."""
+"""Landscape stores of surfaces in closed form; run by MPI ranks: adaptive.py FOLDER RANKS QUEUE SECONDS."""
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from lossatlas import landscape, store
+from lossatlas import cli, interrupt, landscape, store
 from lossatlas.data import Split, Subset
 from lossatlas.directions.build import Axes
-from lossatlas.parallel import Timing, world
+from lossatlas.parallel import Timing, World
 
 from tests.conftest import make_trajectory
 
@@ -92,20 +93,27 @@ def truth(surface, made) -> np.ndarray:
     return np.array([[surface(*np.float64([u, v])[:, None])[0] for u in x] for v in y])
 
 
-def main(folder: Path, ranks: int, queue: str) -> None:
-    """Compute a store by all ranks; the first one creates and finishes it."""
-    everyone = world(ranks)
-    grid = {"mode": "adaptive", "tolerance": 0.01}
-    first = adaptive_store(folder, SURFACES["banana"], (41, 31), grid) if everyone.rank == 0 else None
+def main(everyone: World, folder: Path, queue: str, seconds: float) -> None:
+    """Compute a store by all ranks, which the first one creates and finishes; every point takes some time."""
+
+    def slow(u, v):
+        time.sleep(seconds)
+        return SURFACES["banana"](u, v)
+
+    arguments = folder, slow, (41, 31), {"mode": "adaptive", "tolerance": 0.01}
+    first = adaptive_store(*arguments) if everyone.rank == 0 else None
     everyone.barrier()
-    made, evaluator = first or adaptive_store(folder, SURFACES["banana"], (41, 31), grid)
+    made, evaluator = first or adaptive_store(*arguments)
     timing = Timing()
-    assert landscape.compute(made, evaluator, everyone, timing, queue, "test") == 0
+    missing = landscape.compute(made, evaluator, everyone, timing, queue, "test")
     shares = everyone.gather(timing.units)
+    if missing:
+        sys.exit(interrupt.STATUS)
     if everyone.rank == 0:
         assert min(shares) >= 2, shares
         landscape.finish(made, {})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    path, ranks, kind, pause = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+    cli.run(lambda everyone: main(everyone, path, kind, pause), ranks=ranks, label="test")

@@ -1,6 +1,10 @@
 """Adaptive grids against closed forms: the tolerance is kept, the stated error is honest, NaN and inf do no harm."""
 
 import contextlib
+import re
+import signal
+import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ from lossatlas import landscape, refinement, store, units
 from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import Timing, World
 
-from tests.conftest import ROOT, contents, mpiexec
+from tests.conftest import BIN, ROOT, contents, environment, mpiexec
 from tests.helpers.adaptive import SURFACES, ClosedForm, adaptive_store, blobs, truth
 
 TOLERANCE, ROUNDING = 0.01, 1e-12
@@ -61,7 +65,7 @@ def test_nan_and_inf_are_kept_and_do_not_take_all_evaluations(tmp_path):
     assert np.isnan(loss[~evaluated & ~np.isfinite(loss)]).all()
     assert made.attrs["nonfinite_points"] == {"train": int((~np.isfinite(true[evaluated])).sum())}
     wrong = np.isfinite(loss) != np.isfinite(true)
-    assert 0 < wrong.sum() < 0.05 * loss.size, "only at the border may it be guessed wrong"
+    assert 0 < wrong.sum() < 0.02 * loss.size, "only at the border may it be guessed wrong"
     assert errors(surface, made, "linear").max() <= made["error"][0] <= TOLERANCE
     assert evaluated.sum() <= 51 * 51 / 4
 
@@ -182,11 +186,31 @@ def test_oracle_19_killed_in_every_round_and_resumed(tmp_path, monkeypatch, wher
     assert contents(made.path) == expected
 
 
+HELPER = ROOT / "tests/helpers/adaptive.py"
+
+
+def store_in(folder):
+    return contents(store.Store(next(folder.glob(".stores/landscape/*.zarr"))).path)
+
+
 @pytest.mark.mpi
-def test_oracle_14_any_number_of_ranks_bit_for_bit(tmp_path):
+def test_oracles_14_19_any_number_of_ranks_also_after_a_stop_bit_for_bit(tmp_path):
     found = []
     for ranks, queue in ((1, "counter"), (2, "static"), (3, "counter")):
         folder = tmp_path / str(ranks)
-        mpiexec(ranks, "python", str(ROOT / "tests/helpers/adaptive.py"), str(folder), str(ranks), queue)
-        found.append(contents(store.Store(next(folder.glob(".stores/landscape/*.zarr"))).path))
+        mpiexec(ranks, "python", str(HELPER), str(folder), str(ranks), queue, "0")
+        found.append(store_in(folder))
     assert found[0] == found[1] == found[2]
+    folder, log = tmp_path / "stopped", tmp_path / "log"
+    command = [str(BIN / "mpiexec"), "-n", "2", str(BIN / "python"), str(HELPER), str(folder), "2", "counter"]
+    with log.open("w") as file:
+        job = subprocess.Popen([*command, "0.01"], cwd=ROOT, env=environment(), stdout=file, stderr=file)
+    while "round 3, " not in log.read_text():
+        assert job.poll() is None, log.read_text()
+        time.sleep(0.01)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=60) != 0
+    done = mpiexec(2, "python", str(HELPER), str(folder), "2", "counter", "0")
+    begun = [int(n) for n in re.findall(r"test: (\d+) of \d+ chunks found finished", done.stdout)]
+    assert begun[0] > 20, "what was computed is kept"
+    assert store_in(folder) == found[0]

@@ -176,26 +176,6 @@ def test_a_job_that_is_told_to_stop_keeps_its_units_and_goes_on(tmp_path, expect
     assert not list(tmp_path.glob("results/tiny/.stores/*.states-*")), "states of long units were left behind"
 
 
-def test_an_adaptive_grid_that_is_told_to_stop_goes_on_in_its_round(tmp_path, expected_of):
-    config = long_config()
-    write_config(tmp_path, config)
-    run_config(tmp_path, config, "--until", "train", "directions")
-    target = "results/tiny/landscape/random.zarr"
-    process = start(tmp_path, target)
-    log = tmp_path / "results/tiny/logs/landscape/random.log"
-    while not (log.exists() and "round 2, " in log.read_text()):
-        assert process.poll() is None
-        time.sleep(0.02)
-    (launcher,) = victims(psutil.Process(process.pid), "job")
-    launcher.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
-    assert re.search(r"random: stopped by SIGTERM(, \d+ chunks missing)?; run the same command again", log.read_text())
-    done = run_config(tmp_path, config, "--rerun-incomplete", target)
-    assert re.search(r"random: [1-9]\d* of \d+ chunks found finished", done.stdout + done.stderr)
-    found, expected = all_contents(tmp_path), expected_of("landscape and spectra")[0]
-    assert found[target] == expected[target]
-
-
 def test_training_that_is_told_to_stop_saves_its_state(tmp_path, expected_of):
     config = long_config()
     config["runs"]["tiny"]["train"]["epochs"] = 20

@@ -312,10 +312,11 @@ def plan_round(store: Store, label: str) -> bool:
     found, number = Evaluated(store), int(order[-1, 1])
     told = f"error <= {max(found.errors):.2g} of the range" if number else "error not known yet"
     print(f"{label}: round {number + 1}, {len(found.numbers)} of {found.points} points, {told}", flush=True)
-    if (number and max(found.errors) <= spec["tolerance"]) or len(found.numbers) == found.points:
+    known = found.shape, found.numbers, found.losses, found.scales
+    good = number and max(found.errors) <= spec["tolerance"] and refinement.unclear(*known) <= refinement.BORDER
+    if good or len(found.numbers) == found.points:
         return False
-    per_chunk = store[units.ARRAY].chunks[0]
-    points = refinement.next_round(found.shape, found.numbers, found.losses, found.scales, per_chunk)
+    points = refinement.next_round(*known, store[units.ARRAY].chunks[0])
     order = np.concatenate([order, _of_round(points, number + 1)])
     store[ORDER][...] = np.pad(order, ((0, store[ORDER].shape[0] - len(order)), (0, 0)), constant_values=-1)
     return True

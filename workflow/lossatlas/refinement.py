@@ -30,7 +30,9 @@ START_LEVEL = 3
 LEAST, SHARE = 24, 8
 """Points of a later round: at least so many, and an eighth as many as are evaluated."""
 APART = 4
-"""One point of so many in a round is far from all others; as many go to the border of NaN and inf, if there is one."""
+"""One point of so many in a round is far from all others; twice as many go to the border of NaN and inf."""
+BORDER = 0.03
+"""Share of all points that may be neither clearly finite nor clearly NaN or inf when a surface is finished."""
 DENSE = 2000
 """Up to so many points each interpolant takes all into account, beyond that the ``NEIGHBOURS`` nearest ones."""
 NEIGHBOURS = 100
@@ -185,17 +187,24 @@ def next_round(
     if count >= nx * ny - len(numbers):
         return np.setdiff1d(np.arange(nx * ny), numbers)
     known = everywhere[numbers]
-    doubts = [_doubt(known, values, everywhere, scale) for values, scale in zip(losses, scales, strict=True)]
+    doubts = [_doubt(known, values, scale, everywhere) for values, scale in zip(losses, scales, strict=True)]
     doubt, border = (np.max(part, axis=0) for part in zip(*doubts, strict=True))
     far = count // APART
     chooser = _Chooser(everywhere, numbers)
     if border.any():
-        chooser.choose(border, far)
+        chooser.choose(border, 2 * far)
     chooser.choose(np.ones(nx * ny), far, spread=np.inf)
     return chooser.choose(doubt, count - len(chooser.chosen))
 
 
-def _doubt(known: np.ndarray, values: np.ndarray, everywhere: np.ndarray, scale: Scale) -> tuple:
+def unclear(shape: tuple[int, int], numbers: np.ndarray, losses: np.ndarray, scales: Sequence[Scale]) -> float:
+    """Return the share of all points whose distances to finite values and to NaN or inf differ by less than twofold."""
+    everywhere = positions(*shape[::-1])
+    pairs = [pair for pair in zip(losses, scales, strict=True) if not np.isfinite(pair[0]).all()]
+    return max(((_doubt(everywhere[numbers], *pair, everywhere)[1] > 0).mean() for pair in pairs), default=0.0)
+
+
+def _doubt(known: np.ndarray, values: np.ndarray, scale: Scale, everywhere: np.ndarray) -> tuple:
     """Return how doubtful the height of each point is, and how doubtful whether it is finite."""
     finite, none = np.isfinite(values), np.zeros(len(everywhere))
     if not finite.any():
@@ -207,7 +216,7 @@ def _doubt(known: np.ndarray, values: np.ndarray, everywhere: np.ndarray, scale:
         return doubt, none
     near = [cKDTree(known[which]).query(everywhere)[0] for which in (finite, ~finite)]
     nearer, further = np.minimum(*near), np.maximum(*near)
-    border = np.where(quintic < scale.high, nearer * nearer / further, 0.0)
+    border = np.where((quintic < scale.high) & (2 * nearer > further), nearer, 0.0)
     return np.where(near[0] <= near[1], doubt, 0.0), border
 
 

@@ -51,7 +51,8 @@ def mark_evaluated(axes: Axes, landscape: xr.Dataset) -> None:
     if interpolated(landscape):
         rows, columns = np.nonzero(landscape["evaluated"].values)
         at = landscape["x"].values[columns], landscape["y"].values[rows]
-        axes.plot(*at, ".", color="black", markersize=1.2, alpha=0.45, markeredgewidth=0, zorder=1.5)
+        looks = {"markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.3}
+        axes.plot(*at, "o", markersize=1.9, alpha=0.8, zorder=1.5, **looks)
 
 
 def mark_nonfinite(axes: Axes, heights: np.ndarray) -> None:

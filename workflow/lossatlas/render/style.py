@@ -120,7 +120,8 @@ def evaluation_note(landscape: xr.Dataset, split: str = "train") -> str:
     counted = f"{int(evaluated.sum())} of {evaluated.size} points evaluated"
     if "error" not in landscape or not landscape.attrs.get("finished", True):
         return f"preview: {counted}"
-    return f"{counted}, error ≤ {percent(float(landscape['error'].sel(split=split)))} of the range"
+    error = float(landscape["error"].sel(split=split))
+    return f"{counted}, error ≤ {percent(max(error, 1e-4))} of the range"
 
 
 @dataclass(frozen=True)
