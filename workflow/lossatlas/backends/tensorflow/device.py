@@ -44,15 +44,14 @@ def set_up(device: str, dtype: str, threads: int, local_rank: int = 0) -> Device
     gpus = tf.config.list_physical_devices("GPU")
     if device == "cuda" and not gpus:
         raise LossAtlasError("device: 'cuda', but TensorFlow finds no GPU here; use 'auto' or 'cpu'")
-    if device == "cpu" or not gpus:
-        return Device("CPU:0", dtype)
-    own = gpus[local_rank % len(gpus)]
+    own = [] if device == "cpu" or not gpus else [gpus[local_rank % len(gpus)]]
     try:
         tf.config.set_visible_devices(own, "GPU")
-        tf.config.experimental.set_memory_growth(own, True)
+        for gpu in own:
+            tf.config.experimental.set_memory_growth(gpu, True)
     except RuntimeError as error:
         raise LossAtlasError(f"device: TensorFlow had already started when its GPU was chosen ({error})") from error
-    return Device("GPU:0", dtype)
+    return Device("GPU:0" if own else "CPU:0", dtype)
 
 
 def _set_threads(threads: int) -> None:

@@ -1,16 +1,27 @@
 """The mean loss of a Keras model over fixed samples, evaluated on the flat parameter vector."""
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
 from lossatlas.backends.tensorflow.batchnorm import BATCHNORM, batchnorms, statistics
 from lossatlas.backends.tensorflow.build import Loss
 from lossatlas.backends.tensorflow.checks import probe, to_tensors
+from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, choose
 from lossatlas.backends.tensorflow.network import FlatNetwork, to_numpy
 from lossatlas.backends.tensorflow.products import Curvature
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
+
+
+class Evaluation(NamedTuple):
+    """How points of a subspace are evaluated, in a word and in words; ``error`` is that of a lower precision."""
+
+    strategy: str
+    told: str
+    error: float | None
 
 
 class KerasProblem:
@@ -37,7 +48,7 @@ class KerasProblem:
         places = range(0, len(inputs), batch_size)
         self.chunks = [(inputs[i : i + batch_size], targets[i : i + batch_size]) for i in places]
         self._curvatures: dict[tuple, Curvature] = {}
-        self._sums = tf.function(self._measure)
+        self._sums = Graphs(self._measure)
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return (loss,) or (loss, accuracy) at theta."""
@@ -50,9 +61,39 @@ class KerasProblem:
             total += to_numpy(self._sums(theta, buffers, inputs, targets)) * len(inputs)
         return total / self.samples
 
-    def restrict(self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray) -> "KerasRestriction":
-        """Return the loss on center + span(directions), with everything on the device."""
+    def restrict(
+        self,
+        center: np.ndarray,
+        directions: np.ndarray,
+        buffers: np.ndarray,
+        strategy: str = "graph",
+        precision: str = "full",
+    ) -> "KerasRestriction":
+        """Return the loss on center + span(directions), with everything on the device.
+
+        Raises:
+            LossAtlasError: there is no such strategy or precision; there is one of each.
+        """
+        if strategy not in ("auto", "graph") or precision != "full":
+            raise LossAtlasError(
+                f"planes: strategy {strategy!r}, precision {precision!r}; TensorFlow evaluates points by strategy "
+                "'graph' in precision 'full'"
+            )
         return KerasRestriction(self, center, directions, buffers)
+
+    def choose_evaluation(
+        self,
+        center: np.ndarray,
+        directions: np.ndarray,
+        buffers: np.ndarray,
+        points: np.ndarray,
+        count: int,
+        strategy: str = "auto",
+        precision: str = "full",
+    ) -> Evaluation:
+        """Return how points are evaluated: by the one strategy that there is."""
+        self.restrict(center, directions, buffers, strategy, precision)
+        return Evaluation("graph", "graph", None)
 
     def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the gradient of the mean loss at theta, shape (N,), float64."""
@@ -116,20 +157,20 @@ class KerasProblem:
 
 
 class KerasRestriction:
-    """The loss on an affine subspace; its points are made and evaluated on the device."""
+    """The loss on an affine subspace; its points are made and evaluated on the device, one after the other."""
 
     def __init__(self, problem: KerasProblem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
         self.problem = problem
         vector = problem.network.vector
         self.center, self.directions, self.buffers = map(vector, (center, directions, buffers))
+        self._place = Graphs(_moved)
 
     def metrics(self, points: np.ndarray) -> np.ndarray:
         """Return the metrics (point, metric) at center + points @ directions; ``points`` has shape (point, k)."""
-        rows = self.problem.network.vector(points)
-        return np.stack([self.problem.evaluate(_moved(self.center, self.directions, row), self.buffers) for row in rows])
+        places = (self._place(self.center, self.directions, row) for row in self.problem.network.vector(points))
+        return np.stack([self.problem.evaluate(theta, self.buffers) for theta in places])
 
 
-@tf.function
 def _moved(center: tf.Tensor, directions: tf.Tensor, coefficients: tf.Tensor) -> tf.Tensor:
     for coefficient, direction in zip(tf.unstack(coefficients), tf.unstack(directions), strict=True):
         center = center + coefficient * direction

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import tensorflow as tf
 
 from lossatlas.backends.tensorflow.batchnorm import statistics
+from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.network import FlatNetwork, cut, join
 from lossatlas.errors import LossAtlasError
 from lossatlas.layout import ParameterLayout
@@ -29,8 +30,6 @@ _ZERO = tf.UnconnectedGradients.ZERO
 class Curvature:
     """One of the three matrices of a network's loss, restricted to the parameters ``chosen``.
 
-    ``traces`` counts how often a graph was traced.
-
     Raises:
         LossAtlasError: there is no such operator.
     """
@@ -41,12 +40,12 @@ class Curvature:
         if operator not in OPERATORS:
             raise LossAtlasError(f"operator: {operator!r} is not one of {', '.join(OPERATORS)}")
         self.network, self.loss, self.operator, self.chosen = network, loss, operator, chosen
-        self.batchnorm, self.traces = batchnorm, 0
+        self.batchnorm = batchnorm
         names = {slot.name for slot in chosen}
         self._places = [place for place, slot in enumerate(network.layout) if slot.name in names]
         self._shapes = [slot.shape for slot in chosen]
-        self.gradient = tf.function(self._gradient)
-        self.products = {name: tf.function(getattr(self, f"_{name}")) for name in STRATEGIES}
+        self.gradient = Graphs(self._gradient)
+        self.products = {name: Graphs(getattr(self, f"_{name}")) for name in STRATEGIES}
 
     def product(
         self, strategy: str, theta: tf.Tensor, buffers: tf.Tensor, piece: tuple[tf.Tensor, tf.Tensor], v: tf.Tensor
@@ -65,7 +64,7 @@ class Curvature:
         """Return the graph by which ``product`` computes."""
         v = tf.TensorSpec([self.chosen.size], theta.dtype)
         with _second_derivatives():
-            return self.products[strategy].get_concrete_function(theta, buffers, *piece, v).graph
+            return self.products[strategy].of(theta, buffers, *piece, v).graph
 
     def _gradient(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> tuple:
         """Return loss and gradient of one chunk's mean."""
@@ -79,7 +78,6 @@ class Curvature:
         self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor, v: tf.Tensor
     ) -> tf.Tensor:
         """Return the product with v by nested tapes."""
-        self.traces += 1
         at, outputs = self._point(theta, buffers, inputs)
         along = cut(v, self._shapes)
         product = tf.zeros_like(v)
@@ -108,7 +106,6 @@ class Curvature:
         self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor, v: tf.Tensor
     ) -> tf.Tensor:
         """Return the product with v by forward derivatives of the gradient."""
-        self.traces += 1
         at, outputs = self._point(theta, buffers, inputs)
         along = cut(v, self._shapes)
         with tf.autodiff.ForwardAccumulator(at, along) as accumulator:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from lossatlas import rng
 from lossatlas.backends.tensorflow.build import Loss
 from lossatlas.backends.tensorflow.checks import first_line, probe, to_tensors
+from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.network import FlatNetwork
 from lossatlas.backends.tensorflow.optimizers import make_optimizer, make_rate
 from lossatlas.data import Split
@@ -39,7 +40,7 @@ class KerasTrainer:
         self.optimizer.build(network.model.trainable_variables)
         self._random = [v for v in network.model.variables if v.path.endswith("seed_generator_state")]
         self._order: tuple[int, np.ndarray] | None = None
-        self._step = tf.function(self._update)
+        self._step = Graphs(self._update)
 
     def step(self, iteration: int) -> tuple[float, float]:
         """Take the step from ``iteration`` to ``iteration + 1``; return (mini-batch loss, learning rate).
