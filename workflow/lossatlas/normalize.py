@@ -40,7 +40,9 @@ def normalize(direction: np.ndarray, theta: np.ndarray, layout: ParameterLayout,
     if how == "filter":
         for slot in layout:
             d, t = (vector[slot.slice].reshape(slot.shape) for vector in (out, theta))
-            axes = None if slot.filter_axis is None else tuple(set(range(d.ndim)) - set(np.atleast_1d(slot.filter_axis)))
+            axes = (
+                None if slot.filter_axis is None else tuple(set(range(d.ndim)) - set(np.atleast_1d(slot.filter_axis)))
+            )
             d *= _ratio(t, d, axes)
     return out
 

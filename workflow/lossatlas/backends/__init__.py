@@ -22,7 +22,8 @@ def backend(name: str) -> ModuleType:
         return import_module(f"lossatlas.backends.{name}")
     except ModuleNotFoundError as error:
         raise LossAtlasError(
-            f"backend: {name!r} needs the package {error.name!r}, which is not installed; pip install 'lossatlas[{name}]'"
+            f"backend: {name!r} needs the package {error.name!r}, which is not installed; "
+            f"pip install 'lossatlas[{name}]'"
         ) from error
 
 

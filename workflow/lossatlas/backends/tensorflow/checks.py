@@ -62,9 +62,7 @@ def probe(network: FlatNetwork, loss: Loss, inputs: tf.Tensor, targets: tf.Tenso
             for then neither is that of a dataset cut into chunks.
     """
     if loss is cross_entropy and not targets.dtype.is_floating and int(tf.reduce_min(targets)) < 0:
-        raise LossAtlasError(
-            f"loss: cross-entropy of the class {int(tf.reduce_min(targets))}; classes count from 0"
-        )
+        raise LossAtlasError(f"loss: cross-entropy of the class {int(tf.reduce_min(targets))}; classes count from 0")
     few = np.linspace(0, len(inputs) - 1, min(CHECKED, len(inputs))).astype(int)
     inputs, targets = tf.gather(inputs, few), tf.gather(targets, few)
     try:
@@ -141,7 +139,7 @@ def _check_mean(loss: Loss, outputs: tf.Tensor, targets: tf.Tensor) -> None:
     single = np.array([float(loss(outputs[i : i + 1], targets[i : i + 1])) for i in range(len(outputs))])
     if not abs(single.mean() - whole) <= 1e-3 * abs(whole) + 1e-6 * np.abs(single).max():
         raise LossAtlasError(
-            f"loss: that of {len(outputs)} samples is {whole:.6g}, the mean of their own losses {single.mean():.6g}; it "
-            "must be the mean over samples. Instead of a sum, a weighted mean, or a mean that leaves samples out, "
+            f"loss: that of {len(outputs)} samples is {whole:.6g}, the mean of their own losses {single.mean():.6g}; "
+            "it must be the mean over samples. Instead of a sum, a weighted mean, or a mean that leaves samples out, "
             "return one value per sample"
         )

@@ -147,9 +147,7 @@ def arrange(
         pieces = problem.pieces(max(1, min(size - 1, int(0.9 * size * budget / peak))))
 
 
-def choose(
-    problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, asked: str
-) -> Choice:
+def choose(problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, asked: str) -> Choice:
     """Return the strategy ``asked``, or for ``auto`` the faster one of those that the network allows."""
     if asked != "auto":
         _, peak = arrange(problem, curvature, theta, buffers, memory_gb, asked)

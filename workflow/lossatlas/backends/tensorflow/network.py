@@ -106,9 +106,8 @@ def to_numpy(tensor: tf.Tensor | tf.Variable) -> np.ndarray:
 
 def cut(flat: tf.Tensor, shapes: list[tuple[int, ...]]) -> list[tf.Tensor]:
     """Return consecutive parts of a vector in the given shapes."""
-    if not shapes:
-        return []
-    return [tf.reshape(part, shape) for part, shape in zip(tf.split(flat, list(map(math.prod, shapes))), shapes)]
+    parts = tf.split(flat, list(map(math.prod, shapes))) if shapes else []
+    return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def join(parts: Sequence[tf.Tensor]) -> tf.Tensor:

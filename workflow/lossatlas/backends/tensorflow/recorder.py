@@ -40,7 +40,7 @@ class Recorder(keras.callbacks.Callback):
         """Create the store."""
         steps, at_once = self.params.get("steps"), self.model.steps_per_execution
         if not steps:
-            raise LossAtlasError("Recorder: Keras does not know how many steps there are; give fit(steps_per_epoch=...)")
+            raise LossAtlasError("Recorder: the number of steps is not known; give fit(steps_per_epoch=...)")
         if at_once != 1:
             raise LossAtlasError(f"Recorder: compile(steps_per_execution={at_once}) hides iterations; leave it out")
         self._network = FlatNetwork(self.model, device_of(self.model))

@@ -90,7 +90,8 @@ class KerasTrainer:
         with tf.GradientTape() as tape:
             value = self.loss(model(inputs, training=True), targets)
             whole = tf.add_n([value, *model.losses]) if model.losses else value
-        gradients = tape.gradient(whole, [v.value for v in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(whole, [v.value for v in variables], unconnected_gradients=zero)
         if self._decay:
             gradients = [g + self._decay * v for g, v in zip(gradients, variables, strict=True)]
         self.optimizer.apply(gradients, variables)
