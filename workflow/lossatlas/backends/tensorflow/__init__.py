@@ -1,7 +1,7 @@
 """TensorFlow: Keras 3 models as flat networks, problems and training."""
 
 # The first import: what TensorFlow and Keras read from the environment must be there before they start.
-from lossatlas.backends.tensorflow.environment import check_keras  # isort: skip
+import lossatlas.backends.tensorflow.environment  # isort: skip
 
 from lossatlas.backends.tensorflow.build import as_loss, build_loss, build_module
 from lossatlas.backends.tensorflow.checkpoints import read_checkpoint
@@ -12,7 +12,6 @@ from lossatlas.backends.tensorflow.recorder import Recorder
 from lossatlas.backends.tensorflow.trainer import KerasTrainer, training_steps
 
 Trainer = KerasTrainer
-check_keras()
 
 __all__ = [
     "Device",

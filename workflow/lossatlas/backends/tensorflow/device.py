@@ -1,10 +1,12 @@
 """One-time set-up of TensorFlow in a process: device, threads, determinism."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
 
+from lossatlas.backends.tensorflow.environment import quiet
 from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import limit_threads
 
@@ -41,7 +43,8 @@ def set_up(device: str, dtype: str, threads: int, local_rank: int = 0) -> Device
     keras.config.set_floatx(dtype)
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.experimental.enable_op_determinism()
-    gpus = tf.config.list_physical_devices("GPU")
+    with nullcontext() if device == "cuda" else quiet():
+        gpus = tf.config.list_physical_devices("GPU")
     if device == "cuda" and not gpus:
         raise LossAtlasError("device: 'cuda', but TensorFlow finds no GPU here; use 'auto' or 'cpu'")
     own = [] if device == "cpu" or not gpus else [gpus[local_rank % len(gpus)]]

@@ -23,6 +23,14 @@ STRATEGIES = ("nested", "forward")
 """Derivative of the gradient along a vector: a second backward pass, or a forward pass through both. XLA is not among
 them: on a CPU it took four times as long, and chose other places where maxima tie."""
 
+_TAKEN_FOR_CONSTANT = {
+    "ResizeBilinearGrad",
+    "FakeQuantWithMinMaxArgsGradient",
+    "FakeQuantWithMinMaxVarsGradient",
+    "FakeQuantWithMinMaxVarsPerChannelGradient",
+}
+"""Operations of gradients that TensorFlow registers as not differentiable, without an error."""
+
 Tensors = list[tf.Tensor]
 _ZERO = tf.UnconnectedGradients.ZERO
 
@@ -61,10 +69,18 @@ class Curvature:
     def graph(
         self, strategy: str, theta: tf.Tensor, buffers: tf.Tensor, piece: tuple[tf.Tensor, tf.Tensor]
     ) -> tf.Graph:
-        """Return the graph by which ``product`` computes."""
+        """Return the graph by which ``product`` computes.
+
+        Raises:
+            LossAtlasError: an operation of the network or the loss has no second derivative.
+        """
         v = tf.TensorSpec([self.chosen.size], theta.dtype)
         with _second_derivatives():
-            return self.products[strategy].of(theta, buffers, *piece, v).graph
+            graph = self.products[strategy].of(theta, buffers, *piece, v).graph
+        silent = next((op.type for op in graph.get_operations() if op.type in _TAKEN_FOR_CONSTANT), None)
+        if silent:
+            raise _no_second_derivative(f"it takes that of {silent} for zero")
+        return graph
 
     def _gradient(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> tuple:
         """Return loss and gradient of one chunk's mean."""
@@ -161,7 +177,11 @@ def _second_derivatives() -> Iterator[None]:
         yield
     except (LookupError, NotImplementedError, tf.errors.UnimplementedError, tf.errors.NotFoundError) as error:
         said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise LossAtlasError(
-            f"Hessian products: an operation of the model or the loss has no second derivative in TensorFlow ({said}); "
-            "write it with other operations"
-        ) from error
+        raise _no_second_derivative(said) from error
+
+
+def _no_second_derivative(said: str) -> LossAtlasError:
+    return LossAtlasError(
+        f"Hessian products: an operation of the model or the loss has no second derivative in TensorFlow ({said}); "
+        "write it with other operations"
+    )
