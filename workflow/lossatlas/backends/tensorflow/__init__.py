@@ -1,7 +1,7 @@
 """TensorFlow: Keras 3 models as flat networks, problems and training."""
 
 # The first import: what TensorFlow and Keras read from the environment must be there before they start.
-import lossatlas.backends.tensorflow.environment  # isort: skip
+from lossatlas.backends.tensorflow.environment import check_keras  # isort: skip
 
 from lossatlas.backends.tensorflow.build import as_loss, build_loss, build_module
 from lossatlas.backends.tensorflow.checkpoints import read_checkpoint
@@ -23,6 +23,7 @@ __all__ = [
     "as_loss",
     "build_loss",
     "build_module",
+    "check_keras",
     "device_of",
     "problems",
     "read_checkpoint",
