@@ -35,8 +35,8 @@ def pair(name, dtype):
     theirs = keras_backend.FlatNetwork(keras_backend.build_module(NETWORKS[name], 1), device)
     split, loss = Split(data.inputs[:10], data.targets[:10]), {"name": "cross-entropy"}
     problems = (
-        torch_backend.TorchProblem(ours, torch_backend.build_loss(loss), split, 6),
-        keras_backend.KerasProblem(theirs, keras_backend.build_loss(loss), split, 6),
+        torch_backend.TorchProblem(ours, torch_backend.build_loss(loss), split, 5),
+        keras_backend.KerasProblem(theirs, keras_backend.build_loss(loss), split, 5),
     )
     theta, buffers = ours.parameters(), ours.buffers()
     at = (theta, buffers), (to_keras(theta, ours.layout), buffers)
@@ -188,3 +188,16 @@ def test_strategies_of_the_config_are_those_of_the_backends():
     assert BY_FRAMEWORK["torch"]["precision"] == PRECISIONS
     assert BY_FRAMEWORK["tensorflow"]["products"] == THEIRS
     assert set(zoo.builders()) > set(BY_FRAMEWORK["tensorflow"]["model"])
+
+
+@pytest.mark.parametrize("batchnorm", ["recompute", "interpolate"])
+def test_oracle_15_planes_with_other_statistics(batchnorm):
+    both, vectors = pair("resnet20", "float64"), directions(pair("resnet20", "float64"), 1, seed=2)
+    moving = np.random.default_rng(3).standard_normal((1, len(both.at[0][1])))
+    also = {"moving": moving} if batchnorm == "interpolate" else {}
+    losses = [
+        problem.restrict(theta, rows, buffers, batchnorm=batchnorm, **also).metrics(np.array([[0.0], [0.1]]))
+        for problem, (theta, buffers), rows in zip(both.problems, both.at, vectors, strict=True)
+    ]
+    assert_same(*losses, 1e-9)
+    assert abs(losses[0][1, 0] - losses[0][0, 0]) > 1e-3

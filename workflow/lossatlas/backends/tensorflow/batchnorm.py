@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from lossatlas.backends.tensorflow.network import FlatNetwork
 from lossatlas.errors import LossAtlasError
 
 BATCHNORM = ("frozen", "batch")
@@ -35,6 +36,31 @@ def statistics(model: keras.Model, batchnorm: str) -> Iterator[None]:
     finally:
         for layer in layers:
             object.__delattr__(layer, "call")
+
+
+def reestimated(network: FlatNetwork, parts: list[tf.Tensor], buffers: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+    """Return the buffers with mean and unbiased variance of the inputs of each BatchNorm, layer by layer.
+
+    As after one pass in training mode that keeps nothing of the running statistics before.
+    """
+    layers = batchnorms(network.model)
+    momenta = [layer.momentum for layer in layers]
+    counts: dict[str, int] = {}
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+            object.__setattr__(layer, "call", partial(_counting, layer, counts))
+        buffers = network.state_after(parts, buffers, inputs)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+            object.__delattr__(layer, "call")
+    return buffers * tf.constant(network.correction(counts), buffers.dtype)
+
+
+def _counting(layer: keras.Layer, counts: dict, inputs: tf.Tensor, training: Any = None, mask: Any = None) -> tf.Tensor:
+    counts[layer.moving_variance.path] = inputs.shape.num_elements() // inputs.shape[layer.axis]
+    return _as_in_training(layer, inputs, training, mask)
 
 
 def _as_in_training(layer: keras.Layer, inputs: tf.Tensor, training: Any = None, mask: Any = None) -> tf.Tensor:

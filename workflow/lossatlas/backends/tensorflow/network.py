@@ -85,10 +85,32 @@ class FlatNetwork:
 
     def outputs(self, parts: Sequence[tf.Tensor], buffers: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
         """Return the model's outputs in inference mode, a pure function of its parameters and buffers."""
+        return self._call(parts, buffers, inputs)[0]
+
+    def _call(self, parts: Sequence[tf.Tensor], buffers: tf.Tensor, inputs: tf.Tensor) -> tuple:
+        """Return outputs and state that is not trained."""
         given = dict(zip(map(id, self._buffers), cut(buffers, self._buffer_shapes), strict=True))
         others = [given.get(id(v), v.value) for v in self.model.non_trainable_variables]
-        found, _ = self.model.stateless_call(list(parts), others, inputs, training=False)
-        return found
+        return self.model.stateless_call(list(parts), others, inputs, training=False)
+
+    def variances(self) -> np.ndarray:
+        """Return which of the flat buffers are running variances, as booleans."""
+        named = [np.full(math.prod(v.shape), v.path.endswith("variance")) for v in self._buffers]
+        return np.concatenate(named) if named else np.zeros(0, bool)
+
+    def correction(self, counts: dict[str, int]) -> np.ndarray:
+        """Return what makes biased variances unbiased, by the path of a variance and its number of values; else 1."""
+        factors = []
+        for variable in self._buffers:
+            count = counts.get(variable.path)
+            factors.append(np.full(math.prod(variable.shape), count / (count - 1) if count else 1.0))
+        return np.concatenate(factors)
+
+    def state_after(self, parts: Sequence[tf.Tensor], buffers: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+        """Return the buffers as the model would leave them, which depends on how its layers are called."""
+        _, others = self._call(parts, buffers, inputs)
+        left = dict(zip(map(id, self.model.non_trainable_variables), others, strict=True))
+        return join([left[id(v)] for v in self._buffers])
 
     def _gather(self, variables: list) -> np.ndarray:
         if not variables:

@@ -5,13 +5,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from lossatlas.backends.tensorflow.batchnorm import BATCHNORM, batchnorms, statistics
+from lossatlas.backends.tensorflow.batchnorm import BATCHNORM, batchnorms, reestimated, statistics
 from lossatlas.backends.tensorflow.build import Loss
 from lossatlas.backends.tensorflow.checks import probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, choose
 from lossatlas.backends.tensorflow.network import FlatNetwork, to_numpy
 from lossatlas.backends.tensorflow.products import Curvature
+from lossatlas.backends.tensorflow.restriction import Interpolated, Recomputed, Restriction
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 
@@ -48,7 +49,8 @@ class KerasProblem:
         places = range(0, len(inputs), batch_size)
         self.chunks = [(inputs[i : i + batch_size], targets[i : i + batch_size]) for i in places]
         self._curvatures: dict[tuple, Curvature] = {}
-        self._sums = Graphs(self._measure)
+        self._inputs = inputs
+        self._sums, self._statistics = Graphs(self._measure), Graphs(self._reestimate)
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return (loss,) or (loss, accuracy) at theta."""
@@ -68,18 +70,31 @@ class KerasProblem:
         buffers: np.ndarray,
         strategy: str = "graph",
         precision: str = "full",
-    ) -> "KerasRestriction":
+        batchnorm: str = "frozen",
+        reference: "KerasProblem | None" = None,
+        moving: np.ndarray | None = None,
+    ) -> Restriction:
         """Return the loss on center + span(directions), with everything on the device.
+
+        Args:
+            batchnorm: ``frozen``, the given buffers hold at every point; ``recompute``, each point has the statistics
+                of its own, estimated on the samples of ``reference`` (by default of this problem); or
+                ``interpolate``, buffers move with the coefficients along ``moving`` (k, buffer), variances clipped.
 
         Raises:
             LossAtlasError: there is no such strategy or precision; there is one of each.
         """
-        if strategy not in ("auto", "graph") or precision != "full":
+        place = self, center, directions, buffers
+        if batchnorm == "interpolate":
+            return Interpolated(*place, moving)
+        if batchnorm == "recompute" and batchnorms(self.network.model):
+            return Recomputed(*place, reference or self)
+        if batchnorm == "frozen" and (strategy not in ("auto", "graph") or precision != "full"):
             raise LossAtlasError(
                 f"planes: strategy {strategy!r}, precision {precision!r}; TensorFlow evaluates points by strategy "
                 "'graph' in precision 'full'"
             )
-        return KerasRestriction(self, center, directions, buffers)
+        return Restriction(*place)
 
     def choose_evaluation(
         self,
@@ -145,6 +160,13 @@ class KerasProblem:
             pieces += [(inputs[i : i + size], targets[i : i + size]) for i in range(0, len(inputs), size)]
         return pieces
 
+    def statistics(self, theta: tf.Tensor, buffers: tf.Tensor) -> tf.Tensor:
+        """Return the buffers with the statistics of BatchNorm at theta, from all samples at once."""
+        return self._statistics(theta, buffers, self._inputs)
+
+    def _reestimate(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+        return reestimated(self.network, self.network.parts(theta), buffers, inputs)
+
     def _measure(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Return the metrics of one chunk, float64."""
         with statistics(self.network.model, self.batchnorm):
@@ -154,27 +176,6 @@ class KerasProblem:
             hits = tf.argmax(outputs, -1, output_type=targets.dtype) == targets
             values.append(tf.reduce_mean(tf.cast(hits, tf.float64)))
         return tf.stack(values)
-
-
-class KerasRestriction:
-    """The loss on an affine subspace; its points are made and evaluated on the device, one after the other."""
-
-    def __init__(self, problem: KerasProblem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
-        self.problem = problem
-        vector = problem.network.vector
-        self.center, self.directions, self.buffers = map(vector, (center, directions, buffers))
-        self._place = Graphs(_moved)
-
-    def metrics(self, points: np.ndarray) -> np.ndarray:
-        """Return the metrics (point, metric) at center + points @ directions; ``points`` has shape (point, k)."""
-        places = (self._place(self.center, self.directions, row) for row in self.problem.network.vector(points))
-        return np.stack([self.problem.evaluate(theta, self.buffers) for theta in places])
-
-
-def _moved(center: tf.Tensor, directions: tf.Tensor, coefficients: tf.Tensor) -> tf.Tensor:
-    for coefficient, direction in zip(tf.unstack(coefficients), tf.unstack(directions), strict=True):
-        center = center + coefficient * direction
-    return center
 
 
 def problems(
