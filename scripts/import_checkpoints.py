@@ -8,7 +8,7 @@ import numpy as np
 from lossatlas import backends, cli, store
 from lossatlas.errors import LossAtlasError
 from lossatlas.progress import Progress
-from lossatlas.trajectory import RowWriter, check_disk
+from lossatlas.trajectory import RowWriter, Trajectory, check_disk
 
 
 def main(args, _world) -> None:
@@ -16,20 +16,51 @@ def main(args, _world) -> None:
     backend = backends.backend(spec["backend"])
     device = backend.set_up("cpu", spec["dtype"], threads=1)
     network = backend.FlatNetwork(backend.build_module(spec["model"], spec["seed"]), device)
-    backend.read_checkpoint(args.files[0], network)
-    recording = network.recording(np.arange(len(args.files)))
+    recorded = recorded_by_user(args.files, network)
+    if recorded:
+        recording, inputs = network.recording(recorded.iterations), {"trajectory": recorded.store.identity}
+    else:
+        backend.read_checkpoint(args.files[0], network)
+        recording = network.recording(np.arange(len(args.files)))
+        inputs = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in args.files}
     print(check_disk(args.run_dir, recording), flush=True)
-    inputs = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in args.files}
     fingerprint = store.Fingerprint("trajectory", spec, inputs)
     found = store.find(args.output, args.run_dir, fingerprint, args.fresh)
     found = found or store.create(args.output, args.run_dir, fingerprint, recording.build)
     if found.finished:
         print(f"{args.label}: found finished, nothing to compute", flush=True)
     else:
-        copy_rows(args.files, network, backend.read_checkpoint, found, args.label)
+        if recorded:
+            copy_trajectory(recorded, found)
+        else:
+            copy_rows(args.files, network, backend.read_checkpoint, found, args.label)
         found.update(files=[str(file) for file in args.files])
         found.finish({"ranks": 1, "wall_seconds": time.monotonic() - started})
     store.publish(args.output, args.run_dir)
+
+
+def recorded_by_user(files: list[Path], network) -> Trajectory | None:
+    """Return the trajectory that is given instead of checkpoints, if any; names of its parameters may differ."""
+    if not any(file.suffix == ".zarr" for file in files):
+        return None
+    if len(files) > 1:
+        raise LossAtlasError(f"checkpoints: {files[0]} and {len(files) - 1} more; give one trajectory.zarr or files")
+    found = Trajectory(files[0])
+    theirs, ours = ([(slot.shape, slot.kind) for slot in layout] for layout in (found.layout, network.layout))
+    if theirs != ours or len(found.buffers(0)) != len(network.buffers()):
+        raise LossAtlasError(f"checkpoints: {files[0]} was recorded from another network than the config's model")
+    return found
+
+
+def copy_trajectory(recorded: Trajectory, found: store.Store) -> None:
+    """Write each row of a recorded trajectory as one row."""
+    writer = RowWriter(found)
+    scalars = {name: recorded.store[name][:] for name in ("batch_loss", "learning_rate")}
+    for row in range(len(recorded)):
+        numbers = {"parameters": recorded.parameters(row), "buffers": recorded.buffers(row)}
+        writer.append(**numbers, **{name: values[row] for name, values in scalars.items()})
+    writer.flush()
+    found["epoch"][...] = recorded.store["epoch"][:]
 
 
 def copy_rows(files: list[Path], network, read_checkpoint, found: store.Store, label: str) -> None:

@@ -3,6 +3,8 @@
 import argparse
 import json
 import math
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import zarr
 from lossatlas import backends, cli, curvature, curves, landscape, spectra, tracking
@@ -14,15 +16,24 @@ from lossatlas.trajectory import CHUNK_COLUMNS, Recording
 def main(args, _world) -> None:
     total_files = total_bytes = 0
     print(f"{'store':<48}{'files':>12}{'MB':>12}")
-    for run, spec in args.runs.items():
-        for name, files, size in stores(spec, args.runs):
+    frameworks = {spec["backend"] for spec in args.runs.values()}
+    # Frameworks do not share a process.
+    apart = {name: ProcessPoolExecutor(1, mp_context=get_context("spawn")) for name in frameworks}
+    found = {run: apart[spec["backend"]].submit(stores, spec, args.runs) for run, spec in args.runs.items()}
+    for run in args.runs:
+        for name, files, size in found[run].result():
             print(f"{run + '/' + name:<48}{files:>12}{size / 1e6:>12.1f}")
             total_files, total_bytes = total_files + files, total_bytes + size
     print(f"{'together (figures and videos come on top)':<48}{total_files:>12}{total_bytes / 1e6:>12.1f}")
 
 
-def stores(spec: dict, runs: dict):
-    """Yield (name, files, bytes at most) of every store of one run; every array and group has a file of metadata."""
+def stores(spec: dict, runs: dict) -> list[tuple[str, int, int]]:
+    """Return (name, files, bytes at most) of every store of one run."""
+    return list(_stores(spec, runs))
+
+
+def _stores(spec: dict, runs: dict):
+    """Yield them; every array and group has a file of metadata."""
     recording = record(spec)
     group = zarr.open_group(zarr.storage.MemoryStore(), mode="w", zarr_format=3)
     recording.build(group)

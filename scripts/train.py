@@ -21,9 +21,7 @@ def main(args, _world) -> None:
         file = weights.locate(chosen["name"], chosen["pretrained"], Path(chosen["data_root"]))
         backend.read_pretrained(file, network)
     dataset = load_dataset(spec["data"])
-    trainer = backend.TorchTrainer(
-        network, backend.build_loss(spec["loss"]), dataset.train, spec["train"], spec["seed"]
-    )
+    trainer = backend.Trainer(network, backend.build_loss(spec["loss"]), dataset.train, spec["train"], spec["seed"])
     iterations = recorded_iterations(trainer.steps, spec["train"]["record_every"])
     recording = network.recording(iterations, trainer.steps_per_epoch)
     print(check_disk(args.run_dir, recording), flush=True)

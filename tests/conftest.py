@@ -29,6 +29,7 @@ ORACLES = {
     12: "one copy of the top eigenvalue",
     13: "known spectra; stops at the degree",
     14: "any number of ranks, bit for bit",
+    15: "PyTorch and Keras with the same weights",
     16: "curvlinops, PyHessian, scipy eigsh, sklearn PCA",
     17: "bowl, planted saddle, planted path",
     18: "the model is untouched, nothing leaks",

@@ -20,7 +20,7 @@ from lossatlas.render import figures, video
 from lossatlas.render.frame import FrameRenderer
 from lossatlas.training import record_training, recorded_iterations
 
-from tests.bench import adaptive, curvature, grid, pca, spectra
+from tests.bench import adaptive, curvature, grid, pca, products_keras, spectra
 from tests.bench.table import Row, interleaved, report, row
 from tests.conftest import BIN, ROOT, environment
 from tests.unit.test_render import CHOICES, datasets
@@ -141,6 +141,7 @@ GROUPS = {
     "curvature": curvature.rows,
     "grid": grid.rows,
     "adaptive": adaptive.rows,
+    "tensorflow": products_keras.rows,
 }
 """Rows by what they are about; `python tests/bench/bench.py grid pca` times some only."""
 

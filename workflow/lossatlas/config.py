@@ -174,6 +174,7 @@ def _check_run(where: str, run: dict, config: dict) -> None:
         if not chosen:
             run[key]["name"] = default
     _check_pretrained(where, run)
+    _check_framework(where, run)
     if "train" in run and "checkpoints" in run:
         raise LossAtlasError(f"config: {where}: give either 'train' or 'checkpoints', not both")
     if "checkpoints" not in run:
@@ -197,6 +198,50 @@ def _check_pretrained(where: str, run: dict) -> None:
         raise LossAtlasError(f"config: {where}.model.pretrained: there are published weights of 'mobilenet-v2' only")
     if "checkpoints" in run:
         raise LossAtlasError(f"config: {where}.model.pretrained: 'checkpoints' hold all weights; leave it out")
+
+
+BY_FRAMEWORK = {
+    "torch": {
+        "products": ("split", "retained", "rebuild"),
+        "points": ("eager", "folded", "first-layer", "compiled"),
+        "precision": ("full", "bfloat16"),
+        "model": None,
+    },
+    "tensorflow": {
+        "products": ("nested", "forward"),
+        "points": ("graph",),
+        "precision": ("full",),
+        "model": (
+            *("lenet", "mlp", "vgg9", "vgg11"),
+            *(f"resnet{depth}{kind}" for depth in (20, 32, 56, 110) for kind in ("", "-noshort")),
+        ),
+    },
+}
+"""What the frameworks offer of strategies, precisions and built-in networks (None: all)."""
+
+
+def _check_framework(where: str, run: dict) -> None:
+    """Refuse what the run's framework does not have."""
+    has = BY_FRAMEWORK[run["backend"]]
+    asked = [("model.name", run["model"].get("name"), has["model"])]
+    for kind in ("spectra", "tracking"):
+        asked.append((f"{kind}.strategy", run.get(kind, {}).get("strategy"), has["products"]))
+    for name, variant in run.get("spectra", {}).get("variants", {}).items():
+        asked.append((f"spectra.variants.{name}.strategy", variant.get("strategy"), has["products"]))
+    for kind in ("directions", "spectra_between"):
+        for name, chosen in run[kind].items():
+            asked.append((f"{kind}.{name}.strategy", chosen.get("strategy"), has["products"]))
+    for name, plane in run["planes"].items():
+        asked.append((f"planes.{name}.strategy", plane.get("strategy"), has["points"]))
+        asked.append((f"planes.{name}.precision", plane.get("precision"), has["precision"]))
+        strategy = plane.get("curvature", {}).get("strategy")
+        asked.append((f"planes.{name}.curvature.strategy", strategy, has["products"]))
+    for key, value, known in asked:
+        if value not in (None, "auto") and known is not None and value not in known:
+            raise LossAtlasError(
+                f"config: {where}.{key}: {value!r} is not there with backend: {run['backend']}; choose one of "
+                f"{', '.join(known)}"
+            )
 
 
 def _check_directions(where: str, directions: dict, config: dict) -> None:

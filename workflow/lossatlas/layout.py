@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from lossatlas.errors import LossAtlasError
 
@@ -15,8 +16,8 @@ KINDS = ("weight", "bias", "norm-scale", "norm-shift")
 class ParameterSlot:
     """One tensor inside theta.
 
-    ``kind`` is one of ``KINDS``. ``filter_axis`` is the axis whose slices are the *filters* of filter
-    normalisation (output channel of a convolution, output row of a dense layer); None means that the whole
+    ``kind`` is one of ``KINDS``. ``filter_axis`` is the axis, or the axes together, whose slices are the *filters* of
+    filter normalisation (output channel of a convolution, output row of a dense layer); None means that the whole
     tensor counts as one filter.
     """
 
@@ -24,7 +25,7 @@ class ParameterSlot:
     shape: tuple[int, ...]
     offset: int
     kind: str
-    filter_axis: int | None
+    filter_axis: int | tuple[int, ...] | None
 
     @property
     def size(self) -> int:
@@ -74,4 +75,9 @@ class ParameterLayout:
 
     @classmethod
     def from_json(cls, text: str) -> "ParameterLayout":
-        return cls(tuple(ParameterSlot(**{**s, "shape": tuple(s["shape"])}) for s in json.loads(text)))
+        return cls(tuple(ParameterSlot(**{k: _as_tuple(v) for k, v in s.items()}) for s in json.loads(text)))
+
+
+def _as_tuple(value: Any) -> Any:
+    """Return what JSON made a list of as the tuple that it was."""
+    return tuple(value) if isinstance(value, list) else value

@@ -40,7 +40,8 @@ def normalize(direction: np.ndarray, theta: np.ndarray, layout: ParameterLayout,
     if how == "filter":
         for slot in layout:
             d, t = (vector[slot.slice].reshape(slot.shape) for vector in (out, theta))
-            axes = None if slot.filter_axis is None else tuple(set(range(d.ndim)) - {slot.filter_axis})
+            counted = () if slot.filter_axis is None else np.atleast_1d(slot.filter_axis)
+            axes = tuple(axis for axis in range(d.ndim) if axis not in counted) if len(counted) else None
             d *= _ratio(t, d, axes)
     return out
 

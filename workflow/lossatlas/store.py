@@ -48,7 +48,7 @@ ALGORITHMS = {
 }
 """Version of each kind's numbers; raise it when an algorithm changes, and its stores are computed anew."""
 
-_PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "zarr", "mpi4py")
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "tensorflow", "keras", "zarr", "mpi4py")
 
 
 @dataclass(frozen=True)

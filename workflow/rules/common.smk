@@ -1,4 +1,4 @@
-# Config, paths and the helpers of all rules. Torch is never imported here, so that a dry run stays fast.
+# Config, paths and the helpers of all rules. No framework is ever imported here, so that a dry run stays fast.
 
 import json
 import os
@@ -176,7 +176,7 @@ def checkpoint_files(run):
 
 
 def require_file(where, file):
-    if not Path(file).is_file():
+    if not (Path(file).is_file() or (file.endswith(".zarr") and Path(file).is_dir())):
         raise WorkflowError(f"config: {where}: no file {file!r}")
 
 
@@ -469,6 +469,11 @@ def failures():
                 said = [line for line in file.read_text(errors="replace").splitlines() if re.search(FAILED, line)]
                 lines += [f"  {line}  ({file})" for line in said[-1:]]
     return "\n".join(["", "What failed:", *lines]) if lines else ""
+
+
+def environment(wildcards):
+    """Return the conda environment of a run's framework."""
+    return f"../../envs/{RUNS[wildcards.run]['backend']}.yaml"
 
 
 def run_dir(wildcards):

@@ -14,7 +14,7 @@ rule curves:
     benchmark:
         f"{RESULTS}/{{run}}/logs/curves/{{curve}}.benchmark.tsv"
     conda:
-        "../../envs/torch.yaml"
+        environment
     threads: MPI["ranks"] * MPI["threads_per_rank"]
     resources:
         mpi="mpiexec",

@@ -15,7 +15,7 @@ rule directions:
     wildcard_constraints:
         directions=sets_of_kind("random", "difference", "file"),
     conda:
-        "../../envs/torch.yaml"
+        environment
     threads: lambda wildcards: directions_spec(wildcards)["threads"]
     resources:
         mem_mb=4000,
@@ -85,7 +85,7 @@ rule eigen:
     wildcard_constraints:
         directions=sets_of_kind("eigen"),
     conda:
-        "../../envs/torch.yaml"
+        environment
     threads: lambda wildcards: directions_spec(wildcards)["threads"]
     resources:
         mem_mb=8000,

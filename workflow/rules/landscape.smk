@@ -15,7 +15,7 @@ rule landscape:
     benchmark:
         f"{RESULTS}/{{run}}/logs/landscape/{{plane}}.benchmark.tsv"
     conda:
-        "../../envs/torch.yaml"
+        environment
     threads: MPI["ranks"] * MPI["threads_per_rank"]
     resources:
         mpi="mpiexec",

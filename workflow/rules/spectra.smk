@@ -15,7 +15,7 @@ rule spectra:
     wildcard_constraints:
         spectra=r"spectra(|(_between)?/[A-Za-z0-9][A-Za-z0-9_-]*)",
     conda:
-        "../../envs/torch.yaml"
+        environment
     threads: MPI["ranks"] * MPI["threads_per_rank"]
     resources:
         mpi="mpiexec",

@@ -12,7 +12,7 @@ rule tracking:
     benchmark:
         f"{RESULTS}/{{run}}/logs/tracking.benchmark.tsv"
     conda:
-        "../../envs/torch.yaml"
+        environment
     threads: MPI["ranks"] * MPI["threads_per_rank"]
     resources:
         mpi="mpiexec",

@@ -52,7 +52,7 @@ rule train:
     wildcard_constraints:
         run="|".join(TRAINED) or "(?!)",
     conda:
-        "../../envs/torch.yaml"
+        environment
     threads: lambda wildcards: RUNS[wildcards.run]["train"]["threads"]
     resources:
         mem_mb=4000,
@@ -84,7 +84,7 @@ rule checkpoints:
     wildcard_constraints:
         run="|".join(IMPORTED) or "(?!)",
     conda:
-        "../../envs/torch.yaml"
+        environment
     resources:
         mem_mb=4000,
         runtime=growing(60),

@@ -1,5 +1,6 @@
 """One folder per deep-learning framework; nothing else in the package knows one."""
 
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -10,11 +11,20 @@ from lossatlas.trajectory import Trajectory
 
 
 def backend(name: str) -> ModuleType:
-    """Return the module of a backend: ``build_network``, ``Trainer``, ``problems``, ``set_up``."""
-    assert name == "torch", name
-    from lossatlas.backends import torch
+    """Return the module of a backend: ``FlatNetwork``, ``Trainer``, ``problems``, ``set_up`` and so on.
 
-    return torch
+    It is imported here and not before, so that a process has one framework.
+
+    Raises:
+        LossAtlasError: the framework is not installed.
+    """
+    try:
+        return import_module(f"lossatlas.backends.{name}")
+    except ModuleNotFoundError as error:
+        raise LossAtlasError(
+            f"backend: {name!r} needs the package {error.name!r}, which is not installed; "
+            f"pip install 'lossatlas[{name}]'"
+        ) from error
 
 
 def problems_of_run(

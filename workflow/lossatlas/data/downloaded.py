@@ -1,5 +1,6 @@
-"""Full Fashion-MNIST, CIFAR-10 and CIFAR-100 through torchvision: files under ``data_root``, checked by checksum."""
+"""Full Fashion-MNIST, CIFAR-10 and CIFAR-100: files under ``data_root``, fetched and checked through torchvision."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,44 @@ FILES = {
 
 
 def read(name: str, root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Read both splits from ``root`` as {split: (uint8 images, labels)}; never touches the network.
+    """Read both splits from ``root`` as {split: (uint8 images, labels)}; knows no framework.
+
+    The files are those that ``fetch`` unpacked and checked.
 
     Raises:
-        LossAtlasError: files are missing or fail their checksum.
+        LossAtlasError: files are missing or unreadable.
     """
-    return _open(name, root, download=False)
+    try:
+        return _fashion_mnist(root) if name == "fashion-mnist" else _cifar(root, name)
+    except (OSError, ValueError, KeyError, pickle.UnpicklingError, EOFError) as error:
+        raise _incomplete(name, root, error) from error
+
+
+def _fashion_mnist(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    folder = root / "FashionMNIST" / "raw"
+    kinds = {"images-idx3": (16, (-1, 28, 28)), "labels-idx1": (8, (-1,))}
+    parts = {}
+    for split, name in (("train", "train"), ("test", "t10k")):
+        files = {kind: (folder / f"{name}-{kind}-ubyte").read_bytes() for kind in kinds}
+        parts[split] = tuple(
+            np.frombuffer(content, np.uint8, offset=kinds[kind][0]).reshape(kinds[kind][1])
+            for kind, content in files.items()
+        )
+    return parts
+
+
+def _cifar(root: Path, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Read the pickled batches (sample, 3072); images are (sample, 32, 32, 3)."""
+    folder, files, key = {
+        "cifar10": ("cifar-10-batches-py", ([f"data_batch_{k}" for k in range(1, 6)], ["test_batch"]), "labels"),
+        "cifar100": ("cifar-100-python", (["train"], ["test"]), "fine_labels"),
+    }[name]
+    parts = {}
+    for split, batches in zip(("train", "test"), files, strict=True):
+        found = [pickle.loads((root / folder / batch).read_bytes(), encoding="latin1") for batch in batches]
+        images = np.concatenate([batch["data"] for batch in found]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        parts[split] = images, np.concatenate([batch[key] for batch in found])
+    return parts
 
 
 def fetch(name: str, root: Path) -> None:
@@ -37,22 +70,22 @@ def fetch(name: str, root: Path) -> None:
     Raises:
         LossAtlasError: they are neither there nor to be had; the message names the folder to fill.
     """
-    _open(name, root, download=True)
-
-
-def _open(name: str, root: Path, download: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     from lossatlas.backends.torch.vision import torchvision
 
     dataset = getattr(torchvision().datasets, CLASSES[name])
     root.mkdir(parents=True, exist_ok=True)
     try:
-        parts = {split: dataset(root, train=split == "train", download=download) for split in ("train", "test")}
+        for split in ("train", "test"):
+            dataset(root, train=split == "train", download=True)
     except Exception as error:
-        raise LossAtlasError(
-            f"data {name}: not complete in {root.resolve()} ({_first_line(error)}); put {FILES[name]} there, or run "
-            f"`snakemake --cores 1 {root}/.{name}.ready` where there is a network"
-        ) from error
-    return {split: (np.asarray(part.data), np.asarray(part.targets)) for split, part in parts.items()}
+        raise _incomplete(name, root, error) from error
+
+
+def _incomplete(name: str, root: Path, error: Exception) -> LossAtlasError:
+    return LossAtlasError(
+        f"data {name}: not complete in {root.resolve()} ({_first_line(error)}); put {FILES[name]} there, or run "
+        f"`snakemake --cores 1 {root}/.{name}.ready` where there is a network"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -21,3 +21,10 @@ def builders() -> dict[str, Callable]:
         named[f"resnet{depth}"] = resnet(depth)
         named[f"resnet{depth}-noshort"] = resnet(depth, shortcut=False)
     return {**named, "resnet50": resnet50, "mobilenet-v2": mobilenet_v2}
+
+
+def keras_builder(name: str) -> Callable:
+    """Return the builder of a built-in network's Keras twin, ``builder(**kwargs) -> keras.Model``."""
+    from lossatlas.zoo.keras import builders
+
+    return builders()[name]

@@ -8,11 +8,14 @@ from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.problem import TorchProblem, problems
 from lossatlas.backends.torch.trainer import TorchTrainer, training_steps
 
+Trainer = TorchTrainer
+
 __all__ = [
     "Device",
     "FlatNetwork",
     "TorchProblem",
     "TorchTrainer",
+    "Trainer",
     "as_direction",
     "as_loss",
     "build_loss",

@@ -1,0 +1,408 @@
+"""The TensorFlow backend: layouts, products, state, training, recording, checkpoints, and what it refuses."""
+
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+
+import keras
+import numpy as np
+import pytest
+from lossatlas.backends import tensorflow as backend
+from lossatlas.backends.tensorflow.memory import peak_bytes
+from lossatlas.backends.tensorflow.network import to_numpy
+from lossatlas.backends.tensorflow.optimizers import make_optimizer, make_rate
+from lossatlas.data import Split
+from lossatlas.errors import LossAtlasError
+from lossatlas.team import LEAVES, fold
+from lossatlas.trajectory import Trajectory
+
+from tests.conftest import ROOT, environment
+from tests.helpers import keras_models
+
+CROSS_ENTROPY = {"name": "cross-entropy"}
+rng = np.random.default_rng(7)
+VECTORS = Split(rng.standard_normal((11, 6)), rng.integers(0, 3, 11))
+IMAGES = Split(rng.standard_normal((11, 3, 8, 8)), rng.integers(0, 3, 11))
+SMALL = Split(rng.standard_normal((11, 3, 4, 4)), rng.integers(0, 3, 11))
+
+
+def network(name="smooth", dtype="float64", **kwargs):
+    device = backend.set_up("cpu", dtype, 1)
+    spec = {"import": f"tests.helpers.keras_models:{name}", "python_path": [str(ROOT)], "kwargs": kwargs}
+    return backend.FlatNetwork(backend.build_module(spec, 0), device)
+
+
+def problem(net, split=VECTORS, batch_size=4, batchnorm="frozen"):
+    return backend.KerasProblem(net, backend.build_loss(CROSS_ENTROPY), split, batch_size, batchnorm)
+
+
+def at(net):
+    return net.parameters(), net.buffers()
+
+
+def dense_hessian(made, theta, buffers, step=1e-5):
+    """Central differences of the gradient."""
+    rows = [
+        (made.gradient(theta + step * unit, buffers) - made.gradient(theta - step * unit, buffers)) / (2 * step)
+        for unit in np.eye(len(theta))
+    ]
+    return np.array(rows)
+
+
+def test_layout_of_a_subclassed_model():
+    net = network("own")
+    kinds = {slot.name: (slot.kind, slot.filter_axis) for slot in net.layout}
+    assert kinds == {
+        "conv2d.kernel": ("weight", 3),
+        "conv2d.bias": ("bias", None),
+        "batch_normalization.gamma": ("norm-scale", None),
+        "batch_normalization.beta": ("norm-shift", None),
+        "dense.kernel": ("weight", 1),
+        "dense.bias": ("bias", None),
+    }
+    assert [name for name, _ in net.recording(range(1)).buffers] == [
+        "batch_normalization.moving_mean",
+        "batch_normalization.moving_variance",
+    ]
+    assert net.layout == network("own").layout, "names do not depend on what was built before"
+
+
+def test_filter_axes_of_all_kinds_of_kernels():
+    layers, inputs = keras.layers, keras.Input((8, 8, 4))
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="depth")(inputs)
+    x = layers.SeparableConv2D(5, 3, name="apart")(x)
+    x = layers.Conv2DTranspose(6, 3, name="back")(x)
+    x = layers.Reshape((36, 6))(x)
+    x = layers.MultiHeadAttention(2, 3, name="heads")(x, x)
+    x = layers.LayerNormalization(name="norm")(x)
+    x = layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(inputs, layers.Dense(3, name="end")(x))
+    axes = {s.name: (s.kind, s.filter_axis) for s in backend.FlatNetwork(model, backend.device_of(model)).layout}
+    assert axes["depth.depthwise_kernel"] == ("weight", (2, 3))
+    assert axes["apart.depthwise_kernel"] == ("weight", (2, 3))
+    assert axes["apart.pointwise_kernel"] == ("weight", 3)
+    assert axes["back.kernel"] == ("weight", 2)
+    assert axes["heads.query.kernel"] == ("weight", (1, 2))
+    assert axes["heads.attention_output.kernel"] == ("weight", 2)
+    assert axes["heads.query.bias"] == ("bias", None)
+    assert axes["norm.gamma"] == ("norm-scale", None)
+    assert axes["end.kernel"] == ("weight", 1)
+
+
+@pytest.mark.parametrize("strategy", ["nested", "forward"])
+def test_oracles_2_3_4_5_products_of_a_smooth_network(strategy):
+    net = network()
+    made, (theta, buffers) = problem(net), at(net)
+    expected = dense_hessian(made, theta, buffers)
+    found = made.linearize(theta, buffers, strategy=strategy).matmat(np.eye(len(theta)))
+    scale = np.linalg.norm(expected, 2)
+    assert np.abs(found - expected).max() <= 1e-6 * scale
+    assert np.abs(found - found.T).max() <= 1e-12 * scale
+    whole = problem(net, batch_size=11).linearize(theta, buffers, strategy=strategy).matmat(np.eye(len(theta)))
+    assert np.abs(found - whole).max() <= 1e-12 * scale
+    parts = [
+        made.linearize(theta, buffers, op, strategy=strategy).matmat(np.eye(len(theta))) for op in ("ggn", "residual")
+    ]
+    assert np.abs(found - sum(parts)).max() <= 1e-12 * scale
+    assert np.linalg.eigvalsh(parts[0]).min() >= -1e-12 * scale
+    assert np.abs(parts[1]).max() > 1e-3 * scale
+
+
+def test_products_restricted_to_parameters_are_a_block():
+    net = network()
+    made, (theta, buffers) = problem(net), at(net)
+    whole = made.linearize(theta, buffers).matmat(np.eye(len(theta)))
+    last = slice(net.layout.slots[2].offset, None)
+    operator = made.linearize(theta, buffers, parameters=("dense_1.*",))
+    assert operator.size == 18
+    assert np.abs(operator.matmat(np.eye(18)) - whole[last, last]).max() <= 1e-13 * np.abs(whole).max()
+
+
+def test_oracle_3_batch_statistics_are_part_of_the_derivative():
+    net = network("own")
+    made, (theta, buffers) = problem(net, IMAGES, 6, "batch"), at(net)
+    expected = dense_hessian(made, theta, buffers)
+    found = made.linearize(theta, buffers).matmat(np.eye(len(theta)))
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    frozen = problem(net, IMAGES, 6).gradient(theta, buffers)
+    assert np.abs(made.gradient(theta, buffers) - frozen).max() > 1e-3 * np.abs(frozen).max()
+    with pytest.raises(LossAtlasError, match="more than one value per channel"):
+        problem(network("own"), Split(IMAGES.inputs[:5, :, :3, :3], IMAGES.targets[:5]), 4, "batch").metrics(*at(net))
+
+
+def test_no_retracing_per_product_or_point():
+    net = network()
+    made, (theta, buffers) = problem(net), at(net)
+    for seed in range(3):
+        operator = made.linearize(theta + 0.1 * seed, buffers)
+        operator.matmat(np.random.default_rng(seed).standard_normal((4, len(theta))))
+        made.metrics(theta + seed, buffers)
+    assert made.curvature().products["nested"].traces == 2, "whole chunks and a ragged last one"
+    assert made._sums.traces == 2
+    plane = made.restrict(theta, np.stack([theta, 1 - theta]), buffers)
+    plane.metrics(np.random.default_rng(0).standard_normal((5, 2)))
+    assert (made._sums.traces, plane._place.traces) == (2, 1)
+
+
+def test_sums_do_not_depend_on_who_sums_which_leaves():
+    net = network(dtype="float32")
+    made, (theta, buffers) = problem(net, batch_size=1), at(net)
+    operator, vectors = made.linearize(theta, buffers), np.random.default_rng(0).standard_normal((2, len(theta)))
+    whole = operator.matmat(vectors)
+    for cuts in ([0, 5, 16], [0, 1, 2, 9, 16]):
+        shares = [operator.partial(vectors, range(a, b)) for a, b in pairwise(cuts)]
+        assert np.array_equal(fold([branch for share in shares for branch in share])[0][1], whole)
+    assert cuts[-1] == LEAVES
+
+
+def test_arrays_cross_to_numpy_without_a_copy():
+    tensor = network().vector(np.arange(1000.0))
+    one, two = to_numpy(tensor), to_numpy(tensor)
+    assert one.ctypes.data == two.ctypes.data
+    assert np.array_equal(one, np.arange(1000.0))
+
+
+def test_memory_cuts_chunks_and_is_refused_when_too_little():
+    net = network("own")
+    made, (theta, buffers) = problem(net, IMAGES, 11), at(net)
+    whole = made.linearize(theta, buffers)
+    graphs = [made.curvature().graph("nested", whole.theta, whole.buffers, made.pieces(most)[0]) for most in (11, 3)]
+    assert 2 < peak_bytes(graphs[0]) / peak_bytes(graphs[1]) < 4
+    enough = made.choose_strategy(theta, buffers, 1, strategy="nested").peak / 2**30
+    cut = made.linearize(theta, buffers, memory_gb=enough - 0.5 * 1.5 * peak_bytes(graphs[0]) / 2**30)
+    assert len(cut._pieces) > len(whole._pieces) == 1
+    vector = np.ones(len(theta))
+    assert np.allclose(cut.matvec(vector), whole.matvec(vector), rtol=0, atol=1e-12)
+    with pytest.raises(LossAtlasError, match=r"memory_gb: 0.0001 is too little"):
+        made.linearize(theta, buffers, memory_gb=1e-4)
+
+
+def test_oracle_18_the_model_is_untouched():
+    net = network("own")
+    before = [np.array(v) for v in net.model.variables]
+    made, (theta, buffers) = problem(net, IMAGES, 4, "batch"), at(net)
+    made.linearize(theta + 1, buffers).matvec(theta)
+    made.metrics(theta + 1, buffers)
+    made.restrict(theta, theta[None], buffers).metrics(np.array([[2.0]]))
+    for old, variable in zip(before, net.model.variables, strict=True):
+        assert np.array_equal(old, np.array(variable))
+    assert "call" not in vars(net.model.norm)
+
+
+def test_nan_is_kept_by_planes_and_named_by_products():
+    net = network()
+    made, (theta, buffers) = problem(net), at(net)
+    theta[0] = np.nan
+    assert np.isnan(made.metrics(theta, buffers)[0])
+    with pytest.raises(LossAtlasError, match="not finite in chunk 0 of 3"):
+        made.linearize(theta, buffers)
+
+
+TRAIN = {
+    "optimizer": "Adam",
+    "optimizer_kwargs": {"betas": [0.8, 0.99], "weight_decay": 1e-3},
+    "learning_rate": 0.05,
+    "schedule": {"name": "CosineAnnealingLR", "kwargs": {"T_max": 9}},
+    "batch_size": 4,
+    "epochs": 3,
+}
+
+
+def trainer(spec=TRAIN, name="own", split=IMAGES):
+    return backend.Trainer(network(name, "float32"), backend.build_loss(CROSS_ENTROPY), split, spec, 0)
+
+
+def test_oracle_19_training_resumes_bit_for_bit_with_dropout_and_buffers():
+    whole = trainer()
+    steps = [whole.step(i) for i in range(whole.steps)]
+    first = trainer()
+    assert [first.step(i) for i in range(4)] == steps[:4]
+    second = trainer()
+    second.load_state(first.state())
+    assert [second.step(i) for i in range(4, whole.steps)] == steps[4:]
+    for found in ("parameters", "buffers"):
+        assert np.array_equal(getattr(whole.network, found)(), getattr(second.network, found)())
+    assert steps[-1][0] < steps[0][0]
+    assert np.abs(whole.network.buffers() - network("own", "float32").buffers()).max() > 1e-3
+
+
+def test_sgd_takes_the_steps_that_its_definition_says():
+    spec = {**TRAIN, "optimizer": "SGD", "optimizer_kwargs": {"momentum": 0.5, "weight_decay": 0.1}}
+    del spec["schedule"]
+    made = trainer(spec, "smooth", VECTORS)
+    theta, velocity = made.network.parameters().astype(np.float64), 0.0
+    for iteration in range(made.steps):
+        inputs, targets = (part.numpy() for part in made._batch(iteration))
+        gradient = problem(network(), Split(inputs.astype(np.float64), targets), 100).gradient(theta, np.zeros(0))
+        made.step(iteration)
+        velocity = 0.5 * velocity + gradient + 0.1 * theta
+        theta = theta - 0.05 * velocity
+        assert np.abs(made.network.parameters() - theta).max() < 1e-5
+
+
+def test_learning_rates_are_those_of_pytorch():
+    import torch
+
+    for name, kwargs in (
+        ("StepLR", {"step_size": 2, "gamma": 0.3}),
+        ("MultiStepLR", {"milestones": [1, 4]}),
+        ("ExponentialLR", {"gamma": 0.9}),
+        ("CosineAnnealingLR", {"T_max": 8, "eta_min": 0.01}),
+    ):
+        rate = make_rate({"learning_rate": 0.2, "schedule": {"name": name, "kwargs": kwargs}})
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
+        theirs = getattr(torch.optim.lr_scheduler, name)(optimizer, **kwargs)
+        for iteration in range(7):
+            assert abs(rate(iteration) - optimizer.param_groups[0]["lr"]) < 1e-12
+            optimizer.step()
+            theirs.step()
+    schedule = {"name": "ExponentialDecay", "kwargs": {"decay_steps": 2, "decay_rate": 0.5}}
+    assert abs(make_rate({"learning_rate": 0.2, "schedule": schedule})(4) - 0.05) < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": "Sgd"}, "'Sgd' is not an optimiser in keras.optimizers"),
+        ({"optimizer_kwargs": {"lr": 1}}, "not as 'lr'"),
+        ({"optimizer_kwargs": {"momentun": 1}}, "Adam refuses its arguments"),
+        ({"schedule": {"name": "OneCycleLR", "kwargs": {}}}, "'OneCycleLR' is neither in keras.optimizers.schedules"),
+        ({"schedule": {"name": "StepLR", "kwargs": {}}}, "step refuses its arguments"),
+    ],
+)
+def test_bad_training_is_one_line(change, message):
+    with pytest.raises(LossAtlasError, match=message) as error:
+        make_optimizer({**TRAIN, **change}), make_rate({**TRAIN, **change})
+    assert "\n" not in str(error.value)
+
+
+def fitted(folder, every=1, epochs=3, callbacks=(), **kwargs):
+    """A model of the user's own that recorded its training."""
+    keras.config.set_floatx("float32")
+    keras.utils.set_random_seed(1)
+    model = keras_models.smooth()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss=loss, **kwargs)
+    recorder = backend.Recorder(folder / "trajectory.zarr", every)
+    model.fit(*vars(VECTORS).values(), batch_size=4, epochs=epochs, verbose=0, callbacks=[recorder, *callbacks])
+    return model, Trajectory(folder / "trajectory.zarr")
+
+
+def test_recorder_writes_what_fit_does(tmp_path):
+    model, trajectory = fitted(tmp_path, every=2)
+    assert trajectory.iterations.tolist() == [0, 2, 4, 6, 8, 9]
+    net = backend.FlatNetwork(model, backend.device_of(model))
+    assert np.array_equal(trajectory.parameters(5), net.parameters())
+    losses, rates = trajectory.store["batch_loss"][:], trajectory.store["learning_rate"][:]
+    assert np.isfinite(losses[:5]).all() and np.isnan(losses[5])
+    assert np.allclose(rates[:5], 0.1)
+    assert np.allclose(trajectory.store["epoch"][:], trajectory.iterations / 3)
+    _, full = fitted(tmp_path)
+    assert full.iterations.tolist() == list(range(10))
+    moved = full.parameters(1) - full.parameters(0)
+    assert 0 < np.abs(moved).max() < 1
+    theirs = full.store["batch_loss"][:][[0, 2, 4, 6, 8]]
+    assert np.allclose(theirs, losses[:5], rtol=1e-5)
+
+
+def test_recorder_notes_an_early_end_and_refuses_what_hides_steps(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = True
+
+    _, trajectory = fitted(tmp_path, callbacks=[Stop()])
+    assert len(trajectory) == len(trajectory.store["parameters"]) < 10
+    with pytest.raises(LossAtlasError, match="steps_per_execution=2"):
+        fitted(tmp_path, steps_per_execution=2)
+
+
+def test_checkpoints_of_both_kinds_and_of_another_model(tmp_path):
+    net = network("own", "float32")
+    theta, buffers = np.arange(net.layout.size, dtype=np.float32), net.buffers() + 3
+    net.load(theta=theta, buffers=buffers)
+    files = tmp_path / "a.keras", tmp_path / "a.weights.h5"
+    net.model.save(files[0])
+    net.model.save_weights(files[1])
+    for file in files:
+        fresh = network("own", "float64")
+        backend.read_checkpoint(file, fresh)
+        assert np.array_equal(fresh.parameters(), theta)
+        assert np.array_equal(fresh.buffers(), buffers)
+        with pytest.raises(LossAtlasError, match="cannot be loaded into this model"):
+            backend.read_checkpoint(file, network("smooth", hidden=4))
+    with pytest.raises(LossAtlasError, match=r"neither a \.keras nor a \.weights\.h5 file"):
+        backend.read_checkpoint(shutil.copy(files[0], tmp_path / "a.pt"), network())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("unbuilt", "it has no variables yet; begin it with keras.Input"),
+        ("untrained", "no variable is trainable"),
+        ("mixed", "layer 'half' has the mixed precision policy 'mixed_bfloat16'"),
+    ],
+)
+def test_bad_models_are_refused(name, message):
+    with pytest.raises(LossAtlasError, match=message):
+        network(name)
+
+
+def test_models_of_another_precision_are_refused():
+    backend.set_up("cpu", "float32", 1)
+    model = keras_models.smooth()
+    with pytest.raises(LossAtlasError, match=r"is float32, the run's dtype is float64"):
+        backend.FlatNetwork(model, backend.set_up("cpu", "float64", 1))
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"), [("normalised", "LRNGrad"), ("enlarged", "it takes that of ResizeBilinearGrad for zero")]
+)
+def test_operations_without_second_derivative_are_named(layer, said):
+    net = network("without_second_derivative", "float32", layer=layer)
+    made, (theta, buffers) = problem(net, SMALL), at(net)
+    assert np.isfinite(made.gradient(theta, buffers)).all()
+    with pytest.raises(LossAtlasError, match=f"no second derivative in TensorFlow .*{said}"):
+        made.linearize(theta, buffers).matvec(theta)
+
+
+@pytest.mark.parametrize(
+    ("net", "split", "message"),
+    [
+        ("smooth", IMAGES, "model and data do not fit"),
+        ("smooth", Split(VECTORS.inputs, VECTORS.targets + 1), "class 3, but the model has 3 outputs"),
+        ("smooth", Split(VECTORS.inputs, VECTORS.targets - 1), "the class -1; classes count from 0"),
+        ("smooth", Split(VECTORS.inputs, rng.standard_normal(11)), "cross-entropy needs integer classes"),
+        ("probabilities", VECTORS, "takes logits, but the model's outputs are probabilities"),
+    ],
+)
+def test_models_and_data_that_do_not_fit(net, split, message):
+    with pytest.raises(LossAtlasError, match=message) as error:
+        problem(network(net), split)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("backend_name", ["jax", "torch"])
+def test_another_keras_backend_is_refused(backend_name):
+    code = "from lossatlas import backends; backends.backend('tensorflow')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(KERAS_BACKEND=backend_name),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert f"backend: 'tensorflow', but KERAS_BACKEND={backend_name}" in done.stderr
+
+
+def test_no_framework_is_imported_for_another():
+    code = (
+        "import sys; from lossatlas import backends, cli, hessian_job, landscape, training\n"
+        "from lossatlas.data import load_dataset; load_dataset({'name': 'fashion-mnist-mini'})\n"
+        "backends.backend('tensorflow'); print('torch' in sys.modules, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
+    assert done.stderr == "", "TensorFlow starts silently"

@@ -1,0 +1,32 @@
+"""TensorFlow: Keras 3 models as flat networks, problems and training."""
+
+# The first import: what TensorFlow and Keras read from the environment must be there before they start.
+from lossatlas.backends.tensorflow.environment import check_keras  # isort: skip
+
+from lossatlas.backends.tensorflow.build import as_loss, build_loss, build_module
+from lossatlas.backends.tensorflow.checkpoints import read_checkpoint
+from lossatlas.backends.tensorflow.device import Device, device_of, set_up
+from lossatlas.backends.tensorflow.network import FlatNetwork
+from lossatlas.backends.tensorflow.problem import KerasProblem, problems
+from lossatlas.backends.tensorflow.recorder import Recorder
+from lossatlas.backends.tensorflow.trainer import KerasTrainer, training_steps
+
+Trainer = KerasTrainer
+
+__all__ = [
+    "Device",
+    "FlatNetwork",
+    "KerasProblem",
+    "KerasTrainer",
+    "Recorder",
+    "Trainer",
+    "as_loss",
+    "build_loss",
+    "build_module",
+    "check_keras",
+    "device_of",
+    "problems",
+    "read_checkpoint",
+    "set_up",
+    "training_steps",
+]

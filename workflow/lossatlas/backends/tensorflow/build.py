@@ -1,0 +1,87 @@
+"""From the config's ``model`` and ``loss`` to a Keras model and a function."""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from lossatlas import rng, sources, zoo
+from lossatlas.errors import LossAtlasError
+
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def build_module(spec: dict, seed: int) -> keras.Model:
+    """Build the model of ``spec`` (keys ``name`` or ``import``, ``kwargs``) with seeded initial weights.
+
+    Names that Keras gives to layers count from the beginning again, so that they are the same in every process.
+
+    Raises:
+        LossAtlasError: the builder fails or returns something else.
+    """
+    keras.utils.clear_session(free_memory=False)
+    own = "import" in spec
+    chosen = spec["import"] if own else spec["name"]
+    build = sources.load(chosen, spec["python_path"], "model.import") if own else zoo.keras_builder(chosen)
+    keras.utils.set_random_seed(rng.torch_seed(seed, "initial weights") % 2**32)
+    try:
+        model = build(**spec["kwargs"])
+    except Exception as error:
+        raise LossAtlasError(
+            f"model: building {chosen!r} with kwargs {spec['kwargs']} failed with {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, keras.Model):
+        raise LossAtlasError(f"model.import: {chosen!r} returned {type(model).__name__}, not a keras.Model")
+    return model
+
+
+def build_loss(spec: dict) -> Loss:
+    """Return the loss of ``spec``: a function (outputs, targets) -> scalar mean over the batch.
+
+    A user's function may return one value per sample instead; the mean is taken here.
+    """
+    if "import" not in spec:
+        return {"cross-entropy": cross_entropy, "mse": _mse}[spec["name"]]
+    own = sources.load(spec["import"], spec["python_path"], "loss.import")
+    return _mean(own, f"loss.import: {spec['import']!r}")
+
+
+def as_loss(loss: str | Loss) -> Loss:
+    """Return the loss that a notebook names, or its function with the mean taken.
+
+    Raises:
+        LossAtlasError: there is no built-in loss of that name.
+    """
+    if isinstance(loss, type):
+        raise LossAtlasError(f"loss: {loss.__name__} is a class; give an instance, {loss.__name__}()")
+    if callable(loss):
+        return _mean(loss, "loss: the function")
+    if loss not in ("cross-entropy", "mse"):
+        raise LossAtlasError(f"loss: {loss!r} is neither a function nor one of cross-entropy, mse")
+    return build_loss({"name": loss})
+
+
+def cross_entropy(outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Return the mean cross-entropy of logits, whose last axis is the classes; targets are classes or their shares."""
+    if targets.dtype.is_floating:
+        return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, outputs))
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, outputs))
+
+
+def _mean(own: Callable, who: str) -> Loss:
+    keras_loss = isinstance(own, keras.losses.Loss)  # those take the targets first
+
+    def mean_loss(outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        value = own(targets, outputs) if keras_loss else own(outputs, targets)
+        if not tf.is_tensor(value) or len(value.shape) > 1:
+            raise LossAtlasError(
+                f"{who} must return a scalar or one value per sample, "
+                f"got {tuple(value.shape) if tf.is_tensor(value) else type(value).__name__}"
+            )
+        return tf.reduce_mean(value)
+
+    return mean_loss
+
+
+def _mse(outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(tf.square(outputs - tf.reshape(tf.cast(targets, outputs.dtype), tf.shape(outputs))))

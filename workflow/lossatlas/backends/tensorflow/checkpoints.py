@@ -1,0 +1,23 @@
+"""Users' checkpoints: ``.keras`` and ``.weights.h5`` files, of which the weights alone are read."""
+
+from pathlib import Path
+
+from lossatlas.backends.tensorflow.checks import first_line
+from lossatlas.backends.tensorflow.network import FlatNetwork
+from lossatlas.errors import LossAtlasError
+
+
+def read_checkpoint(file: Path, network: FlatNetwork) -> None:
+    """Load one checkpoint into the network; no code of the file runs.
+
+    Raises:
+        LossAtlasError: it is of another kind, unreadable, or of another model.
+    """
+    if not file.name.endswith((".keras", ".weights.h5")):
+        raise LossAtlasError(f"checkpoints: {file} is neither a .keras nor a .weights.h5 file")
+    try:
+        network.model.load_weights(file)
+    except Exception as error:
+        raise LossAtlasError(
+            f"checkpoints: {file} cannot be loaded into this model ({type(error).__name__}: {first_line(error)})"
+        ) from error

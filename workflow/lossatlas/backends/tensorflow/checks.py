@@ -1,0 +1,145 @@
+"""Whether model, loss and data fit together, tried on a few samples before any work starts."""
+
+import numpy as np
+import tensorflow as tf
+
+from lossatlas.backends.tensorflow.build import Loss, cross_entropy
+from lossatlas.backends.tensorflow.network import FlatNetwork
+from lossatlas.data import Split
+from lossatlas.errors import LossAtlasError
+
+CHECKED = 32
+"""Samples, spread evenly over all, on which a loss must be the mean over its samples."""
+
+
+def to_tensors(split: Split, network: FlatNetwork) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return inputs and targets on the network's device; floating-point ones in its precision.
+
+    Datasets hold images as (sample, channel, height, width). Models that take (height, width, channel) get them so,
+    those that take vectors get the images flattened as they are held.
+    """
+    arrays = [_as_model_takes(np.asarray(split.inputs), network), np.asarray(split.targets)]
+    tensors = []
+    for array in arrays:
+        floating = np.issubdtype(array.dtype, np.floating)
+        with tf.device(network.device.name):
+            tensors.append(tf.constant(array.astype(network.device.dtype) if floating else array))
+    if not tensors[1].dtype.is_floating:
+        tensors[1] = tf.cast(tensors[1], tf.int64)
+    return tensors[0], tensors[1]
+
+
+def _as_model_takes(images: np.ndarray, network: FlatNetwork) -> np.ndarray:
+    wanted = getattr(network.model, "input_shape", None)
+    if isinstance(wanted, tuple) and len(wanted) == 2 and images.ndim > 2:
+        return images.reshape(len(images), -1)
+    if images.ndim != 4:
+        return images
+    turned = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    if isinstance(wanted, tuple) and len(wanted) == 4:
+        return images if not _fits(turned, wanted) and _fits(images, wanted) else turned
+    try:  # a model of the user's own that says nothing of its inputs
+        _call(network, tf.constant(turned[:2].astype(network.device.dtype)))
+        return turned
+    except Exception:
+        return images
+
+
+def _fits(array: np.ndarray, wanted: tuple) -> bool:
+    return all(size in (None, found) for size, found in zip(wanted[1:], array.shape[1:], strict=True))
+
+
+def _call(network: FlatNetwork, inputs: tf.Tensor) -> tf.Tensor:
+    theta, buffers = network.vector(network.parameters()), network.vector(network.buffers())
+    return network.outputs(network.parts(theta), buffers, inputs)
+
+
+def probe(network: FlatNetwork, loss: Loss, inputs: tf.Tensor, targets: tf.Tensor) -> bool:
+    """Try a few samples; return whether the last axis of outputs holds the scores of classes that are the targets.
+
+    Raises:
+        LossAtlasError: model and data do not fit; or the loss of some samples is not the mean of their own losses,
+            for then neither is that of a dataset cut into chunks.
+    """
+    if loss is cross_entropy and not targets.dtype.is_floating and int(tf.reduce_min(targets)) < 0:
+        raise LossAtlasError(f"loss: cross-entropy of the class {int(tf.reduce_min(targets))}; classes count from 0")
+    few = np.linspace(0, len(inputs) - 1, min(CHECKED, len(inputs))).astype(int)
+    inputs, targets = tf.gather(inputs, few), tf.gather(targets, few)
+    try:
+        outputs = _call(network, inputs)
+        if loss is cross_entropy and tf.is_tensor(outputs):
+            _check_classes(outputs, targets)
+        loss(outputs, targets)
+    except LossAtlasError:
+        raise
+    except Exception as error:
+        raise LossAtlasError(
+            f"model and data do not fit: inputs {tuple(inputs.shape)} {inputs.dtype.name}, targets "
+            f"{tuple(targets.shape)} {targets.dtype.name} gave {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not tf.is_tensor(outputs):
+        return False
+    _check_model(network, inputs, outputs)
+    _check_mean(loss, outputs, targets)
+    shape, scores = tuple(targets.shape), tuple(outputs.shape)
+    return not targets.dtype.is_floating and len(scores) == len(shape) + 1 and scores[:-1] == shape and scores[-1] > 1
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line and not line.startswith("Exception encountered")), "no message")
+
+
+def _check_model(network: FlatNetwork, inputs: tf.Tensor, outputs: tf.Tensor) -> None:
+    """Refuse outputs that are random, or depend on the other samples of a batch."""
+    outputs, half = outputs.numpy(), len(inputs) // 2
+    finite = outputs[np.isfinite(outputs)]
+    tolerance = 1e-4 * float(np.abs(finite).max()) if finite.size else 0.0
+
+    def differs(again: np.ndarray) -> bool:
+        return again.shape == outputs.shape and not np.allclose(again, outputs, 1e-3, tolerance, equal_nan=True)
+
+    if differs(_call(network, inputs).numpy()):
+        raise LossAtlasError("model: evaluated twice it gave two results; it draws random numbers (dropout left on?)")
+    if half and differs(np.concatenate([_call(network, part).numpy() for part in (inputs[:half], inputs[half:])])):
+        raise LossAtlasError("model: the outputs of a sample depend on the others of its batch")
+
+
+def _check_classes(outputs: tf.Tensor, targets: tf.Tensor) -> None:
+    """Refuse a cross-entropy of targets that are no classes, or of probabilities instead of logits."""
+    shares = tuple(targets.shape) == tuple(outputs.shape) and np.allclose(tf.reduce_sum(targets, -1), 1)
+    if targets.dtype.is_floating and not shares:
+        raise LossAtlasError(
+            f"loss: cross-entropy needs integer classes, the targets are {targets.dtype.name} of shape "
+            f"{tuple(targets.shape[1:])} per sample; use loss: {{name: mse}} or your own"
+        )
+    if not targets.dtype.is_floating and int(tf.reduce_max(targets)) >= outputs.shape[-1]:
+        raise LossAtlasError(
+            f"loss: cross-entropy of the class {int(tf.reduce_max(targets))}, but the model has {outputs.shape[-1]} "
+            "outputs; classes count from 0"
+        )
+    scores = outputs.numpy()
+    if scores.shape[-1] > 1 and (scores >= 0).all() and np.allclose(scores.sum(-1), 1, atol=1e-3):
+        raise LossAtlasError(
+            "loss: cross-entropy takes logits, but the model's outputs are probabilities (a softmax at its end?); "
+            "leave it out, or import a loss of your own"
+        )
+
+
+def _check_mean(loss: Loss, outputs: tf.Tensor, targets: tf.Tensor) -> None:
+    """Refuse losses that draw random numbers or are no mean over samples."""
+    whole, again = float(loss(outputs, targets)), float(loss(outputs, targets))
+    if not np.isfinite(whole):
+        return  # NaN and inf are kept, counted and drawn as such
+    if whole != again:
+        raise LossAtlasError(
+            f"loss: evaluated twice it gave {whole:.6g} and {again:.6g}; it draws random numbers (dropout left on?)"
+        )
+    single = np.array([float(loss(outputs[i : i + 1], targets[i : i + 1])) for i in range(len(outputs))])
+    if not abs(single.mean() - whole) <= 1e-3 * abs(whole) + 1e-6 * np.abs(single).max():
+        raise LossAtlasError(
+            f"loss: that of {len(outputs)} samples is {whole:.6g}, the mean of their own losses {single.mean():.6g}; "
+            "it must be the mean over samples. Instead of a sum, a weighted mean, or a mean that leaves samples out, "
+            "return one value per sample"
+        )

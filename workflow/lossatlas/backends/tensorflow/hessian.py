@@ -1,0 +1,188 @@
+"""Products with the curvature of a network's mean loss, exact over all samples: a ``SymmetricOperator``."""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from lossatlas.backends.tensorflow.memory import peak_bytes
+from lossatlas.backends.tensorflow.network import to_numpy
+from lossatlas.backends.tensorflow.products import STRATEGIES, Curvature
+from lossatlas.errors import LossAtlasError, NonFiniteError
+from lossatlas.team import LEAVES, Branch, fold, leaf
+
+Piece = tuple[tf.Tensor, tf.Tensor]
+
+INSIDE = 1.5
+"""Bytes that a product takes for each byte of its tensors, with what operations use inside themselves."""
+
+SPARE = 32 * 2**20
+"""Bytes of what products need once, however small they are: graphs and the buffers of libraries."""
+
+MARGIN = 0.8
+"""``forward`` is chosen when it takes less than this share of the time of ``nested``; less is noise."""
+
+
+class KerasHessian:
+    """The Hessian of one ``KerasProblem`` at theta (or its relatives, see ``products``).
+
+    Args:
+        operator: ``hessian``, ``ggn`` or ``residual``.
+        parameters: patterns of the names of the parameters that the matrix is restricted to; N is their number.
+        memory_gb: what products may take; samples are cut into pieces that fit. Nothing is kept between products but
+            the graphs.
+        strategy: one of ``products.STRATEGIES``, or ``auto``: the faster one, measured here.
+        leaves: which leaves of the samples this process looks at; the others are other ranks' (see ``team``).
+
+    Raises:
+        LossAtlasError: the memory does not suffice for one sample, or an operation has no second derivative.
+        NonFiniteError: the loss or its gradient is NaN or infinite at theta; the message names the chunk.
+    """
+
+    def __init__(
+        self,
+        problem,
+        theta: np.ndarray,
+        buffers: np.ndarray,
+        operator: str = "hessian",
+        parameters: tuple[str, ...] = ("*",),
+        memory_gb: float = 2.0,
+        strategy: str = "nested",
+        leaves: range = range(LEAVES),
+    ):
+        self.problem, self.network = problem, problem.network
+        self.curvature = problem.curvature(operator, parameters)
+        self.layout, self.samples = self.curvature.chosen, problem.samples
+        self.size, self.products = self.layout.size, 0
+        self.dtype = np.dtype(self.network.device.dtype)
+        self.theta, self.buffers = self.network.vector(theta), self.network.vector(buffers)
+        at = self.theta, self.buffers
+        if strategy == "auto":
+            strategy = choose(problem, self.curvature, *at, memory_gb, strategy).strategy
+        self.strategy = strategy
+        self._pieces = arrange(problem, self.curvature, *at, memory_gb, strategy)[0]
+        self._check(leaves)
+
+    def matvec(self, vector: np.ndarray) -> np.ndarray:
+        """Return H v, float64, for ``vector`` of shape (N,)."""
+        return self.matmat(vector[None])[0]
+
+    def matmat(self, vectors: np.ndarray) -> np.ndarray:
+        """Return H v for every row of ``vectors`` (k, N), float64; pieces weigh by their number of samples."""
+        return self.partial(vectors, range(LEAVES))[0][1]
+
+    def partial(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
+        """Return the products over the samples of some leaves only, (k, N) float64 for every branch that they are."""
+        vectors = np.asarray(vectors)
+        if vectors.ndim != 2 or vectors.shape[1] != self.size:
+            raise LossAtlasError(f"Hessian product: vectors of shape {vectors.shape}, expected (k, {self.size})")
+        self.products += len(vectors)
+        rows = [self._row(self.network.vector(vector), leaves) for vector in vectors]
+        branches = zip(*rows, strict=True)
+        return [(parts[0][0], np.stack([self._filled(total) for _, total in parts])) for parts in branches]
+
+    def _filled(self, total: np.ndarray | None) -> np.ndarray:
+        return np.zeros(self.size) if total is None else total
+
+    def _row(self, v: tf.Tensor, leaves: range) -> list[Branch]:
+        """Return the sums over some leaves of the product with one vector."""
+        pieces = self._pieces
+        return fold((range(n, n + 1), self._sum(pieces[leaf(len(pieces), n)], v)) for n in leaves)
+
+    def _sum(self, pieces: list[Piece], v: tf.Tensor) -> np.ndarray | None:
+        """Return the sum over pieces, None if there are none."""
+        if not pieces:
+            return None
+        total = np.zeros(self.size)
+        for piece in pieces:
+            product = self.curvature.product(self.strategy, self.theta, self.buffers, piece, v)
+            total += np.multiply(to_numpy(product), len(piece[0]) / self.samples, dtype=np.float64)
+        return total
+
+    def _check(self, leaves: range) -> None:
+        """Refuse a point where loss or gradient is not finite."""
+        chunks = list(enumerate(self.problem.chunks))
+        for number, chunk in (found for n in leaves for found in chunks[leaf(len(chunks), n)]):
+            value, gradient = self.problem.chunk_gradient(self.theta, self.buffers, chunk)
+            if not (np.isfinite(value) and np.isfinite(gradient).all()):
+                raise NonFiniteError(
+                    f"Hessian: loss {float(value)} or its gradient is not finite in chunk {number} "
+                    f"of {len(self.problem.chunks)}"
+                )
+
+
+class Choice(NamedTuple):
+    """A strategy and why: ``told`` in words, ``peak`` in bytes."""
+
+    strategy: str
+    told: str
+    peak: int
+
+
+def arrange(
+    problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, strategy: str
+) -> tuple[list[Piece], int]:
+    """Cut the samples into pieces so small that a product stays within the memory; return them and the peak in bytes.
+
+    Raises:
+        LossAtlasError: not even one sample fits, or one chunk where chunks must stay whole.
+    """
+    if strategy not in STRATEGIES:
+        raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(STRATEGIES)}")
+    budget, vectors = memory_gb * 2**30, 8 * (LEAVES.bit_length() + 3) * curvature.chosen.size
+    pieces = problem.pieces()
+    while True:
+        size = max(len(inputs) for inputs, _ in pieces)
+        largest = next(piece for piece in pieces if len(piece[0]) == size)
+        graph = curvature.graph(strategy, theta, buffers, largest)
+        peak = int(INSIDE * peak_bytes(graph)) + vectors + SPARE
+        if peak <= budget:
+            return pieces, peak
+        if size == 1 or problem.batchnorm == "batch":
+            raise LossAtlasError(
+                f"memory_gb: {memory_gb:.3g} is too little for Hessian products; {strategy} needs about "
+                f"{peak / 2**30:.2g} for {size} sample(s)"
+            )
+        pieces = problem.pieces(max(1, min(size - 1, int(0.9 * size * budget / peak))))
+
+
+def choose(problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, asked: str) -> Choice:
+    """Return the strategy ``asked``, or for ``auto`` the faster one of those that the network allows."""
+    if asked != "auto":
+        _, peak = arrange(problem, curvature, theta, buffers, memory_gb, asked)
+        return Choice(asked, f"{asked}, {_memory(peak, memory_gb)}", peak)
+    vector = tf.zeros(curvature.chosen.size, theta.dtype)
+    found, errors = {}, []
+    for name in STRATEGIES:
+        try:
+            pieces, peak = arrange(problem, curvature, theta, buffers, memory_gb, name)
+            each = _seconds(curvature, name, theta, buffers, pieces[0], vector) * problem.samples / len(pieces[0][0])
+            found[name] = each, peak
+        except LossAtlasError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    best = next(iter(found))
+    for name, (each, _) in found.items():
+        best = name if each < MARGIN * found[best][0] else best
+    others = ", ".join(f"{name} {each:.2g}" for name, (each, _) in found.items() if name != best)
+    each, peak = found[best]
+    told = f"{best} ({each:.2g} s each{f'; {others}' if others else ''}), {_memory(peak, memory_gb)}"
+    return Choice(best, told, peak)
+
+
+def _memory(peak: int, memory_gb: float) -> str:
+    return f"about {peak / 2**30:.2g} of {memory_gb:.3g} GB"
+
+
+def _seconds(
+    curvature: Curvature, strategy: str, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece, vector: tf.Tensor
+) -> float:
+    """Return the shortest time of three products on one piece, after one that traces."""
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        to_numpy(curvature.product(strategy, theta, buffers, piece, vector))
+        times.append(time.perf_counter() - started)
+    return min(times[1:])

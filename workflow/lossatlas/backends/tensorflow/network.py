@@ -1,0 +1,185 @@
+"""A Keras model seen as one flat parameter vector."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lossatlas.backends.tensorflow.device import Device
+from lossatlas.backends.tensorflow.kinds import filter_axis, kind, owners, short_name
+from lossatlas.errors import LossAtlasError
+from lossatlas.layout import ParameterLayout, ParameterSlot
+from lossatlas.trajectory import Recording
+
+
+class FlatNetwork:
+    """A Keras model whose trainable variables are read and written as one flat vector theta.
+
+    The order of theta is that of ``model.trainable_variables``. Variables of layers that are not trained (``frozen``)
+    and floating-point state such as moving statistics (``buffers``) are flat vectors likewise. Only ``load`` and an
+    optimiser change the model; ``outputs`` takes all numbers as arguments.
+
+    Raises:
+        LossAtlasError: the model is no Keras model, is not built, computes in another precision than that of the
+            device or in two, or has nothing to train.
+    """
+
+    def __init__(self, model: keras.Model, device: Device):
+        self.model, self.device = model, device
+        _check(model, device.dtype)
+        own = owners(model)
+        self._trainable = list(model.trainable_variables)
+        self.layout = _layout(model, own)
+        trained = {id(v) for v in self._trainable}
+        rest = [v for v in model.weights if id(v) not in trained and v.dtype == device.dtype]
+        state = {id(v) for layer, v in own.values() if any(v is w for w in layer._non_trainable_variables)}
+        self._buffers = [v for v in rest if id(v) in state]
+        self._frozen = [v for v in rest if id(v) not in state]
+        self._buffer_shapes = [tuple(v.shape) for v in self._buffers]
+
+    def recording(self, iterations: np.ndarray, steps_per_epoch: float | None = None) -> Recording:
+        """Describe a trajectory of this network."""
+        return Recording(
+            self.layout,
+            iterations,
+            self.device.dtype,
+            steps_per_epoch,
+            [(short_name(v, self.model), tuple(v.shape)) for v in self._buffers],
+            self.frozen(),
+            [(short_name(v, self.model), tuple(v.shape)) for v in self._frozen],
+        )
+
+    def parameters(self) -> np.ndarray:
+        """Return a copy of theta."""
+        return self._gather(self._trainable)
+
+    def buffers(self) -> np.ndarray:
+        """Return a copy of all floating-point state, flat."""
+        return self._gather(self._buffers)
+
+    def frozen(self) -> np.ndarray:
+        """Return a copy of all parameters that are not trained, flat."""
+        return self._gather(self._frozen)
+
+    def load(
+        self,
+        theta: np.ndarray | None = None,
+        buffers: np.ndarray | None = None,
+        frozen: np.ndarray | None = None,
+    ) -> None:
+        """Write any of theta, buffers and frozen parameters into the model."""
+        for variables, flat in ((self._trainable, theta), (self._buffers, buffers), (self._frozen, frozen)):
+            if flat is not None:
+                _scatter(variables, np.asarray(flat))
+
+    def vector(self, values: np.ndarray) -> tf.Tensor:
+        """Return values as a tensor of the network's precision on its device."""
+        with tf.device(self.device.name):
+            return tf.convert_to_tensor(np.ascontiguousarray(values, self.device.dtype))
+
+    def parts(self, theta: tf.Tensor) -> list[tf.Tensor]:
+        """Return the parameters in their shapes, cut out of theta."""
+        return cut(theta, [slot.shape for slot in self.layout])
+
+    def outputs(self, parts: Sequence[tf.Tensor], buffers: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+        """Return the model's outputs in inference mode, a pure function of its parameters and buffers."""
+        return self._call(parts, buffers, inputs)[0]
+
+    def _call(self, parts: Sequence[tf.Tensor], buffers: tf.Tensor, inputs: tf.Tensor) -> tuple:
+        """Return outputs and state that is not trained."""
+        given = dict(zip(map(id, self._buffers), cut(buffers, self._buffer_shapes), strict=True))
+        others = [given.get(id(v), v.value) for v in self.model.non_trainable_variables]
+        return self.model.stateless_call(list(parts), others, inputs, training=False)
+
+    def variances(self) -> np.ndarray:
+        """Return which of the flat buffers are running variances, as booleans."""
+        named = [np.full(math.prod(v.shape), v.path.endswith("variance")) for v in self._buffers]
+        return np.concatenate(named) if named else np.zeros(0, bool)
+
+    def correction(self, counts: dict[str, int]) -> np.ndarray:
+        """Return what makes biased variances unbiased, by the path of a variance and its number of values; else 1."""
+        factors = []
+        for variable in self._buffers:
+            count = counts.get(variable.path)
+            factors.append(np.full(math.prod(variable.shape), count / (count - 1) if count else 1.0))
+        return np.concatenate(factors)
+
+    def state_after(self, parts: Sequence[tf.Tensor], buffers: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+        """Return the buffers as the model would leave them, which depends on how its layers are called."""
+        _, others = self._call(parts, buffers, inputs)
+        left = dict(zip(map(id, self.model.non_trainable_variables), others, strict=True))
+        return join([left[id(v)] for v in self._buffers])
+
+    def _gather(self, variables: list) -> np.ndarray:
+        if not variables:
+            return np.zeros(0, self.device.dtype)
+        return np.concatenate([to_numpy(v.value).reshape(-1) for v in variables])
+
+
+def to_numpy(tensor: tf.Tensor | tf.Variable) -> np.ndarray:
+    """Return a tensor's numbers, on a CPU without copying them: read only, and to be read before they change."""
+    tensor = tf.convert_to_tensor(tensor)
+    if tensor.device.endswith("CPU:0"):
+        return np.asarray(memoryview(tensor))
+    return tensor.numpy()
+
+
+def cut(flat: tf.Tensor, shapes: list[tuple[int, ...]]) -> list[tf.Tensor]:
+    """Return consecutive parts of a vector in the given shapes."""
+    parts = tf.split(flat, list(map(math.prod, shapes))) if shapes else []
+    return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def join(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Return tensors as one vector."""
+    return tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
+
+
+def _scatter(variables: list, flat: np.ndarray) -> None:
+    needed = sum(math.prod(v.shape) for v in variables)
+    if len(flat) != needed:
+        raise LossAtlasError(f"the network holds {needed} such numbers, {len(flat)} were given")
+    start = 0
+    for variable in variables:
+        stop = start + math.prod(variable.shape)
+        variable.assign(flat[start:stop].reshape(variable.shape))
+        start = stop
+
+
+def _check(model: keras.Model, dtype: str) -> None:
+    if not isinstance(model, keras.Model):
+        raise LossAtlasError(f"model: expected a keras.Model, got {type(model).__name__}")
+    for layer in model._flatten_layers():
+        policy = layer.dtype_policy
+        if policy.compute_dtype != policy.variable_dtype:
+            raise LossAtlasError(
+                f"model: layer {layer.name!r} has the mixed precision policy {policy.name!r}; derivatives of second "
+                "order need one precision: build the model without a policy, and choose it by `dtype`"
+            )
+    if not model.built or not model.weights:
+        raise LossAtlasError(
+            "model: it has no variables yet; begin it with keras.Input(shape), or call it once on a batch"
+        )
+    if not model.trainable_variables:
+        raise LossAtlasError("model: no variable is trainable, so there is no loss surface")
+    for variable in model.trainable_variables:
+        if variable.dtype != dtype:
+            raise LossAtlasError(
+                f"model: {variable.path!r} is {variable.dtype}, the run's dtype is {dtype}; build layers without a "
+                "dtype of their own"
+            )
+
+
+def _layout(model: keras.Model, own: dict) -> ParameterLayout:
+    slots, offset, names = [], 0, set()
+    for variable in model.trainable_variables:
+        name, shape, layer = short_name(variable, model), tuple(variable.shape), own[id(variable)][0]
+        if name in names:
+            raise LossAtlasError(f"model: two variables are called {name!r}; give their layers different names")
+        names.add(name)
+        found = kind(layer, variable, len(shape))
+        slots.append(ParameterSlot(name, shape, offset, found, filter_axis(layer, variable, found, shape)))
+        offset += math.prod(shape)
+    return ParameterLayout(tuple(slots))

@@ -1,0 +1,187 @@
+"""The mean loss of a Keras model over fixed samples, evaluated on the flat parameter vector."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from lossatlas.backends.tensorflow.batchnorm import BATCHNORM, batchnorms, reestimated, statistics
+from lossatlas.backends.tensorflow.build import Loss
+from lossatlas.backends.tensorflow.checks import probe, to_tensors
+from lossatlas.backends.tensorflow.graphs import Graphs
+from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, choose
+from lossatlas.backends.tensorflow.network import FlatNetwork, to_numpy
+from lossatlas.backends.tensorflow.products import Curvature
+from lossatlas.backends.tensorflow.restriction import Interpolated, Recomputed, Restriction
+from lossatlas.data import Split, Subset
+from lossatlas.errors import LossAtlasError
+
+
+class Evaluation(NamedTuple):
+    """How points of a subspace are evaluated, in a word and in words; ``error`` is that of a lower precision."""
+
+    strategy: str
+    told: str
+    error: float | None
+
+
+class KerasProblem:
+    """A ``Problem`` on TensorFlow; see there. Samples are cut into chunks once and stay on the device.
+
+    Args:
+        batch_size: samples per chunk; a last one that is smaller weighs less.
+        batchnorm: ``frozen``, BatchNorm normalises by the buffers that belong to theta, or ``batch``, by mean and
+            variance over the samples of each chunk: another loss, in which the chunks matter. Networks without
+            BatchNorm have one loss.
+
+    Raises:
+        LossAtlasError: the network does not accept the samples, or the loss does not accept its outputs.
+    """
+
+    def __init__(self, network: FlatNetwork, loss: Loss, split: Split, batch_size: int, batchnorm: str = "frozen"):
+        if batchnorm not in BATCHNORM:
+            raise LossAtlasError(f"batchnorm: {batchnorm!r} is not one of {', '.join(BATCHNORM)}")
+        self.network, self.loss, self.layout, self.samples = network, loss, network.layout, len(split)
+        inputs, targets = to_tensors(split, network)
+        self.classes = probe(network, loss, inputs, targets)
+        self.metric_names = ("loss", "accuracy") if self.classes else ("loss",)
+        self.batchnorm = batchnorm if batchnorms(network.model) else "frozen"
+        places = range(0, len(inputs), batch_size)
+        self.chunks = [(inputs[i : i + batch_size], targets[i : i + batch_size]) for i in places]
+        self._curvatures: dict[tuple, Curvature] = {}
+        self._inputs = inputs
+        self._sums, self._statistics = Graphs(self._measure), Graphs(self._reestimate)
+
+    def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return (loss,) or (loss, accuracy) at theta."""
+        return self.evaluate(self.network.vector(theta), self.network.vector(buffers))
+
+    def evaluate(self, theta: tf.Tensor, buffers: tf.Tensor) -> np.ndarray:
+        """Return the metrics at theta: each chunk's mean weighted by its size, summed in float64."""
+        total = np.zeros(len(self.metric_names))
+        for inputs, targets in self.chunks:
+            total += to_numpy(self._sums(theta, buffers, inputs, targets)) * len(inputs)
+        return total / self.samples
+
+    def restrict(
+        self,
+        center: np.ndarray,
+        directions: np.ndarray,
+        buffers: np.ndarray,
+        strategy: str = "graph",
+        precision: str = "full",
+        batchnorm: str = "frozen",
+        reference: "KerasProblem | None" = None,
+        moving: np.ndarray | None = None,
+    ) -> Restriction:
+        """Return the loss on center + span(directions), with everything on the device.
+
+        Args:
+            batchnorm: ``frozen``, the given buffers hold at every point; ``recompute``, each point has the statistics
+                of its own, estimated on the samples of ``reference`` (by default of this problem); or
+                ``interpolate``, buffers move with the coefficients along ``moving`` (k, buffer), variances clipped.
+
+        Raises:
+            LossAtlasError: there is no such strategy or precision; there is one of each.
+        """
+        place = self, center, directions, buffers
+        if batchnorm == "interpolate":
+            return Interpolated(*place, moving)
+        if batchnorm == "recompute" and batchnorms(self.network.model):
+            return Recomputed(*place, reference or self)
+        if batchnorm == "frozen" and (strategy not in ("auto", "graph") or precision != "full"):
+            raise LossAtlasError(
+                f"planes: strategy {strategy!r}, precision {precision!r}; TensorFlow evaluates points by strategy "
+                "'graph' in precision 'full'"
+            )
+        return Restriction(*place)
+
+    def choose_evaluation(
+        self,
+        center: np.ndarray,
+        directions: np.ndarray,
+        buffers: np.ndarray,
+        points: np.ndarray,
+        count: int,
+        strategy: str = "auto",
+        precision: str = "full",
+    ) -> Evaluation:
+        """Return how points are evaluated: by the one strategy that there is."""
+        self.restrict(center, directions, buffers, strategy, precision)
+        return Evaluation("graph", "graph", None)
+
+    def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the gradient of the mean loss at theta, shape (N,), float64."""
+        total = np.zeros(self.layout.size)
+        theta, buffers = self.network.vector(theta), self.network.vector(buffers)
+        for chunk in self.chunks:
+            gradient = self.chunk_gradient(theta, buffers, chunk)[1]
+            total += np.multiply(gradient, len(chunk[0]) / self.samples, dtype=np.float64)
+        return total
+
+    def chunk_gradient(self, theta: tf.Tensor, buffers: tf.Tensor, chunk: Piece) -> tuple[np.ndarray, np.ndarray]:
+        """Return loss and gradient of one chunk's mean."""
+        value, gradient = self.curvature().gradient(theta, buffers, *chunk)
+        return to_numpy(value), to_numpy(gradient)
+
+    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: object) -> KerasHessian:
+        """Return the Hessian at theta; ``choices`` are those of ``KerasHessian``."""
+        return KerasHessian(self, theta, buffers, **choices)
+
+    def curvature(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> Curvature:
+        """Return the matrix, whose traced graphs serve every theta."""
+        key = (operator, tuple(parameters))
+        if key not in self._curvatures:
+            chosen = self.layout.select(parameters)
+            self._curvatures[key] = Curvature(self.network, self.loss, operator, chosen, self.batchnorm)
+        return self._curvatures[key]
+
+    def choose_strategy(
+        self,
+        theta: np.ndarray,
+        buffers: np.ndarray,
+        width: int,
+        operator: str = "hessian",
+        parameters: tuple[str, ...] = ("*",),
+        memory_gb: float = 2.0,
+        strategy: str = "auto",
+    ) -> Choice:
+        """Return how products are to be computed; vectors come one by one, whatever the ``width``."""
+        theta, buffers = self.network.vector(theta), self.network.vector(buffers)
+        return choose(self, self.curvature(operator, parameters), theta, buffers, memory_gb, strategy)
+
+    def pieces(self, most: int | None = None) -> list[Piece]:
+        """Return the chunks, cut further into pieces of at most ``most`` samples."""
+        if most is None:
+            return self.chunks
+        pieces = []
+        for inputs, targets in self.chunks:
+            size = -(-len(inputs) // -(-len(inputs) // most))
+            pieces += [(inputs[i : i + size], targets[i : i + size]) for i in range(0, len(inputs), size)]
+        return pieces
+
+    def statistics(self, theta: tf.Tensor, buffers: tf.Tensor) -> tf.Tensor:
+        """Return the buffers with the statistics of BatchNorm at theta, from all samples at once."""
+        return self._statistics(theta, buffers, self._inputs)
+
+    def _reestimate(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+        return reestimated(self.network, self.network.parts(theta), buffers, inputs)
+
+    def _measure(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Return the metrics of one chunk, float64."""
+        with statistics(self.network.model, self.batchnorm):
+            outputs = self.network.outputs(self.network.parts(theta), buffers, inputs)
+        values = [tf.cast(self.loss(outputs, targets), tf.float64)]
+        if self.classes:
+            hits = tf.argmax(outputs, -1, output_type=targets.dtype) == targets
+            values.append(tf.reduce_mean(tf.cast(hits, tf.float64)))
+        return tf.stack(values)
+
+
+def problems(
+    network: FlatNetwork, loss: Loss, subsets: dict[str, Subset], batch_size: int, batchnorm: str = "frozen"
+) -> dict[str, KerasProblem]:
+    """Return one problem per evaluation subset; they share the network."""
+    return {
+        name: KerasProblem(network, loss, subset.samples, batch_size, batchnorm) for name, subset in subsets.items()
+    }
