@@ -33,9 +33,14 @@ def draw(path: Path, samples: int = 100, steps: int = 30) -> float:
     at = np.linspace(*(span + np.array([-0.05, 0.05]) * np.ptp(span)), 2000)
     with figures.style():
         figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-        axes.semilogy(at, ours.density(at).value, label="LossAtlas", linewidth=3, alpha=0.6)
+        density = ours.density(at).value
+        axes.semilogy(at, density, label="LossAtlas", linewidth=3, alpha=0.6)
         axes.semilogy(at, norm.pdf(at[:, None], theirs[0], sigma) @ theirs[1], "--", label="PyHessian", color="black")
-        axes.set(xlabel="eigenvalue", ylabel=f"density, kernel width {sigma:.3g}", ylim=(1e-9, None))
+        axes.set(
+            xlabel="eigenvalue",
+            ylabel=f"density, kernel width {sigma:.3g}",
+            ylim=(1e-7 * density.max(), 3 * density.max()),
+        )
         axes.set_title(f"ResNet-20, {samples} samples, one probe, {steps} Lanczos steps")
         axes.legend()
         path.parent.mkdir(parents=True, exist_ok=True)
