@@ -22,6 +22,7 @@ from tests.helpers import keras_models
 
 CROSS_ENTROPY = {"name": "cross-entropy"}
 rng = np.random.default_rng(7)
+backend.set_up("cpu", "float32", 1)  # before anything computes
 VECTORS = Split(rng.standard_normal((11, 6)), rng.integers(0, 3, 11))
 IMAGES = Split(rng.standard_normal((11, 3, 8, 8)), rng.integers(0, 3, 11))
 SMALL = Split(rng.standard_normal((11, 3, 4, 4)), rng.integers(0, 3, 11))
@@ -293,7 +294,7 @@ def test_bad_training_is_one_line(change, message):
 
 def fitted(folder, every=1, epochs=3, callbacks=(), **kwargs):
     """A model of the user's own that recorded its training."""
-    keras.config.set_floatx("float32")
+    backend.set_up("cpu", "float32", 1)
     keras.utils.set_random_seed(1)
     model = keras_models.smooth()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
