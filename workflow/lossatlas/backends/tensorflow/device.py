@@ -41,6 +41,7 @@ def set_up(device: str, dtype: str, threads: int, local_rank: int = 0) -> Device
     _set_threads(threads)
     limit_threads(threads)
     keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.experimental.enable_op_determinism()
     with nullcontext() if device == "cuda" else quiet():

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from lossatlas.backends.tensorflow.device import Device
 from lossatlas.backends.tensorflow.kinds import filter_axis, kind, owners, short_name
+from lossatlas.backends.tensorflow.moments import exact_moments
 from lossatlas.errors import LossAtlasError
 from lossatlas.layout import ParameterLayout, ParameterSlot
 from lossatlas.trajectory import Recording
@@ -91,7 +92,8 @@ class FlatNetwork:
         """Return outputs and state that is not trained."""
         given = dict(zip(map(id, self._buffers), cut(buffers, self._buffer_shapes), strict=True))
         others = [given.get(id(v), v.value) for v in self.model.non_trainable_variables]
-        return self.model.stateless_call(list(parts), others, inputs, training=False)
+        with exact_moments():
+            return self.model.stateless_call(list(parts), others, inputs, training=False)
 
     def variances(self) -> np.ndarray:
         """Return which of the flat buffers are running variances, as booleans."""

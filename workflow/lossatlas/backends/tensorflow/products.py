@@ -175,9 +175,13 @@ def _second_derivatives() -> Iterator[None]:
     """Say in one line which operation has no second derivative."""
     try:
         yield
-    except (LookupError, NotImplementedError, tf.errors.UnimplementedError, tf.errors.NotFoundError) as error:
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise _no_second_derivative(said) from error
+    except Exception as error:  # AutoGraph puts errors into others
+        said = next((line for line in str(error).splitlines() if "gradient registry has no entry" in line), None)
+        if said is None and isinstance(error, NotImplementedError | tf.errors.UnimplementedError):
+            said = str(error).splitlines()[0]
+        if said is None:
+            raise
+        raise _no_second_derivative(said.strip()) from error
 
 
 def _no_second_derivative(said: str) -> LossAtlasError:
