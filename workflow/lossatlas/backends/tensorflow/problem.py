@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from lossatlas.backends.tensorflow.batchnorm import BATCHNORM, batchnorms, reestimated, statistics
-from lossatlas.backends.tensorflow.build import Loss
+from lossatlas.backends.tensorflow.build import Loss, per_sample
 from lossatlas.backends.tensorflow.checks import probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, choose
@@ -44,7 +44,7 @@ class KerasProblem:
         self.network, self.loss, self.layout, self.samples = network, loss, network.layout, len(split)
         inputs, targets = to_tensors(split, network)
         self.classes = probe(network, loss, inputs, targets)
-        self.metric_names = ("loss", "accuracy") if self.classes else ("loss",)
+        self.metric_names = ("loss", *(["accuracy"] if self.classes else []), "loss_standard_error")
         self.batchnorm = batchnorm if batchnorms(network.model) else "frozen"
         places = range(0, len(inputs), batch_size)
         self.chunks = [(inputs[i : i + batch_size], targets[i : i + batch_size]) for i in places]
@@ -53,15 +53,18 @@ class KerasProblem:
         self._sums, self._statistics = Graphs(self._measure), Graphs(self._reestimate)
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
-        """Return (loss,) or (loss, accuracy) at theta."""
+        """Return the metrics at theta, in the order of ``metric_names``."""
         return self.evaluate(self.network.vector(theta), self.network.vector(buffers))
 
     def evaluate(self, theta: tf.Tensor, buffers: tf.Tensor) -> np.ndarray:
         """Return the metrics at theta: each chunk's mean weighted by its size, summed in float64."""
-        total = np.zeros(len(self.metric_names))
+        total = np.zeros(len(self.metric_names) + 1)
         for inputs, targets in self.chunks:
             total += to_numpy(self._sums(theta, buffers, inputs, targets)) * len(inputs)
-        return total / self.samples
+        *means, mean, mean_square = total / self.samples
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            variance = np.maximum(mean_square - np.square(mean), 0)
+            return np.array([*means, np.sqrt(variance / np.float64(self.samples - 1))])
 
     def restrict(
         self,
@@ -168,14 +171,18 @@ class KerasProblem:
         return reestimated(self.network, self.network.parts(theta), buffers, inputs)
 
     def _measure(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """Return the metrics of one chunk, float64."""
+        """Return the metrics of one chunk, float64.
+
+        In place of the loss's standard error there are mean and mean square of the losses of single samples.
+        """
         with statistics(self.network.model, self.batchnorm):
             outputs = self.network.outputs(self.network.parts(theta), buffers, inputs)
         values = [tf.cast(self.loss(outputs, targets), tf.float64)]
         if self.classes:
             hits = tf.argmax(outputs, -1, output_type=targets.dtype) == targets
             values.append(tf.reduce_mean(tf.cast(hits, tf.float64)))
-        return tf.stack(values)
+        each = tf.cast(per_sample(self.loss, outputs, targets), tf.float64)
+        return tf.stack([*values, tf.reduce_mean(each), tf.reduce_mean(tf.square(each))])
 
 
 def problems(
