@@ -15,6 +15,7 @@ from lossatlas.backends.tensorflow.products import Curvature
 from lossatlas.backends.tensorflow.restriction import Interpolated, Recomputed, Restriction
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem import with_standard_error
 
 
 class Evaluation(NamedTuple):
@@ -44,7 +45,7 @@ class KerasProblem:
         self.network, self.loss, self.layout, self.samples = network, loss, network.layout, len(split)
         inputs, targets = to_tensors(split, network)
         self.classes = probe(network, loss, inputs, targets)
-        self.metric_names = ("loss", "accuracy") if self.classes else ("loss",)
+        self.metric_names = ("loss", *(["accuracy"] if self.classes else []), "loss_standard_error")
         self.batchnorm = batchnorm if batchnorms(network.model) else "frozen"
         places = range(0, len(inputs), batch_size)
         self.chunks = [(inputs[i : i + batch_size], targets[i : i + batch_size]) for i in places]
@@ -53,15 +54,15 @@ class KerasProblem:
         self._sums, self._statistics = Graphs(self._measure), Graphs(self._reestimate)
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
-        """Return (loss,) or (loss, accuracy) at theta."""
+        """Return the metrics at theta, in the order of ``metric_names``."""
         return self.evaluate(self.network.vector(theta), self.network.vector(buffers))
 
     def evaluate(self, theta: tf.Tensor, buffers: tf.Tensor) -> np.ndarray:
         """Return the metrics at theta: each chunk's mean weighted by its size, summed in float64."""
-        total = np.zeros(len(self.metric_names))
+        total = np.zeros(len(self.metric_names) + 1)
         for inputs, targets in self.chunks:
             total += to_numpy(self._sums(theta, buffers, inputs, targets)) * len(inputs)
-        return total / self.samples
+        return with_standard_error(total / self.samples, self.samples)
 
     def restrict(
         self,
@@ -168,14 +169,16 @@ class KerasProblem:
         return reestimated(self.network, self.network.parts(theta), buffers, inputs)
 
     def _measure(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """Return the metrics of one chunk, float64."""
+        """Return the metrics of one chunk, in place of the standard error mean and mean square, float64."""
         with statistics(self.network.model, self.batchnorm):
             outputs = self.network.outputs(self.network.parts(theta), buffers, inputs)
         values = [tf.cast(self.loss(outputs, targets), tf.float64)]
         if self.classes:
             hits = tf.argmax(outputs, -1, output_type=targets.dtype) == targets
             values.append(tf.reduce_mean(tf.cast(hits, tf.float64)))
-        return tf.stack(values)
+        each = tf.vectorized_map(lambda pair: self.loss(pair[0][None], pair[1][None]), (outputs, targets))
+        each = tf.cast(each, tf.float64)
+        return tf.stack([*values, tf.reduce_mean(each), tf.reduce_mean(tf.square(each))])
 
 
 def problems(
