@@ -52,6 +52,18 @@ class Choice(Protocol):
     peak: int
 
 
+def with_standard_error(means: np.ndarray, samples: int) -> np.ndarray:
+    """Return metrics (..., metric) with sd / sqrt(n) of the losses of n samples in place of the last two columns.
+
+    Args:
+        means: metrics, the last two of which are mean and mean square of the losses of single samples.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):  # what overflows becomes NaN, as for a single sample
+        variance = np.maximum(means[..., -1] - np.square(means[..., -2]), 0)
+        error = np.sqrt(variance / np.float64(samples - 1))
+    return np.concatenate([means[..., :-2], error[..., None]], axis=-1)
+
+
 def batchnorm_note(spec: dict, frozen: str) -> str:
     """Return what BatchNorm normalises by, for a store; ``frozen`` says whose running statistics, where it is those.
 

@@ -68,11 +68,6 @@ def cross_entropy(outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, outputs))
 
 
-def per_sample(loss: Loss, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    """Return the loss of each sample, shape (sample,)."""
-    return tf.vectorized_map(lambda pair: loss(pair[0][None], pair[1][None]), (outputs, targets))
-
-
 def _mean(own: Callable, who: str) -> Loss:
     keras_loss = isinstance(own, keras.losses.Loss)  # those take the targets first
 

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from lossatlas.backends.tensorflow.batchnorm import BATCHNORM, batchnorms, reestimated, statistics
-from lossatlas.backends.tensorflow.build import Loss, per_sample
+from lossatlas.backends.tensorflow.build import Loss
 from lossatlas.backends.tensorflow.checks import probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, choose
@@ -15,6 +15,7 @@ from lossatlas.backends.tensorflow.products import Curvature
 from lossatlas.backends.tensorflow.restriction import Interpolated, Recomputed, Restriction
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem import with_standard_error
 
 
 class Evaluation(NamedTuple):
@@ -61,10 +62,7 @@ class KerasProblem:
         total = np.zeros(len(self.metric_names) + 1)
         for inputs, targets in self.chunks:
             total += to_numpy(self._sums(theta, buffers, inputs, targets)) * len(inputs)
-        *means, mean, mean_square = total / self.samples
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            variance = np.maximum(mean_square - np.square(mean), 0)
-            return np.array([*means, np.sqrt(variance / np.float64(self.samples - 1))])
+        return with_standard_error(total / self.samples, self.samples)
 
     def restrict(
         self,
@@ -171,17 +169,15 @@ class KerasProblem:
         return reestimated(self.network, self.network.parts(theta), buffers, inputs)
 
     def _measure(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """Return the metrics of one chunk, float64.
-
-        In place of the loss's standard error there are mean and mean square of the losses of single samples.
-        """
+        """Return the metrics of one chunk, in place of the standard error mean and mean square, float64."""
         with statistics(self.network.model, self.batchnorm):
             outputs = self.network.outputs(self.network.parts(theta), buffers, inputs)
         values = [tf.cast(self.loss(outputs, targets), tf.float64)]
         if self.classes:
             hits = tf.argmax(outputs, -1, output_type=targets.dtype) == targets
             values.append(tf.reduce_mean(tf.cast(hits, tf.float64)))
-        each = tf.cast(per_sample(self.loss, outputs, targets), tf.float64)
+        each = tf.vectorized_map(lambda pair: self.loss(pair[0][None], pair[1][None]), (outputs, targets))
+        each = tf.cast(each, tf.float64)
         return tf.stack([*values, tf.reduce_mean(each), tf.reduce_mean(tf.square(each))])
 
 

@@ -20,6 +20,7 @@ from lossatlas.backends.torch.restriction import Eager, Interpolated, Recomputed
 from lossatlas.backends.torch.strategies import Choice, choose
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem import with_standard_error
 
 
 class TorchProblem:
@@ -223,12 +224,7 @@ class TorchProblem:
     def means(self, sums: Tensor) -> np.ndarray:
         """Return the metrics of all samples from ``sums`` added up over the chunks; one copy to the host."""
         means = (sums / self.samples).cpu().numpy()
-        if self.each is not None:
-            with np.errstate(invalid="ignore", over="ignore"):  # what overflows becomes NaN, as for a single sample
-                variance = np.maximum(means[..., -1] - np.square(means[..., -2]), 0)
-                means[..., -2] = np.sqrt(variance / np.float64(self.samples - 1))
-            means = means[..., :-1]
-        return means
+        return means if self.each is None else with_standard_error(means, self.samples)
 
     @cached_property
     def padded(self) -> list[tuple[Tensor, Tensor]]:
