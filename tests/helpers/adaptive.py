@@ -25,7 +25,7 @@ def cliff(u, v):
 SURFACES = {
     "bowl": lambda u, v: 0.3 + u**2 + 3 * v**2,
     "saddle": lambda u, v: 6 + u**2 - v**2 + 0.3 * u * v,
-    "banana": lambda u, v: 0.05 + 0.1 * (1 - u) ** 2 + 2 * (v - u**2 / 2 + 0.5) ** 2,
+    "banana": lambda u, v: 0.15 + 0.1 * (1 - u) ** 2 + 2 * (v - u**2 / 2 + 0.5) ** 2,
     "cliff": cliff,
 }
 """Losses of the first two parameters, over [-2, 2] x [-1.5, 1.5]."""

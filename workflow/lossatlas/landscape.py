@@ -313,7 +313,8 @@ def plan_round(store: Store, label: str) -> bool:
     told = f"error <= {max(found.errors):.2g} of the range" if number else "error not known yet"
     print(f"{label}: round {number + 1}, {len(found.numbers)} of {found.points} points, {told}", flush=True)
     known = found.shape, found.numbers, found.losses, found.scales
-    good = number and max(found.errors) <= spec["tolerance"] and refinement.unclear(*known) <= refinement.BORDER
+    checked = len(found.rounds) == refinement.CHECKS
+    good = checked and max(found.errors) <= spec["tolerance"] and refinement.unclear(*known) <= refinement.BORDER
     if good or len(found.numbers) == found.points:
         return False
     points = refinement.next_round(*known, store[units.ARRAY].chunks[0])
@@ -341,7 +342,8 @@ class Evaluated:
         rows = units.results(store, len(order))[done].reshape(len(numbers), splits, len(self.names))
         rows, on_grid = rows.transpose(1, 2, 0), numbers < self.points
         self.numbers, self.values = numbers[on_grid], rows[:, :, on_grid]
-        self.last = int((rounds[on_grid] == rounds[-1]).sum()) if len(rounds) and rounds[-1] else 0
+        sizes = np.bincount(rounds[on_grid])[:0:-1]  # the last one first, without the first lattice
+        self.rounds = sizes[: refinement.CHECKS].tolist()
         self.iterations = store["iteration"].shape[0]
         path = np.full((splits, len(self.names), store[units.ARRAY].shape[0] - self.points), np.nan)
         path[:, :, numbers[~on_grid] - self.points] = rows[:, :, ~on_grid]
@@ -361,11 +363,11 @@ class Evaluated:
 
     @cached_property
     def checks(self) -> list[tuple[float, str]]:
-        """The largest error of each split's losses as a share of the range, by the last round, and the kernel."""
-        if len(self.numbers) == self.points or not self.last:
+        """The largest error of each split's losses as a share of the range, by the last rounds, and the kernel."""
+        if len(self.numbers) == self.points or not self.rounds:
             return [(0.0, refinement.KERNELS[0])] * len(self.losses)
         pairs = zip(self.losses, self.scales, strict=True)
-        found = [refinement.check(self.shape, self.numbers, *pair, self.last) for pair in pairs]
+        found = [refinement.check(self.shape, self.numbers, *pair, self.rounds) for pair in pairs]
         return [(refinement.SAFETY * missed, kernel) for missed, kernel in found]
 
     @property
