@@ -42,14 +42,15 @@ def _stores(spec: dict, runs: dict):
     yield "trajectory", sum(array.nchunks for array in arrays) + len(arrays) + 1, sum(whole)
     size, rows = recording.layout.size, len(recording.iterations)
     for name, count in spec["directions"].items():
-        yield f"directions/{name}", 2 * count * -(-size // CHUNK_COLUMNS) + 19, 2 * 8 * count * size
-    columns = 4 * len(spec["splits"]) + 1
+        walk = 14 if name in spec["pca"] else 0  # files of the random walk beside principal components
+        yield f"directions/{name}", 2 * count * -(-size // CHUNK_COLUMNS) + 19 + walk, 2 * 8 * count * size
+    columns = 6 * len(spec["splits"]) + 1
     for name, plane in spec["planes"].items():
         shown = plane.get("paths", []) if plane["paths_losses"] else []
         others = sum(len(record(runs[other]).iterations) for other in shown)
         points = plane["points"][0] * plane["points"][1] + 2 * (rows + others)
         per_chunk = landscape.points_per_chunk(plane, points)
-        yield f"landscape/{name}", -(-points // per_chunk) + 38, 8 * points * columns
+        yield f"landscape/{name}", -(-points // per_chunk) + 43, 8 * points * columns
         if "curvature" in plane:
             points = math.prod(plane["curvature"]["points"])
             arrays, per_chunk = len(curvature.COLUMNS), curvature.points_per_chunk(points)
@@ -57,7 +58,7 @@ def _stores(spec: dict, runs: dict):
     for name, curve in spec["curves"].items():
         count = sum(spec["directions"][axis] if "/" not in axis else 1 for axis in curve["axes"]) or 1
         points, splits = count * (curve["points"] + 2), len(spec["splits"])
-        arrays = len(curves.FEATURES) + 8
+        arrays = len(curves.FEATURES) + 9
         yield (
             f"curves/{name}",
             -(-points // landscape.points_per_chunk(curve, points)) + 2 * arrays + 3,

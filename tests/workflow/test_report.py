@@ -45,7 +45,7 @@ def decode(source: str, folder) -> tuple[str, object]:
 
 def test_the_report_holds_pictures_and_videos_and_fetches_nothing(undisturbed, tmp_path):
     page = Page((undisturbed / "results/tiny/report.html").read_text())
-    assert [tag for tag, _ in page.sources] == (["video"] + ["img"] * 3) * 3 + ["img"] + ["img"] * 7
+    assert [tag for tag, _ in page.sources] == (["video"] + ["img"] * 3) * 3 + ["img"] + ["img"] * 8
     assert all(link.startswith("#") and link[1:] in page.anchors for link in page.links)
     planes = ["eigen", "pca", "random"]  # the order of the config that the test wrote
     for tag, source in page.sources:

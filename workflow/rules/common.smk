@@ -432,6 +432,7 @@ def planned_stores(run):
         **PROBLEMS[run],
         **how,
         "directions": counts,
+        "pca": [name for name, directions in settings["directions"].items() if directions["kind"] == "pca"],
         "planes": settings["planes"],
         "curves": {name: {**c, "axes": config_module.axes_of(c)} for name, c in settings["curves"].items()},
         "spectra": settings.get("spectra"),
