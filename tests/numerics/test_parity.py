@@ -30,6 +30,10 @@ def pair(name, dtype):
     data = load_dataset({"name": "fashion-mnist-mini"}).train
     module = torch_backend.build_module(NETWORKS[name], 0)
     module.train()(torch.as_tensor(data.inputs[:64]))
+    with torch.no_grad():
+        # ResNet-20 begins with logits of 60: so little is left of p (1 - p) in float32 that Gauss-Newton products are
+        # off by 4e-5 in PyTorch and by 3.3e-4 in Keras.
+        [*module.modules()][-1].weight.mul_(0.05)
     ours = torch_backend.FlatNetwork(module, torch_backend.Device(torch.device("cpu"), getattr(torch, dtype)))
     device = keras_backend.set_up("cpu", dtype, 1)
     theirs = keras_backend.FlatNetwork(keras_backend.build_module(NETWORKS[name], 1), device)
@@ -68,9 +72,6 @@ def test_oracle_15_loss_accuracy_and_gradient(name, dtype):
 def test_oracle_15_products(name, dtype, operator):
     both, (ours, theirs) = pair(name, dtype), directions(pair(name, dtype), 2)
     problems, tolerance = both.problems, both.tolerance
-    if (name, dtype, operator) == ("resnet20", "float32", "ggn"):
-        # Measured against float64: PyTorch is off by 4e-5 and Keras by 3.3e-4 here, and both by 7e-7 in the Hessian.
-        tolerance = 1e-3
     expected = problems[0].linearize(*both.at[0], operator=operator, strategy="rebuild").matmat(ours)
     for strategy in ("nested", "forward") if dtype == "float64" else ("nested",):
         found = problems[1].linearize(*both.at[1], operator=operator, strategy=strategy).matmat(theirs)
