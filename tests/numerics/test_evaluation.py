@@ -52,6 +52,23 @@ class Moody(nn.Module):
         return self.layer(x) if self.layer.weight.sum() > 0 else -self.layer(x)
 
 
+class Branches(nn.Module):
+    """Sums of convolutions with others, with themselves and with numbers, read once or twice, before a ReLU or not."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3 if k == 0 else 4, 4, 3, padding=1) for k in range(6))
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        first, *others = self.layers
+        start = torch.relu(first(x))
+        one, two, three, four, five = (layer(start) for layer in others)
+        summed = torch.relu(one + two) + three
+        again = torch.relu(four + four) + (five + 1.0) * torch.relu(five) + start[:, :1]
+        return self.head((summed + again).mean((2, 3)))
+
+
 def small_cnn():
     """Pools of odd images, a pool with overlap, BatchNorm after a convolution with bias, a dense layer and a pool."""
     return nn.Sequential(
@@ -66,6 +83,7 @@ NETWORKS = {
     "mlp": lambda: zoo.builder("mlp")(),
     "resnet20": lambda: zoo.builder("resnet20")(),
     "cnn": small_cnn,
+    "branches": Branches,
     "tied": Tied,
     "twice": Twice,
     "linear": lambda: nn.Linear(12, 10),
@@ -91,6 +109,13 @@ def setting(name, device=FLOAT32, batch=10, scale=0.1):
     buffers = np.abs(buffers + 0.3 * rng.standard_normal(buffers.size))
     directions = scale * rng.standard_normal((2, theta.size)) * (np.abs(theta) + 0.1)
     return TorchProblem(network, CROSS_ENTROPY, samples(name), batch), (theta, directions, buffers)
+
+
+@pytest.fixture(autouse=True)
+def several_pieces(monkeypatch):
+    """These few samples go in pieces of a chunk each, whose losses are computed in groups of two."""
+    monkeypatch.setattr(restriction, "PIECE_BYTES", 0)
+    monkeypatch.setattr(restriction, "OUTPUT_NUMBERS", 200)
 
 
 @pytest.mark.parametrize("strategy", ["folded", "first-layer"])
@@ -129,6 +154,35 @@ def test_what_is_saved_at_each_point():
     assert not problem.restrict(*at, "folded").stages.has_affine
 
 
+def test_convolutions_add_and_rectify_by_themselves():
+    """Sums and ReLUs of ResNet-20 vanish in its 19 convolutions, in float32; sums of other shapes stay what they are."""
+    problem, at = setting("resnet20")
+    left = operations(problem.restrict(*at, "folded").stages.rest)
+    assert sum("_convolution_pointwise.binary" in target for target in left) == 9
+    assert sum("_convolution_pointwise.default" in target for target in left) == 10
+    assert not any("relu" in target or "add." in target for target in left)
+    problem, at = setting("branches")
+    left = operations(problem.restrict(*at, "folded").stages.rest)
+    assert sum("_convolution_pointwise.binary" in target for target in left) == 2, "one + two, and what adds three"
+    assert sum("_convolution_pointwise.default" in target for target in left) == 1, "the first"
+    double, at = setting("resnet20", FLOAT64)
+    assert not any("pointwise" in target for target in operations(double.restrict(*at, "folded").stages.rest))
+
+
+def test_pieces_that_fill_the_caches_agree(monkeypatch):
+    for name in ("lenet", "tied"):
+        problem, at = setting(name)
+        small = problem.restrict(*at, "first-layer")
+        found = small.metrics(POINTS)
+        assert [len(targets) for _, targets in small.pieces] == [8, 8, 7]
+        with monkeypatch.context() as patch:
+            patch.setattr(restriction, "PIECE_BYTES", 2**24)
+            patch.setattr(restriction, "OUTPUT_NUMBERS", 2**16)
+            large = problem.restrict(*at, "first-layer")
+            assert [len(targets) for _, targets in large.pieces] == [23]
+            assert np.allclose(large.metrics(POINTS), found, rtol=1e-6)
+
+
 @pytest.mark.parametrize("strategy", ["eager", "folded", "first-layer"])
 @pytest.mark.parametrize("name", ["lenet", "resnet20", "tied"])
 def test_oracle_14_a_point_does_not_depend_on_the_others(name, strategy, monkeypatch):
@@ -143,7 +197,7 @@ def test_oracle_14_a_point_does_not_depend_on_the_others(name, strategy, monkeyp
 
 def test_caches_stay_within_their_bytes(monkeypatch):
     problem, at = setting("lenet")
-    chunk = 3 * 10 * 6 * 28 * 28 * 4
+    chunk = 3 * 8 * 6 * 28 * 28 * 4
     monkeypatch.setattr(restriction, "CACHE_BYTES", int(2.5 * chunk))
     made = problem.restrict(*at, "first-layer")
     made.metrics(POINTS)

@@ -16,15 +16,14 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(after)
-        self.stride, self.shortcut = stride, shortcut
-        new = after - before
-        self.pad = (new // 2, new - new // 2)
+        self.stride, self.shortcut, new = stride, shortcut, after - before
+        self.pad = (0, 0, 0, 0, new // 2, new - new // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
         if self.shortcut:
             same = x[:, :, :: self.stride, :: self.stride]
-            out = out + functional.pad(same, (0, 0, 0, 0, *self.pad))
+            out = out + (functional.pad(same, self.pad) if any(self.pad) else same)  # no pad, no copy
         return functional.relu(out)
 
 

@@ -112,7 +112,7 @@ def _seconds(way: Eager | Staged, points: np.ndarray) -> float:
     if isinstance(way, Eager):
         return _time(lambda: way.on_piece(0, points), len(points)) * chunks
     weights = way.weights(points)
-    each = _time(lambda: way.on_piece(0, points, weights), len(points)) * chunks
+    each = _time(lambda: way.on_pieces([0], points, weights), len(points)) * chunks
     each += _time(lambda: way.weights(points), len(points))
     if way.share_kept < 1:
         each += (1 - way.share_kept) * _time(lambda: way.make(0), len(points)) * chunks

@@ -45,6 +45,7 @@ class TorchProblem:
         inputs, targets = to_tensors(split, network)
         if loss is functional.cross_entropy and not targets.is_floating_point() and int(targets.min()) < 0:
             raise LossAtlasError(f"loss: cross-entropy of the class {int(targets.min())}; classes count from 0")
+        self._all = inputs, targets
         self.chunks = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
         self.class_axis, self.each = probe(network, loss, inputs, targets)
         names = {"loss": True, "accuracy": self.class_axis is not None, "loss_standard_error": self.each is not None}
@@ -74,10 +75,11 @@ class TorchProblem:
         whole = len(self.chunks[0][0])
         if self.network.theta.device.type != "cpu" or self.batchnorm == "batch":
             return whole
-        return max(1, min(whole, PIECE_BYTES // (count * self._activation)))
+        return max(1, min(whole, PIECE_BYTES // (count * self.largest_activation)))
 
     @cached_property
-    def _activation(self) -> int:
+    def largest_activation(self) -> int:
+        """Bytes per sample of the largest tensor that goes into or comes out of any layer."""
         return largest_activation(self.network, self.chunks[0][0][:2])
 
     @cached_property
@@ -226,18 +228,19 @@ class TorchProblem:
         means = (sums / self.samples).cpu().numpy()
         return means if self.each is None else with_standard_error(means, self.samples)
 
-    @cached_property
-    def padded(self) -> list[tuple[Tensor, Tensor]]:
-        """The chunks with inputs of one size: the last ones are filled up with samples from the beginning."""
-        size = len(self.chunks[0][0])
-        filled = []
-        for inputs, targets in self.chunks:
-            if len(inputs) < size:
-                whole = torch.empty_like(self.chunks[0][0])
-                whole[: len(inputs)], whole[len(inputs) :] = inputs, self.chunks[0][0][: size - len(inputs)]
-                inputs = whole
-            filled.append((inputs, targets))
-        return filled
+    def cut(self, most: int) -> list[tuple[Tensor, Tensor]]:
+        """Return all samples in pieces of one size, up to ``most`` or the chunks' size, whichever is more.
+
+        The last piece has fewer targets; its inputs are filled up with samples from the beginning.
+        """
+        pieces = -(-self.samples // max(most, len(self.chunks[0][0])))
+        size = -(-self.samples // pieces)
+        *whole, (inputs, targets) = zip(*(part.split(size) for part in self._all), strict=True)
+        if whole:
+            last, rest = torch.empty_like(whole[0][0]), size - len(inputs)
+            last[: len(inputs)], last[len(inputs) :] = inputs, self._all[0][:rest]
+            inputs = last
+        return [*whole, (inputs, targets)]
 
 
 def to_tensors(split: Split, network: FlatNetwork) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lossatlas.backends.torch import stages
+from lossatlas.backends.torch.fusion import can_fuse
 from lossatlas.backends.torch.memory import held
 from lossatlas.errors import LossAtlasError
 
@@ -26,6 +27,15 @@ CACHE_BYTES = 2**30
 
 POINT_BYTES = 2**28
 """Bytes of parameters of the points that go through the samples together."""
+
+PIECE_BYTES = 2**24
+"""Bytes of the largest activation, at the center and along all directions, of samples that are evaluated together.
+
+What is cached of the samples is read for every point: it should lie in the processor's last cache.
+"""
+
+OUTPUT_NUMBERS = 2**16
+"""Outputs of a point whose losses are computed together: a few chunks' worth, for chunks are often tiny there."""
 
 ALIGNED = 16
 """Every point's parameters begin at a multiple of so many numbers: results may depend on where they lie in memory."""
@@ -120,9 +130,11 @@ class Staged:
         self.eager = Eager(problem, center, directions, buffers)
         self.problem, self.precision = problem, precision
         self.buffers = problem.network.vector(buffers)
-        self.pieces = problem.padded
+        self.pieces = problem.cut(PIECE_BYTES // ((1 + len(directions)) * problem.largest_activation))
         cached = strategy in ("first-layer", "compiled")
-        self.stages = _stages(problem.network, self.pieces[0][0], cached)
+        lowered = torch.bfloat16 if precision == "bfloat16" else problem.network.theta.dtype
+        fused = strategy != "compiled" and can_fuse(problem.network.theta.device, lowered)
+        self.stages = _stages(problem.network, self.pieces[0][0], cached, fused)
         self.strategy = "first-layer" if self.stages.has_affine else "folded"
         self._kept: dict[int, tuple] = {}
         self._room = CACHE_BYTES
@@ -130,9 +142,11 @@ class Staged:
         if strategy == "compiled":
             check_compiler()
             whole = stages.with_sums(self.stages, len(directions))
-            self._run = partial(self._compiled, torch.compile(whole, dynamic=False))
+            # Every call has the shapes of the first one: what guards would check for each chunk is known.
+            unguarded = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+            self._run = partial(self._compiled, torch.compile(whole, dynamic=False, options=unguarded))
             self.strategy = strategy
-            self.on_piece(0, np.zeros((1, len(directions))))  # compiles
+            self.on_pieces([0], np.zeros((1, len(directions))))  # compiles
 
     @property
     def share_kept(self) -> float:
@@ -153,19 +167,22 @@ class Staged:
 
     def _block(self, points: np.ndarray) -> np.ndarray:
         weights = self.weights(points)
-        totals = sum(self.on_piece(number, points, weights) for number in range(len(self.pieces)))
-        return self.problem.means(totals)
+        numbers = list(range(len(self.pieces)))
+        together = max(1, OUTPUT_NUMBERS // self.stages.size)
+        groups = [numbers[i : i + together] for i in range(0, len(numbers), together)]
+        return self.problem.means(sum(self.on_pieces(group, points, weights) for group in groups))
 
     @torch.inference_mode()
-    def on_piece(self, number: int, points: np.ndarray, weights: list[tuple] | None = None) -> Tensor:
-        """Return what ``problem.sums`` makes of one chunk, a row for each point."""
-        targets = self.pieces[number][1]
-        samples, parts = self._of_samples(number)
-        rows = []
-        for point, weight in zip(points, weights or self.weights(points), strict=True):
-            outputs = self._run(weight, samples, parts, point)[: len(targets)]
-            rows.append(self.problem.sums(outputs.to(self.eager.center.dtype), targets))
-        return torch.stack(rows)
+    def on_pieces(self, numbers: list[int], points: np.ndarray, weights: list[tuple] | None = None) -> Tensor:
+        """Return what ``problem.sums`` makes of some chunks together, a row for each point."""
+        outputs, weights = [[] for _ in points], weights or self.weights(points)
+        for number in numbers:
+            count = len(self.pieces[number][1])
+            samples, parts = self._of_samples(number)
+            for found, point, weight in zip(outputs, points, weights, strict=True):
+                found.append(self._run(weight, samples, parts, point)[:count].to(self.eager.center.dtype))
+        targets = torch.cat([self.pieces[number][1] for number in numbers])
+        return torch.stack([self.problem.sums(torch.cat(found), targets) for found in outputs])
 
     @torch.inference_mode()
     def weights(self, points: np.ndarray) -> list[tuple]:
@@ -227,13 +244,13 @@ class Staged:
         return tuple(t.bfloat16() if t.is_floating_point() else t for t in tensors)
 
 
-def _stages(network, inputs: Tensor, cached: bool) -> stages.Stages:
+def _stages(network, inputs: Tensor, cached: bool, fused: bool) -> stages.Stages:
     """Return the network's stages for inputs of this shape, traced once."""
-    key = (tuple(inputs.shape), inputs.stride(), cached)
+    key = (tuple(inputs.shape), inputs.stride(), cached, fused)
     if key not in network.stages:
         if key[:2] not in network.stages:
             network.stages[key[:2]] = stages.trace(network, inputs)
-        network.stages[key] = stages.stages(network.stages[key[:2]], cached, inputs.device.type == "cpu")
+        network.stages[key] = stages.stages(network.stages[key[:2]], cached, inputs.device.type == "cpu", fused)
     return network.stages[key]
 
 
@@ -266,7 +283,7 @@ def restrict(
     for name in STRATEGIES[STRATEGIES.index(strategy) : 0 : -1]:
         try:
             made = Staged(*at, name, precision)
-            made.on_piece(0, np.zeros((1, len(directions))))
+            made.on_pieces([0], np.zeros((1, len(directions))))
             break
         except Exception as error:  # whatever a network of the user's does while it is traced
             reasons.append((str(error).strip() or type(error).__name__).split("\n")[0])

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from lossatlas.backends.torch.fusion import fuse
 from lossatlas.backends.torch.graphs import part
 from lossatlas.backends.torch.network import FlatNetwork
 
@@ -52,6 +53,7 @@ class Stages(NamedTuple):
     affine: fx.GraphModule
     rest: fx.GraphModule
     has_affine: bool
+    size: int
 
 
 def trace(network: FlatNetwork, inputs: Tensor) -> fx.GraphModule:
@@ -83,12 +85,13 @@ def trace(network: FlatNetwork, inputs: Tensor) -> fx.GraphModule:
     return joint
 
 
-def stages(joint: fx.GraphModule, cached: bool, slices: bool) -> Stages:
+def stages(joint: fx.GraphModule, cached: bool, slices: bool, fused: bool) -> Stages:
     """Return the graph of ``trace``, rewritten, in stages.
 
     Args:
         cached: whether there is to be an affine stage.
         slices: whether max-pooling becomes maxima of slices, which pays on a CPU.
+        fused: whether convolutions also add and rectify, see ``fusion``; a compiler does that by itself.
     """
     joint, _ = part(joint, _given(joint.graph), set(joint.graph.nodes), _outputs(joint))  # a copy
     graph = joint.graph  # without dead code, such as places of maxima that nobody asks for
@@ -96,6 +99,8 @@ def stages(joint: fx.GraphModule, cached: bool, slices: bool) -> Stages:
     _fold(graph, affine)
     if slices:
         _slice_pools(graph, affine)
+    if fused:
+        fuse(graph, affine)
     graph.eliminate_dead_code()
     return _divide(joint, _affine(graph) if cached else set())
 
@@ -153,7 +158,8 @@ def _divide(joint: fx.GraphModule, affine: set[fx.Node]) -> Stages:
     last, _ = part(joint, [node for nodes in ends.values() for node in nodes], rest, output.args[0])
     _reuse(last.graph)
     last.recompile()
-    return Stages(**parts, rest=last, has_affine=bool(ends["affine"]))
+    size = output.args[0].meta["tensor_meta"].shape.numel()
+    return Stages(**parts, rest=last, has_affine=bool(ends["affine"]), size=size)
 
 
 def _reuse(graph: fx.Graph) -> None:
