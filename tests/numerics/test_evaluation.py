@@ -155,7 +155,7 @@ def test_what_is_saved_at_each_point():
 
 
 def test_convolutions_add_and_rectify_by_themselves():
-    """Sums and ReLUs of ResNet-20 vanish in its 19 convolutions, in float32; sums of other shapes stay what they are."""
+    """Sums and ReLUs of ResNet-20 vanish in its 19 convolutions, in float32; sums of other shapes stay."""
     problem, at = setting("resnet20")
     left = operations(problem.restrict(*at, "folded").stages.rest)
     assert sum("_convolution_pointwise.binary" in target for target in left) == 9
