@@ -9,6 +9,7 @@ from lossatlas import cli
 from lossatlas.render import figures, spectrum, tracking
 from lossatlas.render.curvature import curvature_figure
 from lossatlas.render.curves import curves_figure
+from lossatlas.render.metrics import metrics_figure
 from lossatlas.render.null import null_figure
 from lossatlas.store import open_dataset
 
@@ -22,7 +23,7 @@ def main(args, _world) -> None:
 def drawing(args) -> Callable[[argparse.Namespace], dict]:
     """Choose what to draw by the stores that are given."""
     if args.landscape:
-        return of_curvature if args.curvature else of_plane
+        return of_curvature if args.curvature else of_metrics if args.metrics else of_plane
     if args.pca:
         return of_pca
     if args.curves:
@@ -40,6 +41,11 @@ def of_plane(args) -> dict:
         "surface": figures.surface_figure(landscape, args.choices, args.title),
         "loss": figures.curve_figure(landscape, trajectory, args.title),
     }
+
+
+def of_metrics(args) -> dict:
+    """Draw accuracy and the user's own metrics on the plane."""
+    return {"metrics": metrics_figure(open_dataset(args.landscape), args.metrics, args.title)}
 
 
 def of_curvature(args) -> dict:
@@ -88,7 +94,7 @@ def of_pca(args) -> dict:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     drawn = parser.add_mutually_exclusive_group(required=True)
-    drawn.add_argument("--landscape", type=Path, help="a plane; needs --trajectory or --curvature")
+    drawn.add_argument("--landscape", type=Path, help="a plane; needs --trajectory, --metrics or --curvature")
     drawn.add_argument("--curves", type=Path, help="the loss on straight lines")
     drawn.add_argument("--spectra", type=Path)
     drawn.add_argument("--line", type=Path, help="spectra on a line between two checkpoints")
@@ -96,6 +102,7 @@ if __name__ == "__main__":
     drawn.add_argument("--pca", type=Path, help="principal components of the path, to compare with a random walk")
     parser.add_argument("--variants", type=Path, nargs="+", help="spectra of other matrices to compare with --spectra")
     parser.add_argument("--curvature", type=Path, help="extreme eigenvalues on the plane of --landscape")
+    parser.add_argument("--metrics", nargs="+", help="the user's own metrics, to draw on the plane of --landscape")
     parser.add_argument("--trajectory", type=Path)
     parser.add_argument("--choices", type=json.loads, required=True, help="the config's `figures`, as JSON")
     parser.add_argument("--view", type=json.loads, default={}, help="what --curves shows, as JSON: x, loss")

@@ -11,7 +11,7 @@ from lossatlas import cli
 from lossatlas.render import report
 from lossatlas.store import open_dataset
 
-KINDS = ("contour", "surface", "loss")
+KINDS, METRIC_KINDS = ("contour", "surface", "loss"), ("metrics",)
 LINE_KINDS, CURVATURE_KINDS, CURVE_KINDS, NULL_KINDS = ("between",), ("curvature",), ("curve",), ("null",)
 
 
@@ -22,6 +22,8 @@ def main(args, _world) -> None:
         return [directory / "figures" / f"{stem}_{kind}.png" for kind in kinds]
 
     figures = {plane: pictures(plane, KINDS) for plane in planes} | {"spectra": pictures("spectra", args.spectra)}
+    for plane in planes if args.metrics else []:
+        figures[plane] += pictures(plane, METRIC_KINDS)
     for plane in args.curvature:
         figures[plane] += pictures(plane, CURVATURE_KINDS)
     figures |= {f"spectra_between/{line}": pictures(line, LINE_KINDS) for line in args.lines}
@@ -78,6 +80,7 @@ if __name__ == "__main__":
     parser.add_argument("--curves", nargs="*", default=[], help="curves, the loss on straight lines")
     parser.add_argument("--lines", nargs="*", default=[], help="lines with spectra between two checkpoints")
     parser.add_argument("--curvature", nargs="*", default=[], help="planes with extreme eigenvalues")
+    parser.add_argument("--metrics", action="store_true", help="planes have pictures of the user's own metrics")
     parser.add_argument("--tracking", action="store_true", help="the run has eigenvectors along training")
     parser.add_argument("--nulls", nargs="*", default=[], help="PCA sets that were compared with a random walk")
     parser.add_argument("--output", type=Path, required=True)

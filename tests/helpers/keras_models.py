@@ -74,3 +74,18 @@ def without_second_derivative(layer: str) -> keras.Model:
     made = {"normalised": Normalised, "enlarged": Enlarged}[layer]()
     steps = [layers.Conv2D(4, 3), made, layers.Activation("tanh"), layers.Flatten(), layers.Dense(3)]
     return keras.Sequential([keras.Input((4, 4, 3)), *steps])
+
+
+def confidence(outputs, targets):
+    """The largest share of each sample, a metric."""
+    return keras.ops.max(keras.ops.softmax(outputs), axis=1)
+
+
+def top2(outputs, targets):
+    """Whether each sample's class is among the two of the highest scores, a metric."""
+    return keras.ops.in_top_k(targets, keras.ops.cast(outputs, "float32"), 2)
+
+
+def summed(outputs, targets):
+    """No mean over samples."""
+    return keras.ops.sum(outputs)

@@ -1,5 +1,6 @@
 """What notebooks use: `hessian`, `plane` and `curve` of `lossatlas`, against dense algebra and closed forms."""
 
+import copy
 import subprocess
 import sys
 
@@ -126,6 +127,41 @@ def test_a_plane_of_a_quadratic_loss_equals_the_closed_form(regression):
             exact = np.mean((x.numpy() @ (theta + a * u + b * v) - y.numpy()[:, 0]) ** 2)
             assert float(plane["loss"].sel(split="train", x=a, y=b)) == pytest.approx(exact, rel=1e-12)
     assert plane["x"].values.tolist() == [-2, -0.75, 0.5, 1.75, 3]
+
+
+def test_running_statistics_of_each_point():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    x, y = torch.randn(40, 6), torch.randint(0, 3, (40,))
+    u, v = np.random.default_rng(0).standard_normal((2, sum(p.numel() for p in model.parameters())))
+    plane = lossatlas.plane(
+        model, "cross-entropy", (x, y), [u, v], points=(3, 3), range=[(-1, 1)] * 2, batchnorm="recompute"
+    )
+    moved = copy.deepcopy(model)
+    theta = nn.utils.parameters_to_vector(moved.parameters()) + torch.tensor(u, dtype=torch.float32)
+    nn.utils.vector_to_parameters(theta, moved.parameters())
+    moved[1].momentum = 1.0
+    moved.train()(x)
+    exact = functional.cross_entropy(moved.eval()(x), y)
+    assert float(plane["loss"].sel(split="train", x=1, y=0)) == pytest.approx(float(exact), rel=1e-5)
+    with pytest.raises(LossAtlasError, match=r"plane.batchnorm: 'interpolate' needs differences"):
+        lossatlas.plane(model, "cross-entropy", (x, y), [u, v], points=(3, 3), batchnorm="interpolate")
+
+
+def test_own_metrics_lie_beside_the_loss(regression):
+    model, (x, y), _ = regression
+    other = copy.deepcopy(model)
+    other.weight.data += 1.0
+    metrics = {"largest": lambda outputs, targets: (outputs - targets).abs().amax(1)}
+    plane = lossatlas.plane(model, "mse", (x, y), test=(x, y), metrics=metrics, points=(3, 3))
+    at_center = (x @ model.weight.detach().T - y).abs().mean()
+    assert plane["largest"].dims == ("split", "y", "x")
+    assert float(plane["largest"].sel(split="test", x=0, y=0)) == pytest.approx(float(at_center), rel=1e-12)
+    curve = lossatlas.curve(model, "mse", (x, y), to=other, metrics=metrics, points=5)
+    moved = (x @ other.weight.detach().T - y).abs().mean()
+    assert float(curve["largest"].sel(split="train", alpha=1)[0]) == pytest.approx(float(moved), rel=1e-12)
+    with pytest.raises(LossAtlasError, match=r"metrics: 'path_x' is an array of the stores already"):
+        lossatlas.plane(model, "mse", (x, y), metrics={"path_x": metrics["largest"]})
 
 
 def test_an_adaptive_plane_keeps_its_tolerance(regression):

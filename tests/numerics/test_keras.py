@@ -363,6 +363,25 @@ def test_bad_models_are_refused(name, message):
         network(name)
 
 
+def own_metrics(*names):
+    path = [str(ROOT)]
+    return backend.build_metrics({n: {"import": f"tests.helpers.keras_models:{n}", "python_path": path} for n in names})
+
+
+def test_own_metrics_are_means_over_all_samples():
+    """One value per sample, hits or misses; in ragged chunks, against NumPy."""
+    net, loss = network(), backend.build_loss(CROSS_ENTROPY)
+    made = backend.KerasProblem(net, loss, VECTORS, 4, metrics=own_metrics("confidence", "top2"))
+    assert made.metric_names == ("loss", "accuracy", "confidence", "top2", "loss_standard_error")
+    outputs = net.model(VECTORS.inputs).numpy()
+    shares = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+    ranks = (outputs > outputs[range(11), VECTORS.targets][:, None]).sum(1)
+    found = made.restrict(at(net)[0], np.zeros((1, len(at(net)[0]))), at(net)[1]).metrics(np.zeros((1, 1)))[0]
+    assert np.allclose(found[2:4], [shares.max(1).mean(), (ranks < 2).mean()], rtol=1e-12)
+    with pytest.raises(LossAtlasError, match=r"metrics.summed: that of 11 samples is .* must be the mean over samples"):
+        backend.KerasProblem(net, loss, VECTORS, 4, metrics=own_metrics("summed"))
+
+
 def test_models_of_another_precision_are_refused():
     backend.set_up("cpu", "float32", 1)
     model = keras_models.smooth()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from lossatlas import zoo
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, as_loss, build_loss, build_module
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, as_loss, as_metrics, build_loss, build_module
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from torch import nn
@@ -95,6 +95,50 @@ def test_standard_error_is_that_of_the_losses_of_the_samples():
     assert np.isnan(far[1])
     alone = TorchProblem(network, MSE, Split(x[:1], real[:1]), 4).metrics(network.parameters(), np.zeros(0))
     assert np.isnan(alone[1])
+
+
+def test_own_metrics_are_means_over_all_samples_by_every_strategy():
+    """One value per sample, hits or misses, and a mean; in ragged chunks, against NumPy."""
+    rng = np.random.default_rng(0)
+    x, classes = rng.standard_normal((11, 4)), rng.integers(0, 3, 11)
+    own = as_metrics(
+        {
+            "confidence": lambda o, t: o.softmax(1).amax(1),
+            "top2": lambda o, t: (o.topk(2, 1).indices == t[:, None]).any(1),
+            "spread": lambda o, t: o.square().mean(),
+        }
+    )
+    torch.manual_seed(0)
+    network = FlatNetwork(nn.Linear(4, 3), FLOAT64)
+    problem = TorchProblem(network, CROSS_ENTROPY, Split(x, classes), 4, metrics=own)
+    assert problem.metric_names == ("loss", "accuracy", "confidence", "top2", "spread", "loss_standard_error")
+    theta = network.parameters()
+    outputs = x @ theta[:12].reshape(3, 4).T + theta[12:]
+    shares = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+    ranks = (outputs > outputs[range(11), classes][:, None]).sum(1)
+    expected = [shares.max(1).mean(), (ranks < 2).mean(), np.square(outputs).mean()]
+    assert np.allclose(problem.metrics(theta, np.zeros(0))[2:5], expected, rtol=1e-12)
+    for strategy in ("eager", "first-layer"):
+        made = problem.restrict(theta, rng.standard_normal((2, theta.size)), np.zeros(0), strategy)
+        assert made.strategy == strategy
+        assert np.allclose(made.metrics(np.zeros((1, 2)))[0, 2:5], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (lambda o, t: o.sum(), "metrics.mine: that of 11 samples is .* it must be the mean over samples"),
+        (lambda o, t: torch.rand(len(o)), "metrics.mine: evaluated twice it gave"),
+        (lambda o, t: o, r"metrics: 'mine' must return a scalar or one value per sample, got \(11, 3\)"),
+        (lambda o, t: o @ t, r"metrics.mine: on outputs \(11, 3\) and targets \(11,\) it gave RuntimeError: "),
+    ],
+)
+def test_own_metrics_that_are_no_means_are_refused(metric, message):
+    rng = np.random.default_rng(0)
+    split = Split(rng.standard_normal((11, 4)), rng.integers(0, 3, 11))
+    network = FlatNetwork(nn.Linear(4, 3), FLOAT64)
+    with pytest.raises(LossAtlasError, match=message):
+        TorchProblem(network, CROSS_ENTROPY, split, 4, metrics=as_metrics({"mine": metric}))
 
 
 def test_parameter_counts_of_the_zoo():

@@ -11,6 +11,7 @@ from lossatlas.render import figures, style, video
 from lossatlas.render.curvature import curvature_figure
 from lossatlas.render.curves import curves_figure
 from lossatlas.render.frame import FrameRenderer
+from lossatlas.render.metrics import metrics_figure
 from lossatlas.render.null import null_figure
 from lossatlas.render.spectrum import line_figure
 from lossatlas.render.style import HEIGHT, WIDTH, loss_scale, percent
@@ -213,6 +214,24 @@ def test_the_curvature_is_mapped_with_unknown_and_unconverged_points():
     assert crossed.get_label() == "not converged (1 of 15 points)"
 
 
+def test_metrics_have_a_panel_each_with_the_path_and_what_is_nan():
+    landscape, _ = datasets()
+    gap = landscape["loss"].values.copy()
+    gap[:, 0, 0] = np.nan
+    landscape = landscape.assign(mine=(landscape["loss"].dims, gap), same=landscape["loss"] * 0 + 3)
+    with figures.style():
+        figure = metrics_figure(landscape, ["mine", "same"], "test")
+        figure.canvas.draw()
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == [*(["accuracy"] if "accuracy" in landscape else []), "mine", "same"]
+    assert any("1 of" in text.get_text() for text in panels[-2].texts)
+    assert not panels[-1].texts
+    for axes in panels:
+        drawn = axes.get_lines()[-2]
+        assert np.array_equal(drawn.get_xdata(), landscape["path_x"].values)
+    plt.close("all")
+
+
 def test_a_curvature_of_nothing_but_nan_is_drawn():
     landscape, _ = datasets(lambda x, y: np.full((11, 15), np.nan))
     unknown = curvatures(landscape) * np.nan
@@ -344,6 +363,16 @@ def test_a_curve_shows_its_barrier_stationary_points_and_the_random_guess():
     assert labels == ["train samples", "test samples", "stationary points, train: 1"]
     assert above.get_yscale() == "linear"
     assert curves_figure(line(BARRIER), {**CHOICES, "scale": "log"}, {}, "").axes[0].get_yscale() == "log"
+    plt.close("all")
+
+
+def test_own_metrics_of_curves_have_panels_below():
+    curves = line(BARRIER)
+    curves["margin"] = 2 * curves["loss"]
+    figure = curves_figure(curves, CHOICES, {}, "")
+    assert [axes.get_ylabel() for axes in figure.axes[1:3]] == ["accuracy", "margin"]
+    train = [drawn for drawn in figure.axes[2].lines if len(drawn.get_xdata()) == len(BARRIER)]
+    assert any(np.array_equal(drawn.get_ydata(), 2 * curves["loss"].values[0, 0]) for drawn in train)
     plt.close("all")
 
 

@@ -240,6 +240,7 @@ def own_config() -> dict:
                 "model": {"import": "own_code.tiny_transformer:build", "kwargs": {"width": 16}},
                 "data": {"import": "own_code.tiny_transformer:load", "kwargs": {"samples": 160}},
                 "loss": {"import": "own_code.tiny_transformer:loss"},
+                "metrics": {"sequences": "own_code.tiny_transformer:right_throughout"},
                 "train": {"optimizer": "AdamW", "learning_rate": 0.003, "batch_size": 30, "epochs": 3, "threads": 1},
                 "evaluation": {"train_samples": 50, "test_samples": 30},
                 "directions": {
@@ -280,10 +281,27 @@ def test_a_users_own_model_data_and_loss(tmp_path):
     assert true[-1] < true[0]
     assert plane.attrs["subset_stratified"] == {"train": False, "test": False}
     assert plane["path_true_accuracy"].values.max() <= 1
+    assert plane["sequences"].dims == ("split", "y", "x")
+    wholly, tokens = plane["path_true_sequences"].values, plane["path_true_accuracy"].values
+    assert (wholly <= tokens).all()
+    assert tokens.max() > 0
+    assert (run / "figures" / "mixed_metrics.png").stat().st_size > 10_000
+    assert "the user&#39;s own metrics" in (run / "report.html").read_text()
     assert len(list((run / "video" / "mixed_frames").glob("*.png"))) == 13
     (tmp_path / "own_code" / "vocabulary.py").write_text("SIZE = 10\nLENGTH = 7\n")
     file = write_config(tmp_path, own_config())
     assert jobs(snakemake("-n", "--configfile", str(file), cwd=tmp_path))["train"] == 1, "changed code retrains"
+    config = own_config()
+    for path, said in (
+        (
+            "own_code.tiny_transformer:right_throughot",
+            "own_code/tiny_transformer.py has no 'right_throughot'; did you mean 'right_throughout'?",
+        ),
+        ("no_such_code:metric", "no module 'no_such_code'"),
+    ):
+        config["runs"]["own"]["metrics"] = {"sequences": path}
+        done = snakemake("-n", "--configfile", str(write_config(tmp_path, config)), cwd=tmp_path, check=False)
+        assert f"config: runs.own.metrics.sequences: {said}" in done.stdout + done.stderr
 
 
 def test_existing_checkpoints_become_a_trajectory(tmp_path):

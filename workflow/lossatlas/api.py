@@ -202,6 +202,7 @@ def plane(
     *,
     path: Sequence[Any] = (),
     test: Any = None,
+    metrics: dict[str, Callable] | None = None,
     points: tuple[int, int] = (25, 25),
     tolerance: float | None = None,
     range: Sequence[Sequence[float]] | None = None,
@@ -214,27 +215,27 @@ def plane(
     dtype: str | None = None,
     strategy: str = "auto",
     precision: str = "full",
+    batchnorm: str = "frozen",
 ) -> xr.Dataset:
     """Return the loss on a plane through the model's present parameters, with the path projected onto it.
 
-    The dataset is what ``landscape/<name>.zarr`` of the workflow holds: ``loss(split, y, x)``, ``accuracy`` where
-    targets are classes, and ``path_*`` variables; besides, the two vectors ``direction(axis, parameter)`` and for
-    eigenvectors ``eigenvalue``, ``residual`` and ``converged``. ``lossatlas.render.figures`` draws it.
+    The dataset is what ``landscape/<name>.zarr`` of the workflow holds, ``loss(split, y, x)`` and more; besides, the
+    vectors ``direction(axis, parameter)``, and what is known of eigenvectors. ``lossatlas.render.figures`` draws it.
 
     Args:
         model, loss, data, dtype: as for ``hessian``.
-        directions: ``"random"``; ``"eigen"``, the two Hessian eigenvectors of the largest eigenvalues; ``"pca"``,
-            the principal components of ``path``; or two directions, each a flat vector (N,), a dict of
-            tensors by parameter name (those left out are zero), or a module (its parameters minus the model's).
+        directions: ``"random"``; ``"eigen"``, of the largest eigenvalues; ``"pca"``, of ``path``; or two vectors, each
+            a flat vector (N,), a dict of tensors by parameter name, or a module (its parameters minus the model's).
         path: earlier checkpoints, state dicts or modules, in order; the model itself is the last point.
         test: a second set of samples, as ``data``.
+        metrics: your own by name: functions (outputs, targets) -> mean over the batch or one value per sample.
         points, strategy, precision: grid points along x and y, and how they are evaluated, as in the config.
+        batchnorm: ``"frozen"``, the model's running statistics everywhere; ``"recompute"``, those of each point.
         tolerance: of an adaptive grid, as in the config; left out all points are evaluated.
-        range: ((x from, x to), (y from, y to)) in multiples of the directions; left out it is the extent of the
-            path plus ``border`` times it on each side, and [-1, 1] for random directions or without a path.
-        normalize, ignore: as in the config (``none``, ``model``, ``layer``, ``filter``; ``bias``, ``norm``). Left
-            out random directions are filter-normalised without biases and norm parameters (Li et al. 2018), all
-            others are taken as they are.
+        range: ((x from, x to), (y from, y to)) in multiples of the directions; left out the path's extent plus
+            ``border`` times it on each side, or [-1, 1] for random directions or without a path.
+        normalize, ignore: as in the config (``none``, ``model``, ``layer``, ``filter``; ``bias``, ``norm``). Left out
+            random directions are filter-normalised without biases and norm parameters, all others are kept.
         orthogonalize: make the second direction orthogonal to the first, unscaled.
 
     Raises:
@@ -242,14 +243,13 @@ def plane(
     """
     drawn = isinstance(directions, str) and directions == "random"
     spec = {"points": list(points), "border": border, "center": "last", "orthogonalize": orthogonalize}
-    spec |= {"strategy": strategy, "precision": precision, **_grid(tolerance)}
-    if range is not None or drawn:
-        spec["range"] = dict(zip(("x", "y"), map(list, range or [(-1, 1)] * 2), strict=True))
+    spec |= {"strategy": strategy, "precision": precision, "batchnorm": batchnorm, **_grid(tolerance)}
+    spec |= _intervals(range or ([(-1, 1)] * 2 if drawn else None))
     choices = _normalization(drawn, seed, normalize, ignore)
     config.check({"x": "a/1", "y": "a/2", **spec}, "plane", "plane")
     config.check({"kind": "random", **choices, "batch_size": batch_size}, "directions", "plane")
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
-        network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype)
+        network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics)
         trajectory = _record(Path(folder), model, list(path), network)
         raw = _raw(directions, choices, trajectory, problems["train"], network, 2)
         made = direction_sets.complete(raw, choices, trajectory)
@@ -265,6 +265,7 @@ def curve(
     to: Any = None,
     count: int = 1,
     test: Any = None,
+    metrics: dict[str, Callable] | None = None,
     points: int = 41,
     range: Sequence[float] | None = None,
     normalize: str | None = None,
@@ -281,7 +282,7 @@ def curve(
     ``lossatlas.render.curves.curves_figure`` draws it.
 
     Args:
-        model, loss, data, test, batch_size, dtype: as for ``plane``.
+        model, loss, data, test, metrics, batch_size, dtype: as for ``plane``.
         directions: ``"random"``; ``"eigen"``, Hessian eigenvectors of the largest eigenvalues; ``"gradient"``, the
             negative gradient; or directions as for ``plane``, any number of them.
         to: another model or its state dict, in place of ``directions``: the curve leads from the model (alpha = 0) to
@@ -302,7 +303,7 @@ def curve(
         if not spec["range"][0] <= end <= spec["range"][1]:
             raise LossAtlasError(f"curve: range: {spec['range']} must hold {end}")
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
-        network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype)
+        network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics)
         trajectory = _record(Path(folder), model, [] if to is None else [to], network)
         known = backend.as_loss(loss) is backend.as_loss("cross-entropy")
         guess = curves.random_guess({"name": "cross-entropy" if known else ""}, subsets["train"].samples.targets)
@@ -335,12 +336,22 @@ def _between(spec: dict, trajectory: Trajectory) -> curves.Between:
     return course
 
 
-def _problems(model: Any, loss: Any, data: Any, test: Any, batch_size: int, dtype: str | None) -> tuple:
+def _problems(
+    model: Any,
+    loss: Any,
+    data: Any,
+    test: Any,
+    batch_size: int,
+    dtype: str | None,
+    metrics: dict[str, Callable] | None,
+) -> tuple:
     """Return the network, and problems and subsets by split."""
+    config.check_metrics(metrics or {}, "metrics")
     splits = {"train": _split(data)} | ({"test": _split(test)} if test is not None else {})
     subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}
     network = backend.FlatNetwork(model, backend.device_of(model, dtype))
-    return network, backend.problems(network, backend.as_loss(loss), subsets, batch_size), subsets
+    own = backend.as_metrics(metrics or {})
+    return network, backend.problems(network, backend.as_loss(loss), subsets, batch_size, metrics=own), subsets
 
 
 def _record(folder: Path, model: Any, path: Sequence[Any], network: Any) -> Trajectory:
@@ -414,6 +425,10 @@ def _compute(kind: str, folder: Path, spec: dict, build: Callable, evaluator: Ca
         dataset.attrs |= {f"{key}_{name}": value for name, value in dataset.attrs.pop(key, {}).items()}
     dataset.attrs = {key: value for key, value in dataset.attrs.items() if value not in (None, [])}
     return dataset
+
+
+def _intervals(range: Sequence[Sequence[float]] | None) -> dict:
+    return {} if range is None else {"range": dict(zip(("x", "y"), map(list, range), strict=True))}
 
 
 def _grid(tolerance: float | None) -> dict:

@@ -2,7 +2,8 @@
 
 import copy
 import difflib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,7 @@ def _check_run(where: str, run: dict, config: dict) -> None:
             run[key]["name"] = default
     _check_pretrained(where, run)
     _check_framework(where, run)
+    check_metrics(run["metrics"], f"config: {where}.metrics")
     if "train" in run and "checkpoints" in run:
         raise LossAtlasError(f"config: {where}: give either 'train' or 'checkpoints', not both")
     if "checkpoints" not in run:
@@ -189,6 +191,26 @@ def _check_run(where: str, run: dict, config: dict) -> None:
         _check_curve(f"{where}.curves.{name}", curve, where.split(".", 1)[1], run["directions"], config)
     for name, line in run["spectra_between"].items():
         _check_line(f"{where}.spectra_between.{name}", line, where.split(".", 1)[1], config)
+
+
+TAKEN = re.compile(
+    "loss|accuracy|loss_standard_error|work|x|y|alpha|split|iteration|curve|evaluated|error|logarithmic|minimum.*"
+    "|stationary.*|barrier.*|monotonicity|clipped_variances|(path|other|subset)_.*|direction.*|eigenvalue|residual|converged|row|angle|variance_share|distance"
+)
+"""Names of the arrays in stores of planes and curves, which a metric of the user's must not have."""
+
+
+def check_metrics(names: Iterable[str], where: str) -> None:
+    """Check the names of the user's own metrics, which become names of arrays.
+
+    Raises:
+        LossAtlasError: a name is none in lower case, or is that of another array.
+    """
+    for name in names:
+        if not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise LossAtlasError(f"{where}: {name!r} must be of lower-case letters, digits and _, a letter first")
+        if TAKEN.fullmatch(name):
+            raise LossAtlasError(f"{where}: {name!r} is an array of the stores already; choose another name")
 
 
 def _check_pretrained(where: str, run: dict) -> None:

@@ -15,7 +15,7 @@ import zarr
 from lossatlas import units
 from lossatlas.data import Subset
 from lossatlas.directions.build import Axes, angles
-from lossatlas.landscape import BATCHNORM, UNITS, metric_names, points_per_chunk
+from lossatlas.landscape import BATCHNORM, metric_names, points_per_chunk, units_of_metric
 from lossatlas.problem import Problem
 from lossatlas.sites import Line
 from lossatlas.store import Store, add_array
@@ -185,7 +185,8 @@ class Plan:
             add_array(group, name, dims, data=values, long_name=text)
         shape = len(course.labels), len(self.problems), len(course.alpha)
         for name in metric_names(self.problems):
-            add_array(group, name, ("curve", "split", "alpha"), shape=shape, long_name=name, units=UNITS[name])
+            about = {"long_name": name, "units": units_of_metric(name)}
+            add_array(group, name, ("curve", "split", "alpha"), shape=shape, **about)
         add_array(group, "stationary", ("curve", "split", "alpha"), shape=shape, dtype="int8", long_name=STATIONARY)
         for name, text in FEATURES.items():
             text = (BETWEEN if course.ends else ALONG) if name == "monotonicity" else text

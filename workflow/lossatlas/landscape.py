@@ -86,7 +86,7 @@ class Plane:
         if self.spec.get("batchnorm") == "interpolate":
             self._add_clipped(group, x, y)
         self._add_results(group, len(x), len(y))
-        units_of = {name: UNITS[name] for name in metric_names(self.problems)}
+        units_of = {name: units_of_metric(name) for name in metric_names(self.problems)}
         self.others.build(group, other_paths, units_of, len(self.problems))
         rows = len(x) * len(y) + 2 * (len(self.trajectory) + len(self.others.evaluated))
         summary = "One row per evaluation; 'order' tells which."
@@ -163,7 +163,7 @@ class Plane:
             text = "whether the loss is interpolated on a logarithmic scale"
             add_array(group, "logarithmic", ("split",), shape=(splits,), dtype=bool, long_name=text)
         for name in metric_names(self.problems):
-            units_of = UNITS[name]
+            units_of = units_of_metric(name)
             add_array(group, name, ("split", "y", "x"), shape=(splits, ny, nx), long_name=name, units=units_of)
             for kind, text in (("true", "of the checkpoint itself"), ("projected", "at the checkpoint's projection")):
                 add_array(
@@ -180,6 +180,11 @@ class Plane:
 def metric_names(problems: dict[str, Problem]) -> tuple[str, ...]:
     """Return the metrics that all splits offer."""
     return next(iter(problems.values())).metric_names
+
+
+def units_of_metric(name: str) -> str:
+    """Return the units of a metric; those of the user's own are means as well."""
+    return UNITS.get(name, "mean over samples")
 
 
 BATCHNORM = {

@@ -1,6 +1,7 @@
 """`module:attribute` import paths: found and digested without importing, imported when a job needs them."""
 
 import ast
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -19,13 +20,15 @@ def source_digest(import_path: str, python_path: Iterable[str], where: str) -> s
     module is digested by its top-level file alone.
 
     Raises:
-        LossAtlasError: there is no such module; ``where`` names the config key.
+        LossAtlasError: there is no such module, or a local one does not define the attribute; ``where`` names the
+            config key.
     """
-    module = import_path.split(":")[0]
+    module, attribute = import_path.split(":")
     roots = [Path(folder) for folder in python_path]
     start = _local_file(module, roots)
     if start is None:
         return _installed_digest(module, roots, where, import_path)
+    _check_defined(attribute.split(".")[0], start, where)
     digest, seen, queue = hashlib.sha256(), set(), [(module, start)]
     while queue:
         name, file = queue.pop()
@@ -68,12 +71,34 @@ def _local_file(module: str, roots: list[Path]) -> Path | None:
     return None
 
 
-def _local_imports(module: str, file: Path, text: bytes, roots: list[Path], where: str) -> set:
-    """Return (name, file) of every module under ``roots`` that the source text imports."""
+def _parse(file: Path, text: bytes, where: str) -> ast.Module:
     try:
-        tree = ast.parse(text)
+        return ast.parse(text)
     except SyntaxError as error:
         raise LossAtlasError(f"{where}: {file}, line {error.lineno}: {error.msg}") from error
+
+
+def _check_defined(name: str, file: Path, where: str) -> None:
+    """Refuse a name that a module does not define, as far as its text shows."""
+    names, queue = set(), [_parse(file, file.read_bytes(), where)]
+    while queue:
+        for node in ast.iter_child_nodes(queue.pop()):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+            else:
+                names |= {node.id} if isinstance(node, ast.Name) else set()
+                queue.append(node)
+    if name not in names and not names & {"*", "__getattr__", "globals", "exec"}:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise LossAtlasError(f"{where}: {file} has no {name!r}{hint}")
+
+
+def _local_imports(module: str, file: Path, text: bytes, roots: list[Path], where: str) -> set:
+    """Return (name, file) of every module under ``roots`` that the source text imports."""
+    tree = _parse(file, text, where)
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     names = set()
     for node in ast.walk(tree):

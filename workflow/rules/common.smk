@@ -51,6 +51,7 @@ shell.prefix(
 
 
 PLANE_FIGURES = ("contour", "surface", "loss")
+METRIC_FIGURES = ("metrics",)
 SPECTRA_FIGURES = ("density", "distribution", "evolution")
 LINE_FIGURES = ("between",)
 CURVATURE_FIGURES = ("curvature",)
@@ -101,7 +102,7 @@ def own_code(where, choice):
     if "import" not in choice:
         return choice
     try:
-        digest = sources.source_digest(choice["import"], CONFIG["python_path"], f"{where}.import")
+        digest = sources.source_digest(choice["import"], CONFIG["python_path"], where)
     except LossAtlasError as error:
         raise WorkflowError(f"config: {error}")
     return {**choice, "python_path": CONFIG["python_path"], "source": digest}
@@ -112,12 +113,19 @@ def problem_spec(run):
     settings = RUNS[run]
     spec = {key: settings[key] for key in ("seed", "backend", "dtype")}
     for key in ("model", "data", "loss"):
-        spec[key] = own_code(f"runs.{run}.{key}", settings[key])
+        spec[key] = own_code(f"runs.{run}.{key}.import", settings[key])
     if spec["data"].get("name", "fashion-mnist-mini") != "fashion-mnist-mini":
         spec["data"] = {**spec["data"], "data_root": CONFIG["data_root"]}
     if "pretrained" in spec["model"]:
         spec["model"] = {**spec["model"], "data_root": CONFIG["data_root"]}
     return spec
+
+
+def measured(run):
+    """Return what determines the metrics of a run as functions of theta."""
+    names = RUNS[run]["metrics"]
+    own = {name: own_code(f"runs.{run}.metrics.{name}", {"import": path}) for name, path in names.items()}
+    return {**PROBLEMS[run], "evaluation": RUNS[run]["evaluation"], **({"metrics": own} if own else {})}
 
 
 def check_profile():
@@ -207,12 +215,13 @@ def plane_paths(wildcards):
 
 def plane_spec(wildcards):
     settings = {key: value for key, value in plane_settings(wildcards).items() if key != "curvature"}
-    return {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"], "plane": settings}
+    return {**measured(wildcards.run), "plane": settings}
 
 
 def curvature_spec(wildcards):
     """Return what determines the curvature on a plane: where the plane lies, and the search of eigenvalues."""
     spec, settings = plane_spec(wildcards), plane_settings(wildcards)
+    spec.pop("metrics", None)
     if "curvature" not in settings:
         raise WorkflowError(f"config: runs.{wildcards.run}.planes.{wildcards.plane}: no key 'curvature'")
     left_out = ("points", "points_per_chunk", "paths_losses", "grid", "strategy", "precision", "batchnorm")
@@ -223,6 +232,12 @@ def curvature_spec(wildcards):
 def curved_planes(run):
     """Return the planes on which the curvature is asked for."""
     return [plane for plane, settings in RUNS[run]["planes"].items() if "curvature" in settings]
+
+
+def metric_figures(run):
+    """Return the pictures of a run's own metrics on its planes."""
+    planes = RUNS[run]["planes"] if RUNS[run]["metrics"] else []
+    return [file for plane in planes for file in expand(figure_files(plane, METRIC_FIGURES, "png"), run=run)]
 
 
 def curvature_results(run):
@@ -241,7 +256,7 @@ def curve_settings(wildcards):
 def curve_spec(wildcards):
     """Return what determines a store of curves; what its figure shows is no part of it."""
     settings = {key: value for key, value in curve_settings(wildcards).items() if key != "view"}
-    return {**PROBLEMS[wildcards.run], "evaluation": RUNS[wildcards.run]["evaluation"], "curve": settings}
+    return {**measured(wildcards.run), "curve": settings}
 
 
 def curve_stores(wildcards):
@@ -488,3 +503,4 @@ for run, settings in RUNS.items():
     for name, directions in settings["directions"].items():
         if "path" in directions:
             require_file(f"runs.{run}.directions.{name}.path", directions["path"])
+    measured(run)

@@ -29,6 +29,34 @@ rule figures:
         " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
 
 
+rule metrics_figure:
+    input:
+        landscape=f"{RESULTS}/{{run}}/landscape/{{plane}}.zarr",
+    output:
+        figure_files("{plane}", METRIC_FIGURES, "pdf"),
+        reported_figures("{plane}", METRIC_FIGURES, "plane {plane}"),
+    log:
+        f"{RESULTS}/{{run}}/logs/figures/metrics/{{plane}}.log",
+    benchmark:
+        f"{RESULTS}/{{run}}/logs/figures/metrics/{{plane}}.benchmark.tsv"
+    conda:
+        "../../envs/render.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=growing(10),
+    params:
+        script=SCRIPTS / "figures.py",
+        metrics=lambda wildcards: " ".join(RUNS[wildcards.run]["metrics"]),
+        choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
+        prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/{wildcards.plane}",
+        title=title,
+    message:
+        "Figure of the metrics on plane {wildcards.plane} of {wildcards.run}"
+    shell:
+        "python {params.script} --landscape {input.landscape} --metrics {params.metrics}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+
+
 rule curvature_figure:
     input:
         landscape=f"{RESULTS}/{{run}}/landscape/{{plane}}.zarr",
@@ -304,6 +332,7 @@ rule report:
         lambda wildcards: curve_results(wildcards.run),
         lambda wildcards: line_results(wildcards.run),
         lambda wildcards: curvature_results(wildcards.run),
+        lambda wildcards: metric_figures(wildcards.run),
         lambda wildcards: tracking_files(wildcards.run),
         lambda wildcards: null_results(wildcards.run),
     output:
@@ -327,6 +356,7 @@ rule report:
         lines=lambda wildcards: " ".join(["--lines", *RUNS[wildcards.run]["spectra_between"]]),
         curves=lambda wildcards: " ".join(["--curves", *RUNS[wildcards.run]["curves"]]),
         curvature=lambda wildcards: " ".join(["--curvature", *curved_planes(wildcards.run)]),
+        metrics=lambda wildcards: "--metrics" if metric_figures(wildcards.run) else "",
         tracking=lambda wildcards: "--tracking" if tracking_files(wildcards.run) else "",
         nulls=lambda wildcards: " ".join(["--nulls", *pca_sets(wildcards.run)]),
     message:
@@ -334,4 +364,4 @@ rule report:
     shell:
         "python {params.script} --run {wildcards.run} --run-dir {params.run_dir} --settings {params.settings:q}"
         " --planes {params.planes} --directions {params.directions} {params.spectra} {params.lines}"
-        " {params.curves} {params.curvature} {params.tracking} {params.nulls} --output {output} 2>&1 | logged {log}"
+        " {params.curves} {params.curvature} {params.metrics} {params.tracking} {params.nulls} --output {output} 2>&1 | logged {log}"

@@ -43,6 +43,11 @@ def load(samples: int = 200) -> dict:
     return {"train": (tokens[:cut], sums[:cut]), "test": (tokens[cut:], sums[cut:])}
 
 
+def right_throughout(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Whether all tokens of each sequence are right, shape (sample,)."""
+    return (outputs.argmax(1) == targets).all(1)
+
+
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each sequence, shape (sample,)."""
     return functional.cross_entropy(outputs, targets, reduction="none").mean(dim=1)

@@ -45,4 +45,5 @@ def problems_of_run(
     if network.layout != trajectory.layout:
         raise LossAtlasError(f"{trajectory.path}: was recorded from another network than the config's model")
     network.load(frozen=trajectory.frozen)
-    return module.problems(network, module.build_loss(spec["loss"]), subsets, batch_size, batchnorm)
+    loss, metrics = module.build_loss(spec["loss"]), module.build_metrics(spec.get("metrics", {}))
+    return module.problems(network, loss, subsets, batch_size, batchnorm, metrics)

@@ -19,22 +19,21 @@ STYLES = {"train": "-", "test": "--"}
 
 
 def curves_figure(curves: xr.Dataset, choices: dict, view: dict, title: str) -> Figure:
-    """Return loss and, where there is one, accuracy against alpha.
+    """Return loss, accuracy where there is one, and the user's own metrics against alpha.
 
     Args:
         choices: the config's ``figures``; ``scale`` and ``maximum`` are used.
         view: intervals ``x`` and ``loss`` that the axes are to show; either may be missing.
     """
-    accuracy = "accuracy" in curves
-    size = {"figsize": (7.2, 6.4 if accuracy else 4.6), "layout": "constrained"}
-    figure, grid = plt.subplots(
-        1 + accuracy, 1, **size, sharex=True, squeeze=False, height_ratios=[3, 2][: 1 + accuracy]
-    )
+    metrics = [*(["accuracy"] if "accuracy" in curves else []), *_own_metrics(curves)]
+    size = {"figsize": (7.2, 4.6 + 1.8 * len(metrics)), "layout": "constrained"}
+    heights = [3, *[2] * len(metrics)]
+    figure, grid = plt.subplots(len(heights), 1, **size, sharex=True, squeeze=False, height_ratios=heights)
     above, below = grid[0, 0], grid[-1, 0]
     limits = _loss_limits(curves, choices, view)
     _draw_losses(above, curves, limits)
-    if accuracy:
-        _draw_accuracies(below, curves)
+    for axes, name in zip(grid[1:, 0], metrics, strict=True):
+        _draw_metric(axes, curves, name)
     alpha = curves["alpha"]
     above.set_xlim(*view.get("x", (alpha.values[0], alpha.values[-1])))
     below.set_xlabel(f"α ({alpha.attrs['long_name'].removeprefix('position: ')})")
@@ -141,13 +140,18 @@ def _draw_guess(axes: Axes, guess: float | None) -> None:
         axes.text(0.99, height, f"{text}, is {where}", transform=axes.transAxes, va=va, **looks)
 
 
-def _draw_accuracies(axes: Axes, curves: xr.Dataset) -> None:
+def _own_metrics(curves: xr.Dataset) -> list[str]:
+    """Return the names of the user's own metrics."""
+    known = {"loss", "accuracy", "loss_standard_error", "stationary"}
+    return [name for name, array in curves.items() if array.dims == curves["loss"].dims and name not in known]
+
+
+def _draw_metric(axes: Axes, curves: xr.Dataset, name: str) -> None:
     for k, split, color, looks in _lines(curves):
-        axes.plot(
-            curves["alpha"].values, curves["accuracy"].isel(curve=k).sel(split=split).values, color=color, **looks
-        )
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_ylabel("accuracy")
+        axes.plot(curves["alpha"].values, curves[name].isel(curve=k).sel(split=split).values, color=color, **looks)
+    if name == "accuracy":
+        axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel(name)
 
 
 def _label_ends(axes: Axes, curves: xr.Dataset) -> None:

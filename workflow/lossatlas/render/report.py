@@ -19,6 +19,7 @@ _MEDIA = {".png": "image/png", ".mp4": "video/mp4"}
 _CAPTIONS = {
     "contour": "The loss on the plane from above, with the projected path.",
     "surface": "The same as a surface; the path lies at the loss of its projection.",
+    "metrics": "Accuracy and the user's own metrics on the plane, with the projected path.",
     "curvature": "|λ_min / λ_max| of the Hessian: near 0 the surface is convex, larger values tell of negative "
     "curvature that the plane may hide. Lines are contours of the loss, with the projected path.",
     "loss": "The loss of the checkpoints themselves and (dashed) of their projections.",

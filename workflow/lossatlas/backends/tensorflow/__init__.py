@@ -3,7 +3,7 @@
 # The first import: what TensorFlow and Keras read from the environment must be there before they start.
 from lossatlas.backends.tensorflow.environment import check_keras  # isort: skip
 
-from lossatlas.backends.tensorflow.build import as_loss, build_loss, build_module
+from lossatlas.backends.tensorflow.build import as_loss, build_loss, build_metrics, build_module
 from lossatlas.backends.tensorflow.checkpoints import read_checkpoint
 from lossatlas.backends.tensorflow.device import Device, device_of, set_up
 from lossatlas.backends.tensorflow.network import FlatNetwork
@@ -22,6 +22,7 @@ __all__ = [
     "Trainer",
     "as_loss",
     "build_loss",
+    "build_metrics",
     "build_module",
     "check_keras",
     "device_of",

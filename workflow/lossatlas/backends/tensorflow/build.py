@@ -46,6 +46,19 @@ def build_loss(spec: dict) -> Loss:
     return _mean(own, f"loss.import: {spec['import']!r}")
 
 
+def build_metrics(specs: dict[str, dict]) -> dict[str, Loss]:
+    """Return the user's own metrics by name, functions (outputs, targets) -> scalar mean over the batch.
+
+    Args:
+        specs: the keys ``import`` and ``python_path`` of each.
+    """
+    found = {}
+    for name, spec in specs.items():
+        own = sources.load(spec["import"], spec["python_path"], f"metrics.{name}")
+        found[name] = _mean(own, f"metrics.{name}: {spec['import']!r}")
+    return found
+
+
 def as_loss(loss: str | Loss) -> Loss:
     """Return the loss that a notebook names, or its function with the mean taken.
 
@@ -78,7 +91,7 @@ def _mean(own: Callable, who: str) -> Loss:
                 f"{who} must return a scalar or one value per sample, "
                 f"got {tuple(value.shape) if tf.is_tensor(value) else type(value).__name__}"
             )
-        return tf.reduce_mean(value)
+        return tf.reduce_mean(value if value.dtype.is_floating else tf.cast(value, tf.float64))
 
     return mean_loss
 

@@ -54,12 +54,14 @@ def _call(network: FlatNetwork, inputs: tf.Tensor) -> tf.Tensor:
     return network.outputs(network.parts(theta), buffers, inputs)
 
 
-def probe(network: FlatNetwork, loss: Loss, inputs: tf.Tensor, targets: tf.Tensor) -> bool:
+def probe(
+    network: FlatNetwork, loss: Loss, inputs: tf.Tensor, targets: tf.Tensor, metrics: dict[str, Loss] | None = None
+) -> bool:
     """Try a few samples; return whether the last axis of outputs holds the scores of classes that are the targets.
 
     Raises:
         LossAtlasError: model and data do not fit; or the loss of some samples is not the mean of their own losses,
-            for then neither is that of a dataset cut into chunks.
+            for then neither is that of a dataset cut into chunks; or a metric is no such mean.
     """
     if loss is cross_entropy and not targets.dtype.is_floating and int(tf.reduce_min(targets)) < 0:
         raise LossAtlasError(f"loss: cross-entropy of the class {int(tf.reduce_min(targets))}; classes count from 0")
@@ -80,7 +82,8 @@ def probe(network: FlatNetwork, loss: Loss, inputs: tf.Tensor, targets: tf.Tenso
     if not tf.is_tensor(outputs):
         return False
     _check_model(network, inputs, outputs)
-    _check_mean(loss, outputs, targets)
+    _check_mean("loss", loss, outputs, targets)
+    _check_metrics(metrics or {}, outputs, targets)
     shape, scores = tuple(targets.shape), tuple(outputs.shape)
     return not targets.dtype.is_floating and len(scores) == len(shape) + 1 and scores[:-1] == shape and scores[-1] > 1
 
@@ -127,19 +130,30 @@ def _check_classes(outputs: tf.Tensor, targets: tf.Tensor) -> None:
         )
 
 
-def _check_mean(loss: Loss, outputs: tf.Tensor, targets: tf.Tensor) -> None:
-    """Refuse losses that draw random numbers or are no mean over samples."""
+def _check_metrics(metrics: dict[str, Loss], outputs: tf.Tensor, targets: tf.Tensor) -> None:
+    """Refuse metrics that fail, draw random numbers or are no mean over samples."""
+    for name, metric in metrics.items():
+        try:
+            _check_mean(f"metrics.{name}", metric, outputs, targets)
+        except (tf.errors.OpError, TypeError, ValueError, IndexError) as error:
+            said = f"{type(error).__name__}: {first_line(error)}"
+            shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
+            raise LossAtlasError(f"metrics.{name}: on {shapes} it gave {said}") from error
+
+
+def _check_mean(who: str, loss: Loss, outputs: tf.Tensor, targets: tf.Tensor) -> None:
+    """Refuse losses and metrics that draw random numbers or are no mean over samples."""
     whole, again = float(loss(outputs, targets)), float(loss(outputs, targets))
     if not np.isfinite(whole):
         return  # NaN and inf are kept, counted and drawn as such
     if whole != again:
         raise LossAtlasError(
-            f"loss: evaluated twice it gave {whole:.6g} and {again:.6g}; it draws random numbers (dropout left on?)"
+            f"{who}: evaluated twice it gave {whole:.6g} and {again:.6g}; it draws random numbers (dropout left on?)"
         )
     single = np.array([float(loss(outputs[i : i + 1], targets[i : i + 1])) for i in range(len(outputs))])
     if not abs(single.mean() - whole) <= 1e-3 * abs(whole) + 1e-6 * np.abs(single).max():
         raise LossAtlasError(
-            f"loss: that of {len(outputs)} samples is {whole:.6g}, the mean of their own losses {single.mean():.6g}; "
+            f"{who}: that of {len(outputs)} samples is {whole:.6g}, the mean of their own {single.mean():.6g}; "
             "it must be the mean over samples. Instead of a sum, a weighted mean, or a mean that leaves samples out, "
             "return one value per sample"
         )

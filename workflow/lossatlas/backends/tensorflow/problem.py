@@ -35,17 +35,28 @@ class KerasProblem:
             variance over the samples of each chunk: another loss, in which the chunks matter. Networks without
             BatchNorm have one loss.
 
+        metrics: more to evaluate besides, by name: functions (outputs, targets) -> mean over the samples.
+
     Raises:
-        LossAtlasError: the network does not accept the samples, or the loss does not accept its outputs.
+        LossAtlasError: the network does not accept the samples, or loss or metrics do not accept its outputs.
     """
 
-    def __init__(self, network: FlatNetwork, loss: Loss, split: Split, batch_size: int, batchnorm: str = "frozen"):
+    def __init__(
+        self,
+        network: FlatNetwork,
+        loss: Loss,
+        split: Split,
+        batch_size: int,
+        batchnorm: str = "frozen",
+        metrics: dict[str, Loss] | None = None,
+    ):
         if batchnorm not in BATCHNORM:
             raise LossAtlasError(f"batchnorm: {batchnorm!r} is not one of {', '.join(BATCHNORM)}")
         self.network, self.loss, self.layout, self.samples = network, loss, network.layout, len(split)
         inputs, targets = to_tensors(split, network)
-        self.classes = probe(network, loss, inputs, targets)
-        self.metric_names = ("loss", *(["accuracy"] if self.classes else []), "loss_standard_error")
+        self.own = metrics or {}
+        self.classes = probe(network, loss, inputs, targets, self.own)
+        self.metric_names = ("loss", *(["accuracy"] if self.classes else []), *self.own, "loss_standard_error")
         self.batchnorm = batchnorm if batchnorms(network.model) else "frozen"
         places = range(0, len(inputs), batch_size)
         self.chunks = [(inputs[i : i + batch_size], targets[i : i + batch_size]) for i in places]
@@ -176,15 +187,20 @@ class KerasProblem:
         if self.classes:
             hits = tf.argmax(outputs, -1, output_type=targets.dtype) == targets
             values.append(tf.reduce_mean(tf.cast(hits, tf.float64)))
+        values += [tf.cast(metric(outputs, targets), tf.float64) for metric in self.own.values()]
         each = tf.vectorized_map(lambda pair: self.loss(pair[0][None], pair[1][None]), (outputs, targets))
         each = tf.cast(each, tf.float64)
         return tf.stack([*values, tf.reduce_mean(each), tf.reduce_mean(tf.square(each))])
 
 
 def problems(
-    network: FlatNetwork, loss: Loss, subsets: dict[str, Subset], batch_size: int, batchnorm: str = "frozen"
+    network: FlatNetwork,
+    loss: Loss,
+    subsets: dict[str, Subset],
+    batch_size: int,
+    batchnorm: str = "frozen",
+    metrics: dict[str, Loss] | None = None,
 ) -> dict[str, KerasProblem]:
     """Return one problem per evaluation subset; they share the network."""
-    return {
-        name: KerasProblem(network, loss, subset.samples, batch_size, batchnorm) for name, subset in subsets.items()
-    }
+    how = batch_size, batchnorm, metrics
+    return {name: KerasProblem(network, loss, subset.samples, *how) for name, subset in subsets.items()}

@@ -46,6 +46,24 @@ def build_loss(spec: dict) -> Loss:
     return _mean(own, f"loss.import: {spec['import']!r}")
 
 
+def build_metrics(specs: dict[str, dict]) -> dict[str, Loss]:
+    """Return the user's own metrics by name, functions (outputs, targets) -> scalar mean over the batch.
+
+    Args:
+        specs: the keys ``import`` and ``python_path`` of each.
+    """
+    found = {}
+    for name, spec in specs.items():
+        own = sources.load(spec["import"], spec["python_path"], f"metrics.{name}")
+        found[name] = _mean(own, f"metrics.{name}: {spec['import']!r}")
+    return found
+
+
+def as_metrics(metrics: dict[str, Loss]) -> dict[str, Loss]:
+    """Return the metrics that a notebook gives, with the mean taken."""
+    return {name: _mean(own, f"metrics: {name!r}") for name, own in metrics.items()}
+
+
 def as_loss(loss: str | Loss) -> Loss:
     """Return the loss that a notebook names, or its function with the mean taken.
 
@@ -73,7 +91,7 @@ def _mean(own: Loss, who: str) -> Loss:
                 f"{who} must return a scalar or one value per sample, "
                 f"got {tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__}"
             )
-        return value.mean()
+        return (value if value.is_floating_point() else value.double()).mean()  # counts, and hits or misses, too
 
     mean_loss.own = own
     return mean_loss

@@ -32,11 +32,21 @@ class TorchProblem:
             variance over the samples of each chunk: another loss, in which the chunks matter. Buffers are then not
             read. Networks without BatchNorm have one loss.
 
+        metrics: more to evaluate besides, by name: functions (outputs, targets) -> mean over the samples.
+
     Raises:
-        LossAtlasError: the network does not accept the samples, or the loss does not accept its outputs.
+        LossAtlasError: the network does not accept the samples, or loss or metrics do not accept its outputs.
     """
 
-    def __init__(self, network: FlatNetwork, loss: Loss, split: Split, batch_size: int, batchnorm: str = "frozen"):
+    def __init__(
+        self,
+        network: FlatNetwork,
+        loss: Loss,
+        split: Split,
+        batch_size: int,
+        batchnorm: str = "frozen",
+        metrics: dict[str, Loss] | None = None,
+    ):
         if batchnorm not in BATCHNORM:
             raise LossAtlasError(f"batchnorm: {batchnorm!r} is not one of {', '.join(BATCHNORM)}")
         self.network, self.loss = network, loss
@@ -47,9 +57,11 @@ class TorchProblem:
             raise LossAtlasError(f"loss: cross-entropy of the class {int(targets.min())}; classes count from 0")
         self._all = inputs, targets
         self.chunks = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
-        self.class_axis, self.each = probe(network, loss, inputs, targets)
-        names = {"loss": True, "accuracy": self.class_axis is not None, "loss_standard_error": self.each is not None}
-        self.metric_names = tuple(name for name, there in names.items() if there)
+        self.own = metrics or {}
+        self.class_axis, self.each = probe(network, loss, inputs, targets, self.own)
+        accuracy = ["accuracy"] if self.class_axis is not None else []
+        error = ["loss_standard_error"] if self.each is not None else []
+        self.metric_names = ("loss", *accuracy, *self.own, *error)
         self.batchnorm = "frozen"
         ends = self.chunks[0][0], self.chunks[-1][0]  # the last one may be too small
         if batchnorm == "batch" and all(has_batchnorm(network.module, chunk) for chunk in ends):
@@ -218,6 +230,7 @@ class TorchProblem:
         found = [self.loss(outputs, targets).double()]
         if self.class_axis is not None:
             found.append((outputs.argmax(self.class_axis) == targets).double().mean())
+        found += [metric(outputs, targets).double() for metric in self.own.values()]
         if self.each is not None:
             each = self.each(outputs, targets).double()
             found += [each.mean(), each.square().mean()]
@@ -286,12 +299,14 @@ CHECKED = 32
 
 
 @torch.inference_mode()
-def probe(network: FlatNetwork, loss: Loss, inputs: Tensor, targets: Tensor) -> tuple[int | None, Loss | None]:
+def probe(
+    network: FlatNetwork, loss: Loss, inputs: Tensor, targets: Tensor, metrics: dict[str, Loss] | None = None
+) -> tuple[int | None, Loss | None]:
     """Try a few samples; return the axis of class scores in the outputs and the loss per sample, None without one.
 
     Raises:
         LossAtlasError: model and data do not fit; or the loss of some samples is not the mean of their own losses,
-            for then neither is that of a dataset cut into chunks.
+            for then neither is that of a dataset cut into chunks; or a metric is no such mean.
     """
     network.module.eval()
     few = torch.linspace(0, len(inputs) - 1, min(CHECKED, len(inputs))).long().to(inputs.device)
@@ -310,7 +325,8 @@ def probe(network: FlatNetwork, loss: Loss, inputs: Tensor, targets: Tensor) -> 
         return None, None
     _check_model(network, inputs, outputs)
     _check_classes(loss, outputs, targets)
-    _check_mean(loss, outputs, targets)
+    _check_mean("loss", loss, outputs, targets)
+    _check_metrics(metrics or {}, outputs, targets)
     class_axis = None if targets.is_floating_point() else _class_axis(outputs, targets)
     return class_axis, per_sample(loss, outputs, targets)
 
@@ -352,30 +368,45 @@ def _check_classes(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
             )
 
 
-def _check_mean(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
-    """Refuse losses that draw random numbers or are no mean over samples."""
+def _check_metrics(metrics: dict[str, Loss], outputs: Tensor, targets: Tensor) -> None:
+    """Refuse metrics that fail, draw random numbers or are no mean over samples."""
+    for name, metric in metrics.items():
+        try:
+            _check_mean(f"metrics.{name}", metric, outputs, targets)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
+            raise LossAtlasError(f"metrics.{name}: on {shapes} it gave {said}") from error
+
+
+def _check_mean(who: str, loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse losses and metrics that draw random numbers or are no mean over samples."""
     whole, again = loss(outputs, targets), loss(outputs, targets)
     if not torch.isfinite(whole):
         return  # NaN and inf are kept, counted and drawn as such
     if not torch.equal(whole, again):
         raise LossAtlasError(
-            f"loss: evaluated twice it gave {float(whole):.6g} and {float(again):.6g}; it draws random numbers "
+            f"{who}: evaluated twice it gave {float(whole):.6g} and {float(again):.6g}; it draws random numbers "
             "(dropout left on?)"
         )
     single = torch.stack([loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(outputs))])
     mean = float(single.double().mean())
     if not abs(mean - float(whole)) <= 1e-3 * abs(float(whole)) + 1e-6 * float(single.abs().max()):
         raise LossAtlasError(
-            f"loss: that of {len(outputs)} samples is {float(whole):.6g}, the mean of their own losses {mean:.6g}; it "
+            f"{who}: that of {len(outputs)} samples is {float(whole):.6g}, the mean of their own {mean:.6g}; it "
             "must be the mean over samples. Instead of a sum, a weighted mean, or a mean that leaves samples out, "
             "return one value per sample"
         )
 
 
 def problems(
-    network: FlatNetwork, loss: Loss, subsets: dict[str, Subset], batch_size: int, batchnorm: str = "frozen"
+    network: FlatNetwork,
+    loss: Loss,
+    subsets: dict[str, Subset],
+    batch_size: int,
+    batchnorm: str = "frozen",
+    metrics: dict[str, Loss] | None = None,
 ) -> dict[str, TorchProblem]:
     """Return one problem per evaluation subset; they share the network."""
-    return {
-        name: TorchProblem(network, loss, subset.samples, batch_size, batchnorm) for name, subset in subsets.items()
-    }
+    how = batch_size, batchnorm, metrics
+    return {name: TorchProblem(network, loss, subset.samples, *how) for name, subset in subsets.items()}
