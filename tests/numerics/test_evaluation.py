@@ -118,7 +118,7 @@ def several_pieces(monkeypatch):
     monkeypatch.setattr(restriction, "OUTPUT_NUMBERS", 200)
 
 
-@pytest.mark.parametrize("strategy", ["folded", "first-layer"])
+@pytest.mark.parametrize("strategy", ["folded", "first-layer", "vmapped"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_oracle_3_strategies_agree_with_plain_evaluation(name, strategy):
     for device, tolerance in ((FLOAT32, 1e-6), (FLOAT64, 1e-12)):
@@ -183,7 +183,7 @@ def test_pieces_that_fill_the_caches_agree(monkeypatch):
             assert np.allclose(large.metrics(POINTS), found, rtol=1e-6)
 
 
-@pytest.mark.parametrize("strategy", ["eager", "folded", "first-layer"])
+@pytest.mark.parametrize("strategy", ["eager", "folded", "first-layer", "vmapped"])
 @pytest.mark.parametrize("name", ["lenet", "resnet20", "tied"])
 def test_oracle_14_a_point_does_not_depend_on_the_others(name, strategy, monkeypatch):
     problem, at = setting(name)
@@ -237,7 +237,7 @@ def test_networks_that_hide_a_state_are_found_out(capsys):
     assert "strategy 'eager' instead of 'folded' (its loss is off by" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("strategy", ["folded", "first-layer"])
+@pytest.mark.parametrize("strategy", ["folded", "first-layer", "vmapped"])
 def test_nan_and_inf_are_those_of_plain_evaluation(strategy):
     """Directions and centers that overflow: 0 * inf must not make a NaN where the point itself is finite."""
     problem, (theta, directions, buffers) = setting("lenet")
@@ -307,6 +307,15 @@ def test_the_fastest_is_chosen(monkeypatch):
     times["first-layer"] = 0.49
     assert problem.choose_evaluation(*at, POINTS, 1000).strategy == "folded", "less than the noise"
     assert problem.choose_evaluation(*at, POINTS, 1000, precision="bfloat16").strategy == "folded"
+
+
+def test_points_go_together_where_one_is_small(monkeypatch):
+    problem, at = setting("lenet")
+    times = {"eager": 1.0, "folded": 0.5, "first-layer": 0.4, "vmapped": 0.3}
+    monkeypatch.setattr(calibration, "seconds", lambda ways, points: {name: times[name] for name in ways})
+    assert problem.choose_evaluation(*at, POINTS, 100).strategy == "first-layer", "this is a processor"
+    monkeypatch.setattr(calibration, "one_point_is_small", lambda problem: True)
+    assert problem.choose_evaluation(*at, POINTS, 100).strategy == "vmapped"
 
 
 def test_times_are_of_all_samples():

@@ -225,7 +225,7 @@ def _check_pretrained(where: str, run: dict) -> None:
 BY_FRAMEWORK = {
     "torch": {
         "products": ("split", "retained", "rebuild"),
-        "points": ("eager", "folded", "first-layer", "compiled"),
+        "points": ("eager", "folded", "first-layer", "compiled", "vmapped"),
         "precision": ("full", "bfloat16"),
         "model": None,
     },

@@ -58,6 +58,9 @@ def choose_evaluation(problem, place: Place, points: np.ndarray, count: int, ask
     ways[made.strategy] = made
     if made.strategy == "first-layer":
         ways["folded"] = _agreeing(problem, place, points, expected, "folded", precision)
+    if one_point_is_small(problem) and made.strategy != "eager":
+        vmapped = _agreeing(problem, place, points, expected, "vmapped", precision)
+        ways[vmapped.strategy] = vmapped
     each = seconds(ways, points)
     if min(each.values()) * count > WORTH_COMPILING and made.strategy != "eager":
         compiled = _agreeing(problem, place, points, expected, "compiled", precision)
@@ -69,6 +72,11 @@ def choose_evaluation(problem, place: Place, points: np.ndarray, count: int, ask
         best = name if each[name] < MARGIN * each[best] else best
     told = ", ".join(f"{name} {each[name]:.2g}" for name in sorted(each, key=each.get))
     return Evaluation(best, f"{best} (s per point: {told})", _error(ways[best], points, expected))
+
+
+def one_point_is_small(problem) -> bool:
+    """Return whether a single point may leave the device idle."""
+    return problem.network.theta.device.type == "cuda"
 
 
 def _agreeing(

@@ -2,11 +2,13 @@
 
 ``eager`` writes each point into the network and evaluates that. The other strategies evaluate the network's graph in
 stages, see ``stages``: ``folded`` with BatchNorm in the weights before it, ``first-layer`` also with what the first
-layers make of the samples kept, ``compiled`` with the last stage compiled. They agree to rounding.
+layers make of the samples kept, ``compiled`` with the last stage compiled, ``vmapped`` with a few points going through
+it at once, for devices that one point leaves idle. They agree to rounding.
 """
 
 import shutil
 import sysconfig
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from lossatlas.backends.torch.memory import held
 from lossatlas.errors import LossAtlasError
 
 PRECISIONS = ("full", "bfloat16")
-STRATEGIES = ("eager", "folded", "first-layer", "compiled")
+STRATEGIES = ("eager", "folded", "first-layer", "compiled", "vmapped")
 
 CACHE_BYTES = 2**30
 """Bytes of what first layers make of the samples that are kept between units; the rest is made anew for each."""
@@ -36,6 +38,9 @@ What is cached of the samples is read for every point: it should lie in the proc
 
 OUTPUT_NUMBERS = 2**16
 """Outputs of a point whose losses are computed together: a few chunks' worth, for chunks are often tiny there."""
+
+TOGETHER = 4
+"""Points that go through the last stage at once by ``vmapped``: always so many, for results may depend on how many."""
 
 ALIGNED = 16
 """Every point's parameters begin at a multiple of so many numbers: results may depend on where they lie in memory."""
@@ -131,11 +136,12 @@ class Staged:
         self.problem, self.precision = problem, precision
         self.buffers = problem.network.vector(buffers)
         self.pieces = problem.cut(PIECE_BYTES // ((1 + len(directions)) * problem.largest_activation))
-        cached = strategy in ("first-layer", "compiled")
+        cached = strategy != "folded"
         lowered = torch.bfloat16 if precision == "bfloat16" else problem.network.theta.dtype
-        fused = strategy != "compiled" and can_fuse(problem.network.theta.device, lowered)
+        fused = strategy not in ("compiled", "vmapped") and can_fuse(problem.network.theta.device, lowered)
         self.stages = _stages(problem.network, self.pieces[0][0], cached, fused)
-        self.strategy = "first-layer" if self.stages.has_affine else "folded"
+        plain = "first-layer" if self.stages.has_affine else "folded"
+        self.strategy = strategy if strategy == "vmapped" else plain
         self._kept: dict[int, tuple] = {}
         self._room = CACHE_BYTES
         self._run = self._in_stages
@@ -179,10 +185,16 @@ class Staged:
         for number in numbers:
             count = len(self.pieces[number][1])
             samples, parts = self._of_samples(number)
-            for found, point, weight in zip(outputs, points, weights, strict=True):
-                found.append(self._run(weight, samples, parts, point)[:count].to(self.eager.center.dtype))
+            made = self.each(points, weights, samples, parts)
+            for found, output in zip(outputs, made, strict=True):
+                found.append(output[:count].to(self.eager.center.dtype))
         targets = torch.cat([self.pieces[number][1] for number in numbers])
         return torch.stack([self.problem.sums(torch.cat(found), targets) for found in outputs])
+
+    def each(self, points: np.ndarray, weights: list[tuple], samples: tuple, parts: list) -> Iterator[Tensor]:
+        """Yield the outputs at each point, of one piece of the samples."""
+        for point, weight in zip(points, weights, strict=True):
+            yield self._run(weight, samples, parts, point)
 
     @torch.inference_mode()
     def weights(self, points: np.ndarray) -> list[tuple]:
@@ -225,13 +237,17 @@ class Staged:
         return self._lower(self.stages.samples(*at)), parts
 
     def _in_stages(self, weight: tuple, samples: tuple, parts: list[list[Tensor]], point: np.ndarray) -> Tensor:
+        return self.stages.rest(*weight, *samples, *self._summed(parts, point))
+
+    def _summed(self, parts: list[list[Tensor]], point: np.ndarray) -> tuple:
+        """Return the values that are affine in the coefficients, at a point."""
         values = []
         for center, *along in parts:
             total = torch.add(center, along[0], alpha=float(point[0]))
             for coefficient, part in zip(point[1:], along[1:], strict=True):
                 total.add_(part, alpha=float(coefficient))
             values.append(total)
-        return self.stages.rest(*weight, *samples, *self._lower(values))
+        return self._lower(values)
 
     def _compiled(self, whole, weight: tuple, samples: tuple, parts: list[list[Tensor]], point: np.ndarray) -> Tensor:
         given = [part for several in parts for part in several]
@@ -242,6 +258,23 @@ class Staged:
         if self.precision == "full":
             return tuple(tensors)
         return tuple(t.bfloat16() if t.is_floating_point() else t for t in tensors)
+
+
+class Vmapped(Staged):
+    """``TOGETHER`` points at once go through the last stage; fewer are filled up with the last one."""
+
+    def each(self, points: np.ndarray, weights: list[tuple], samples: tuple, parts: list) -> Iterator[Tensor]:
+        """Yield the outputs at each point, of one piece of the samples."""
+        for start in range(0, len(points), TOGETHER):
+            chosen = [min(start + k, len(points) - 1) for k in range(TOGETHER)]
+            of_points = _stacked([weights[k] for k in chosen])
+            affine = _stacked([self._summed(parts, points[k]) for k in chosen])
+            axes = *(0 for _ in of_points), *(None for _ in samples), *(0 for _ in affine)
+            yield from torch.vmap(self.stages.rest, axes)(*of_points, *samples, *affine)[: len(points) - start]
+
+
+def _stacked(several: list[tuple]) -> list[Tensor]:
+    return [torch.stack(tensors) for tensors in zip(*several, strict=True)]
 
 
 def _stages(network, inputs: Tensor, cached: bool, fused: bool) -> stages.Stages:
@@ -280,9 +313,11 @@ def restrict(
     if precision not in PRECISIONS:
         raise LossAtlasError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
     at, reasons = (problem, center, directions, buffers), []
-    for name in STRATEGIES[STRATEGIES.index(strategy) : 0 : -1]:
+    plainer = STRATEGIES[1:3]
+    names = plainer[: plainer.index(strategy)] if strategy in plainer else plainer
+    for name in [] if strategy == "eager" else [strategy, *reversed(names)]:
         try:
-            made = Staged(*at, name, precision)
+            made = (Vmapped if name == "vmapped" else Staged)(*at, name, precision)
             made.on_pieces([0], np.zeros((1, len(directions))))
             break
         except Exception as error:  # whatever a network of the user's does while it is traced
