@@ -269,7 +269,7 @@ def test_differences_within_and_between_runs(tmp_path, random_path):
     made = make_directions(spec("difference", to=ends), here, {"b": there})
     assert np.allclose(made.used[0], random_path[3] - random_path[29], atol=1e-14)
     assert np.allclose(made.used[1], 2 * random_path[0] - random_path[29], atol=1e-14)
-    assert made.raw.labels == ["to 3", "to b:0"]
+    assert made.raw.labels == ["to iteration 3", "to iteration 0 of b"]
     with pytest.raises(LossAtlasError, match="iteration 77 was not recorded"):
         make_directions(spec("difference", to=[{"iteration": 77}]), here, {})
     other = make_trajectory(tmp_path / "c", random_path[:, :100])

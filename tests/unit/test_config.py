@@ -61,6 +61,7 @@ BAD = [
     ),
     (run(train={"epochs": "many"}), "runs.a.train.epochs: 'many' is not of type number"),
     (run(train={"batch_size": 0}), "runs.a.train.batch_size"),
+    (run(planes={"p": {"x": "random/1", "y": "random/2", "points": 31}}), "31 is not of type array, such as [25, 25]"),
     (run(train={}, checkpoints={"files": "*.pt"}), "either 'train' or 'checkpoints'"),
     (run(dtype="float16"), "'float16' is not one of float32, float64"),
     (run(planes={"p": {"x": "pcb/1", "y": "pca/2"}}), "no directions 'pcb' in this run; did you mean 'pca'?"),

@@ -131,6 +131,19 @@ def test_paths_of_other_runs_have_names_colours_and_heights(evaluated):
     assert np.array_equal(drawn.get_xdata(), b.x)
 
 
+def test_losses_of_other_runs_are_drawn_along_their_training():
+    landscape, trajectory = datasets()
+    losses = np.array([3.0, 2.0, 1.0, 0.5, np.inf])
+    landscape = with_others(landscape, True).assign(other_true_loss=(("split", "other_checkpoint"), [losses] * 2))
+    (axes,) = figures.curve_figure(landscape, trajectory, "t").axes
+    drawn = {line.get_label(): line for line in axes.get_lines()}
+    assert drawn["b"].get_xdata().tolist() == [0, 5, 30]
+    assert drawn["b"].get_ydata().tolist() == [3, 2, 1]
+    assert np.isnan(drawn["c"].get_ydata()[1])
+    assert axes.get_xlim() == (0, 30)
+    plt.close("all")
+
+
 def test_paths_of_other_runs_grow_in_the_video_and_end_whole():
     landscape, trajectory = datasets()
     renderer = FrameRenderer(with_others(landscape, True), trajectory, CHOICES, "test")

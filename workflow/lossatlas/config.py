@@ -99,7 +99,9 @@ def _explain(error) -> str:
     if error.validator == "type" and error.validator_value == "number" and _is_number(error.instance):
         return f"{where}: {error.instance!r} is text to YAML; write it with a point, such as 1.0e-2 or 0.01"
     if error.validator == "type":
-        return f"{where}: {error.instance!r} is not of type {error.validator_value}"
+        form = error.schema.get("examples", [error.schema.get("default")])[0]
+        hint = f", such as {form}" if form and error.validator_value in ("array", "object") else ""
+        return f"{where}: {error.instance!r} is not of type {error.validator_value}{hint}"
     if error.validator == "anyOf":
         return f"{where}: {error.instance!r} does not fit: {_alternatives(error.validator_value)}"
     if error.validator == "pattern":

@@ -28,6 +28,6 @@ def difference(trajectory: Trajectory, center: int, ends: list[dict], others: di
         row = there.row_of(end["iteration"], f"directions.to.{i}.iteration")
         vectors.append(there.parameters(row).astype(np.float64) - origin)
         buffers.append(there.buffers(row).astype(np.float64) - statistics)
-        name = f"{end['run']}:" if "run" in end else ""
-        labels.append(f"to {name}{there.iterations[row]}")
+        run = f" of {end['run']}" if "run" in end else ""
+        labels.append(f"to iteration {there.iterations[row]}{run}")
     return RawDirections(np.stack(vectors), labels, buffers=np.stack(buffers))

@@ -32,7 +32,7 @@ def draw_contours(axes: Axes, landscape: xr.Dataset, scale: LossScale, choices: 
         positions, texts = scale.ticks()
         bar = axes.figure.colorbar(filled, ax=axes, pad=0.02, fraction=0.05, ticks=positions)
         bar.ax.set_yticklabels(texts)
-        bar.set_label(scale.label)
+        bar.set_label(f"{split} {scale.label}")
     mark_evaluated(axes, landscape)
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])

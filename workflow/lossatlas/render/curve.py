@@ -1,5 +1,7 @@
 """The loss along training."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -8,8 +10,12 @@ from matplotlib.lines import Line2D
 from lossatlas.render.style import NOW_COLOR, NOW_MARKER, PATH_COLOR, TEST_COLOR
 
 
-def draw_curve(axes: Axes, landscape: xr.Dataset, trajectory: xr.Dataset) -> None:
-    """Draw true losses on both subsets, the loss of the projections, and the mini-batch loss."""
+def draw_curve(axes: Axes, landscape: xr.Dataset, trajectory: xr.Dataset, others: Sequence[tuple] = ()) -> None:
+    """Draw true losses on both subsets, the loss of the projections, and the mini-batch loss.
+
+    Args:
+        others: name, colour, iterations and losses of other runs, on their training samples.
+    """
     iterations = landscape["iteration"].values
     curves = [
         (trajectory["batch_loss"].values, "mini-batch", {"color": "0.75", "linewidth": 0.8}),
@@ -37,11 +43,14 @@ def draw_curve(axes: Axes, landscape: xr.Dataset, trajectory: xr.Dataset) -> Non
         values = np.where(np.isfinite(values), values, np.nan)
         if np.isfinite(values).any():
             axes.plot(iterations, values, label=label, **looks)
+    for run, color, steps, values in others:
+        axes.plot(steps, np.where(np.isfinite(values), values, np.nan), label=run, color=color, linewidth=1.4)
     drawn = [line.get_ydata() for line in axes.get_lines()]
     finite = np.concatenate([y[np.isfinite(y)] for y in drawn]) if drawn else np.ones(1)
     if finite.size and finite.min() > 0 and finite.max() / finite.min() > 30:
         axes.set_yscale("log")
-    axes.set_xlim(iterations[0], max(iterations[-1], iterations[0] + 1))
+    ends = [iterations[-1], iterations[0] + 1, *(steps[-1] for _, _, steps, _ in others)]
+    axes.set_xlim(iterations[0], max(ends))
     axes.set_xlabel("iteration")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lossatlas.render import contour, curve, surface
-from lossatlas.render.style import CHOICES, evaluation_note, loss_scale, other_paths, style
+from lossatlas.render.style import CHOICES, evaluation_note, loss_scale, other_losses, other_paths, style
 
 
 def contour_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
@@ -55,7 +55,7 @@ def noted(title: str, landscape: xr.Dataset) -> str:
 def curve_figure(landscape: xr.Dataset, trajectory: xr.Dataset, title: str) -> Figure:
     """Return the loss along training."""
     figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-    curve.draw_curve(axes, landscape, trajectory)
+    curve.draw_curve(axes, landscape, trajectory, other_losses(landscape))
     axes.set_title(title)
     return figure
 

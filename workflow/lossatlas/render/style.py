@@ -154,6 +154,14 @@ def other_paths(landscape: xr.Dataset, split: str = "train") -> list[OtherPath]:
     return found
 
 
+def other_losses(landscape: xr.Dataset, split: str = "train") -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Return name, colour, iterations and losses of the checkpoints of other runs, where they were evaluated."""
+    if "other_true_loss" not in landscape:
+        return []
+    runs, losses = landscape["other_run"].values, landscape["other_true_loss"].sel(split=split).values
+    return [(path.run, path.color, path.iterations, losses[runs == path.run]) for path in other_paths(landscape, split)]
+
+
 def axis_labels(landscape: xr.Dataset, suffix: str = " of path variance") -> tuple[str, str]:
     """Return the labels of x and y: direction and share of the path's variance."""
     labels = []

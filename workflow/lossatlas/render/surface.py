@@ -40,7 +40,7 @@ def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices:
     x_label, y_label = (label.replace(" (", "\n(") for label in axis_labels(landscape, suffix=""))
     axes.set_xlabel(x_label, labelpad=14)
     axes.set_ylabel(y_label, labelpad=16)
-    axes.set_zlabel(scale.label, labelpad=12)
+    axes.set_zlabel(f"{split} {scale.label}", labelpad=12)
 
 
 def other_lines(axes: Axes3D, paths: list[OtherPath], animated: bool = False) -> list[Line3D]:
