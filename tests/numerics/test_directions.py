@@ -433,16 +433,20 @@ def test_orthogonalised_axes_span_the_same_plane_and_keep_the_third_checkpoint_a
     trajectory = make_trajectory(tmp_path, random_path)
     ends = [{"iteration": 0}, {"iteration": 12}]
     made = make_directions(spec("difference", to=ends), trajectory, {})
-    given = Axes(made.used, made.raw.labels, made.variance_share, {})
+    places = {"one": [1.0, 0.0], "two": [0.0, 1.0]}
+    given = Axes(made.used, made.raw.labels, made.variance_share, {}, ends=places)
     axes = orthogonalize(given, trajectory)
     (x, y), third = axes.vectors, random_path[12] - random_path[29]
     assert np.array_equal(x, made.used[0])
     assert abs(x @ y) < 1e-14 * np.linalg.norm(x) * np.linalg.norm(y)
     assert axes.notes["angle"] == pytest.approx(90, abs=1e-10)
+    assert axes.notes["end_names"] == ["one", "two"]
+    assert axes.ends["one"] == [1, 0]
+    assert np.allclose(axes.ends["two"] @ axes.vectors, third, rtol=1e-9)
     cosine = made.used[0] @ third / np.linalg.norm(made.used[0]) / np.linalg.norm(third)
     assert axes.notes["angle_given"] == pytest.approx(np.degrees(np.arccos(cosine)), rel=1e-10)
     coefficients, residual, *_ = np.linalg.lstsq(axes.vectors.T, third, rcond=None)
     assert coefficients[1] == pytest.approx(1, rel=1e-12)
     assert residual[0] < 1e-20 * (third @ third)
     assert np.allclose(axes.variance_share, variance_shares(axes.vectors, trajectory))
-    assert given.notes == {"angle": pytest.approx(axes.angle_given), "angle_given": pytest.approx(axes.angle_given)}
+    assert given.notes["angle"] == given.notes["angle_given"] == pytest.approx(axes.angle_given)

@@ -245,6 +245,15 @@ def test_metrics_have_a_panel_each_with_the_path_and_what_is_nan():
     plt.close("all")
 
 
+def test_checkpoints_that_axes_lead_to_are_marked_and_named():
+    landscape = datasets()[0].assign_attrs(end_names=["iteration 0 of b", "last"], end_points=[[1.0, 0.0], [0.25, 0.5]])
+    (axes, _) = figures.contour_figure(landscape, CHOICES, "t").axes
+    marked = [line.get_xydata()[0].tolist() for line in axes.get_lines() if line.get_marker() == "D"]
+    assert marked == [[1.0, 0.0], [0.25, 0.5]]
+    assert {"iteration 0 of b", "last"} <= {text.get_text() for text in axes.texts}
+    plt.close("all")
+
+
 def test_a_curvature_of_nothing_but_nan_is_drawn():
     landscape, _ = datasets(lambda x, y: np.full((11, 15), np.nan))
     unknown = curvatures(landscape) * np.nan

@@ -1,7 +1,8 @@
 """From the config's ``directions`` to a store of raw and used directions, and from stores to a plane's axes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -159,7 +160,8 @@ class Axes:
     """Directions to walk along: ``vectors`` (2, N) of a plane or (curve, N), labels and shares of the path's variance.
 
     ``angle_given`` of a plane is the angle in degrees before y was made orthogonal to x, None if it was not.
-    ``buffers`` (2, buffer) are the differences of running statistics that go with differences of checkpoints.
+    ``buffers`` (2, buffer) are the differences of running statistics that go with differences of checkpoints. ``ends``
+    are the coordinates of the checkpoints that whole differences lead to, by name.
     """
 
     vectors: np.ndarray
@@ -168,13 +170,15 @@ class Axes:
     identities: dict[str, list[str]]
     angle_given: float | None = None
     buffers: np.ndarray | None = None
+    ends: dict[str, list[float]] = field(default_factory=dict)
 
     @property
-    def notes(self) -> dict[str, float]:
-        """What a store says about the axes of a plane: their angle in degrees, as drawn and as given."""
+    def notes(self) -> dict[str, Any]:
+        """What a store says about the axes of a plane: their angle in degrees, as drawn and as given, and the ends."""
         angle = float(angles(self.vectors)[0, 1])
         given = angle if self.angle_given is None else self.angle_given
-        return {"angle": angle, "angle_given": given}
+        ends = {"end_names": list(self.ends), "end_points": list(self.ends.values())} if self.ends else {}
+        return {"angle": angle, "angle_given": given, **ends}
 
 
 def read_directions(parts: list[tuple[Path, int | None]]) -> Axes:
@@ -186,6 +190,7 @@ def read_directions(parts: list[tuple[Path, int | None]]) -> Axes:
         LossAtlasError: a set has fewer directions than asked for.
     """
     vectors, labels, sets, shares, buffers, identities = [], [], [], [], [], {}
+    ends: list[str | None] = []
     for path, number in parts:
         store = open_finished(path)
         available = store["used"].shape[0]
@@ -195,13 +200,16 @@ def read_directions(parts: list[tuple[Path, int | None]]) -> Axes:
             vectors.append(store["used"][k])
             labels.append(str(store["direction"][k]))
             sets.append(path.stem)
+            whole = "buffers" in store.group and np.array_equal(store["raw"][k], store["used"][k])
             buffers += [store["buffers"][k]] if "buffers" in store.group else []
+            ends.append(labels[-1].removeprefix("to ") if whole else None)
             shares.append(float(store["variance_share"][k]))
         identities[f"directions/{path.stem}"] = store.identity
     if len(identities) > 1 and len(set(labels)) < len(labels):
         labels = [f"{name}: {label}" for name, label in zip(sets, labels, strict=True)]
     moved = np.stack(buffers) if len(buffers) == len(vectors) else None
-    return Axes(np.stack(vectors), labels, np.array(shares), identities, buffers=moved)
+    places = {name: place for name, place in zip(ends, np.eye(len(ends)).tolist(), strict=True) if name}
+    return Axes(np.stack(vectors), labels, np.array(shares), identities, buffers=moved, ends=places)
 
 
 def read_axes(parts: list[tuple[Path, int]]) -> Axes:
@@ -222,12 +230,14 @@ def orthogonalize(axes: Axes, trajectory: Trajectory) -> Axes:
     three checkpoints the third one keeps the coordinate 1 on y.
     """
     x, y = axes.vectors
+    along = float(y @ x / (x @ x))
     for _ in range(2):  # the second pass takes away what rounding left
         y = y - (y @ x) / (x @ x) * x
     vectors = np.stack([x, y])
     labels = [axes.labels[0], f"{axes.labels[1]}, orthogonal to x"]
     shares = variance_shares(vectors, trajectory)
-    return Axes(vectors, labels, shares, axes.identities, float(angles(axes.vectors)[0, 1]))
+    ends = {name: [a + along * b, b] for name, (a, b) in axes.ends.items()}
+    return Axes(vectors, labels, shares, axes.identities, float(angles(axes.vectors)[0, 1]), ends=ends)
 
 
 def check_independent(vectors: np.ndarray, labels: list[str]) -> None:

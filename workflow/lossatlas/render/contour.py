@@ -5,6 +5,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from lossatlas.render.style import (
     COLORMAP,
@@ -34,6 +35,7 @@ def draw_contours(axes: Axes, landscape: xr.Dataset, scale: LossScale, choices: 
         bar.ax.set_yticklabels(texts)
         bar.set_label(f"{split} {scale.label}")
     mark_evaluated(axes, landscape)
+    mark_ends(axes, landscape)
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
     label_axes(axes, landscape)
@@ -44,6 +46,16 @@ def label_axes(axes: Axes, landscape: xr.Dataset) -> None:
     x_label, y_label = axis_labels(landscape)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label.replace(" (", "\n("))  # the height is short
+
+
+def mark_ends(axes: Axes, landscape: xr.Dataset) -> None:
+    """Mark and name the checkpoints that the axes lead to, where these are differences."""
+    attrs = landscape.attrs
+    for name, place in zip(attrs.get("end_names", []), attrs.get("end_points", []), strict=True):
+        outlined = [withStroke(linewidth=2, foreground="white")]
+        axes.plot(*place, "D", color="white", markeredgecolor="black", markersize=6, zorder=3)
+        look = {"textcoords": "offset points", "fontsize": 8, "path_effects": outlined, "clip_on": True, "zorder": 3}
+        axes.annotate(name, place, (7, 5), **look)
 
 
 def mark_evaluated(axes: Axes, landscape: xr.Dataset) -> None:
