@@ -1,6 +1,6 @@
 """Evaluate the loss along directions or between two checkpoints, by MPI ranks that share one queue."""
 
-from lossatlas import backends, cli, curves, store, units
+from lossatlas import backends, cli, curves, landscape, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.directions import read_directions
 from lossatlas.parallel import Timing
@@ -28,7 +28,7 @@ def main(args, world) -> None:
         world.barrier()
     made = store.Store(store.hidden_path(args.output, args.run_dir), writable=True)
     if not made.finished:
-        evaluator = curves.Evaluator(course, problems)
+        evaluator = curves.Evaluator(course, problems, landscape.choices_of(made.attrs))
         missing = units.compute(made, evaluator, world, timing, args.queue, args.label)
     cli.conclude(args, world, timing, made, curves.finish, missing, device.description)
 
@@ -47,7 +47,7 @@ def prepare(args, inputs: dict, plan: curves.Plan) -> None:
     """Find or create the store."""
     fingerprint = store.Fingerprint("curves", args.spec, inputs)
     if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
-        store.create(args.output, args.run_dir, fingerprint, plan.build)
+        store.create(args.output, args.run_dir, fingerprint, curves.with_strategy(plan, args.label))
 
 
 if __name__ == "__main__":

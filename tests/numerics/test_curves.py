@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from lossatlas import curves, store, units
+from lossatlas import curves, landscape, store, units
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
 from lossatlas.directions.build import Axes
@@ -265,6 +265,29 @@ def test_running_statistics_are_recomputed_on_the_training_samples(normalised, t
         for k, part in enumerate((split, Split(split.inputs[:7], split.targets[:7]))):
             assert made["loss"][0, k, n] == pytest.approx(by_torch(part, theta, own)[0], rel=1e-10)
     assert made.attrs["batchnorm"].startswith("recompute: at each point of the curve")
+
+
+@pytest.mark.parametrize("between", [True, False])
+def test_oracle_3_strategies_agree_and_are_named(normalised, tmp_path, between):
+    trajectory, problem, split, thetas, stats = normalised
+    spec = {**(LINE if between else DIRECTIONS), "batchnorm": "frozen", "points": 5, "strategy": "first-layer"}
+    course = (
+        curves.Between(spec, trajectory, {}, "curve") if between else curves.Along(spec, axes(thetas[:2]), trajectory)
+    )
+    plan = curves.Plan(spec, course, {"train": problem}, {"train": SUBSET})
+    made = store.create(tmp_path / "c.zarr", tmp_path, store.Fingerprint("curves", spec), curves.with_strategy(plan))
+    assert made.attrs["strategy"] == "first-layer"
+    assert made.attrs["precision"] == "full"
+    compute(made, curves.Evaluator(course, {"train": problem}, landscape.choices_of(made.attrs)))
+    start = 0 if between else 2
+    for k, step in enumerate([thetas[2] - thetas[0]] if between else thetas[:2]):
+        for n, t in enumerate(made["alpha"][:]):
+            exact = by_torch(split, thetas[start] + t * step, stats[start])
+            assert made["loss"][k, 0, n] == pytest.approx(exact[0], rel=1e-12)
+    moving = curves.Between({**LINE, "batchnorm": "interpolate"}, trajectory, {}, "curve")
+    plan = curves.Plan(spec, moving, {"train": problem}, {"train": SUBSET})
+    made = store.create(tmp_path / "m.zarr", tmp_path, store.Fingerprint("curves", LINE), curves.with_strategy(plan))
+    assert made.attrs["strategy_note"] == "eager: running statistics change from point to point"
 
 
 def test_oracle_19_units_in_any_order_and_after_an_interruption_give_the_same_bits(normalised, tmp_path):

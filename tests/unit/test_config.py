@@ -248,8 +248,11 @@ def test_defaults_of_curves_depend_on_where_they_run():
         "points": 41,
         "view": {},
         "batchnorm": "frozen",
+        "strategy": "auto",
+        "precision": "full",
     }
     assert found["l"].pop("to") == {"iteration": "first"}
-    assert found["l"] == {"from": "last", "batchnorm": "interpolate", "range": [-0.5, 1.5], "points": 41, "view": {}}
+    shared = {"points": 41, "view": {}, "strategy": "auto", "precision": "full"}
+    assert found["l"] == {"from": "last", "batchnorm": "interpolate", "range": [-0.5, 1.5], **shared}
     assert config.axes_of(found["d"]) == ["random"]
     assert config.axes_of(found["l"]) == []

@@ -313,9 +313,7 @@ def curve(
             course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory)
         else:
             course, added = _between(spec, trajectory), {}
-        plan = curves.Plan(spec, course, problems, subsets, guess)
-        evaluator = curves.Evaluator(course, problems)
-        return _compute("curves", Path(folder), spec, plan.build, lambda _: evaluator, curves).assign(added)
+        return _evaluate_curves(Path(folder), curves.Plan(spec, course, problems, subsets, guess)).assign(added)
 
 
 def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[curves.Along, dict]:
@@ -410,6 +408,15 @@ def _evaluate_plane(folder: Path, spec: dict, made: DirectionSet, trajectory: Tr
     dataset = _compute("landscape", folder, spec, landscape.with_strategy(planned), evaluator, landscape)
     dataset["direction"] = (("axis", "parameter"), axes.vectors)
     return dataset.assign({name: ("axis", values) for name, values in made.raw.values.items()})
+
+
+def _evaluate_curves(folder: Path, plan: curves.Plan) -> xr.Dataset:
+    """Evaluate all points of curves."""
+
+    def evaluator(made: store.Store) -> curves.Evaluator:
+        return curves.Evaluator(plan.course, plan.problems, landscape.choices_of(made.attrs))
+
+    return _compute("curves", folder, plan.spec, curves.with_strategy(plan), evaluator, curves)
 
 
 def _compute(kind: str, folder: Path, spec: dict, build: Callable, evaluator: Callable, driver: Any) -> xr.Dataset:

@@ -260,6 +260,9 @@ def _check_framework(where: str, run: dict) -> None:
         asked.append((f"planes.{name}.precision", plane.get("precision"), has["precision"]))
         strategy = plane.get("curvature", {}).get("strategy")
         asked.append((f"planes.{name}.curvature.strategy", strategy, has["products"]))
+    for name, curve in run["curves"].items():
+        asked.append((f"curves.{name}.strategy", curve.get("strategy"), has["points"]))
+        asked.append((f"curves.{name}.precision", curve.get("precision"), has["precision"]))
     for key, value, known in asked:
         if value not in (None, "auto") and known is not None and value not in known:
             raise LossAtlasError(

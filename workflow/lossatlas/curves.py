@@ -15,11 +15,14 @@ import zarr
 from lossatlas import units
 from lossatlas.data import Subset
 from lossatlas.directions.build import Axes, angles
-from lossatlas.landscape import BATCHNORM, metric_names, points_per_chunk, units_of_metric
+from lossatlas.landscape import BATCHNORM, choose, metric_names, points_per_chunk, units_of_metric
 from lossatlas.problem import Problem
 from lossatlas.sites import Line
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
+
+Place = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Center, direction and buffers."""
 
 Evaluate = Callable[[np.ndarray], np.ndarray]
 """From numbers of points on a curve to metrics (point, metric)."""
@@ -48,10 +51,14 @@ class Course(Protocol):
     attributes: dict[str, Any]
     arrays: dict[str, tuple[tuple[str, ...], np.ndarray, str]]
 
-    def on(self, problem: Problem, curve: int, reference: Problem) -> Evaluate:
+    def fixed(self) -> Place | None:
+        """Return where the first curve runs, if running statistics are the same all along; else None."""
+
+    def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
         """Return the function that evaluates a problem at points of one curve.
 
-        Running statistics that are recomputed are those of the samples of ``reference``.
+        Running statistics that are recomputed are those of the samples of ``reference``. ``choices`` say how points
+        are evaluated where running statistics are the same all along.
         """
 
 
@@ -69,18 +76,14 @@ def positions(interval: tuple[float, float], points: int, exact: tuple[float, ..
 
 
 def restricted(
-    problem: Problem,
-    at: tuple[np.ndarray, np.ndarray, np.ndarray],
-    alpha: np.ndarray,
-    batchnorm: str,
-    reference: Problem,
+    problem: Problem, at: Place, alpha: np.ndarray, batchnorm: str, reference: Problem, choices: dict
 ) -> Evaluate:
-    """Return the function that evaluates a problem at center + alpha direction; ``at`` is (center, direction, buffers).
+    """Return the function that evaluates a problem at center + alpha direction.
 
     ``batchnorm`` is ``frozen`` or ``recompute``.
     """
     center, direction, buffers = at
-    choices = {"batchnorm": batchnorm, "reference": reference} if batchnorm == "recompute" else {}
+    choices = {"batchnorm": batchnorm, "reference": reference} if batchnorm == "recompute" else choices
     restriction = problem.restrict(center, direction[None], buffers, **choices)
     return lambda numbers: restriction.metrics(alpha[numbers, None])
 
@@ -111,10 +114,14 @@ class Along:
             "angle": (("curve", "other_curve"), angles(axes.vectors), "angles between the directions in degrees"),
         }
 
-    def on(self, problem: Problem, curve: int, reference: Problem) -> Evaluate:
+    def fixed(self) -> Place | None:
+        """Return where the first curve runs, unless running statistics are recomputed."""
+        return (self.center, self.vectors[0], self.buffers) if self.batchnorm == "frozen" else None
+
+    def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
         """Return the function that evaluates a problem at points of one curve."""
         at = self.center, self.vectors[curve], self.buffers
-        return restricted(problem, at, self.alpha, self.batchnorm, reference)
+        return restricted(problem, at, self.alpha, self.batchnorm, reference, choices)
 
 
 class Between:
@@ -139,13 +146,24 @@ class Between:
             self.attributes["batchnorm"] = NOTES["recompute"]
         self.arrays = {name: (("alpha",), values, text) for name, (values, text) in line.arrays.items()}
 
-    def on(self, problem: Problem, curve: int, reference: Problem) -> Evaluate:
+    @property
+    def _moves(self) -> bool:
+        return self.line.interpolated and self.line.start.buffers.size > 0
+
+    def fixed(self) -> Place | None:
+        """Return where the curve runs, unless running statistics move along or are recomputed."""
+        start, end = self.line.start, self.line.end
+        kept = self.batchnorm != "recompute" and not self._moves
+        return (start.theta, end.theta - start.theta, start.buffers) if kept else None
+
+    def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
         """Return the function that evaluates a problem at points of the curve."""
         line = self.line
-        if line.interpolated and line.start.buffers.size:
+        if self._moves:
             return lambda numbers: np.stack([problem.metrics(line.parameters(n), line.buffers(n)) for n in numbers])
         at = line.start.theta, line.end.theta - line.start.theta, line.start.buffers
-        return restricted(problem, at, self.alpha, "frozen" if line.interpolated else self.batchnorm, reference)
+        batchnorm = "frozen" if line.interpolated else self.batchnorm
+        return restricted(problem, at, self.alpha, batchnorm, reference, choices)
 
 
 @dataclass
@@ -196,11 +214,27 @@ class Plan:
         units.add_rows(group, "One row per point, curve by curve.", rows, columns, points_per_chunk(self.spec, rows))
 
 
-class Evaluator:
-    """Evaluates the points of a store of curves, by number."""
+def with_strategy(plan: Plan, label: str | None = None) -> Callable[[zarr.Group], None]:
+    """Return the plan's ``build``, which also chooses how points are evaluated and says so; see ``landscape``."""
 
-    def __init__(self, course: Course, problems: dict[str, Problem]):
-        self.course, self.problems = course, problems
+    def build(group: zarr.Group) -> None:
+        plan.build(group)
+        if (place := plan.course.fixed()) is None:
+            group.attrs.update(strategy="eager", strategy_note="eager: running statistics change from point to point")
+            return
+        (center, direction, buffers), alpha = place, plan.course.alpha
+        problem = next(iter(plan.problems.values()))
+        points = alpha[[0, len(alpha) // 2, -1], None]
+        choose(group, problem, (center, direction[None], buffers), points, plan.spec, label)
+
+    return build
+
+
+class Evaluator:
+    """Evaluates the points of a store of curves, by number; ``choices`` say how, see ``landscape.choices_of``."""
+
+    def __init__(self, course: Course, problems: dict[str, Problem], choices: dict | None = None):
+        self.course, self.problems, self.choices = course, problems, choices or {}
         self._ready: tuple[int, list[Evaluate]] = (-1, [])
 
     def __call__(self, unit: range) -> np.ndarray:
@@ -210,8 +244,8 @@ class Evaluator:
 
     def _points(self, curve: int, numbers: np.ndarray) -> np.ndarray:
         if self._ready[0] != curve:  # units come in order, so that the last curve is most often the next one
-            problems = self.problems.values()
-            self._ready = curve, [self.course.on(problem, curve, self.problems["train"]) for problem in problems]
+            how = curve, self.problems["train"], self.choices
+            self._ready = curve, [self.course.on(problem, *how) for problem in self.problems.values()]
         return np.hstack([evaluate(numbers) for evaluate in self._ready[1]])
 
 

@@ -222,16 +222,28 @@ def with_strategy(plane: Plane, label: str | None = None) -> Callable[[zarr.Grou
         at = plane.trajectory.parameters(row), plane.axes.vectors, plane.trajectory.buffers(row)
         ends = [group[name][:][[0, -1]] for name in ("x", "y") if name in group]
         points = np.array([np.mean(ends, axis=1), *itertools.product(*ends)])
-        count, problem = group[units.ARRAY].shape[0], next(iter(plane.problems.values()))
-        chosen = problem.choose_evaluation(*at, points, count, **choices_of(plane.spec))
-        if label:
-            print(f"{label}: points are evaluated by strategy {chosen.told}", flush=True)
-        precision = plane.spec.get("precision", "full")
-        group.attrs.update(strategy=chosen.strategy, strategy_note=chosen.told, precision=precision)
-        if chosen.error is not None:
-            group.attrs.update(precision_error=chosen.error, precision_error_points=points.tolist())
+        choose(group, next(iter(plane.problems.values())), at, points, plane.spec, label)
 
     return build
+
+
+def choose(
+    group: zarr.Group, problem: Problem, place: tuple, points: np.ndarray, spec: dict, label: str | None
+) -> None:
+    """Choose how the points of a new store are evaluated, and say so in it.
+
+    Args:
+        place: center, directions and buffers.
+        points: some points (point, k) at which ways are compared.
+        spec: has the keys of ``CHOICES``, where they were given.
+    """
+    chosen = problem.choose_evaluation(*place, points, group[units.ARRAY].shape[0], **choices_of(spec))
+    if label:
+        print(f"{label}: points are evaluated by strategy {chosen.told}", flush=True)
+    precision = spec.get("precision", "full")
+    group.attrs.update(strategy=chosen.strategy, strategy_note=chosen.told, precision=precision)
+    if chosen.error is not None:
+        group.attrs.update(precision_error=chosen.error, precision_error_points=points.tolist())
 
 
 class Evaluator:
