@@ -137,6 +137,7 @@ def test_captions_are_there_for_every_picture():
         "variants",
         "between",
         "null",
+        "metrics",
         "curve",
     }
     assert found == {"workflow", "tracking"} | pictures

@@ -12,7 +12,7 @@ from lossatlas import backends
 from lossatlas.trajectory import Trajectory
 
 from tests.conftest import ROOT, environment, snakemake
-from tests.workflow.conftest import write_config
+from tests.workflow.conftest import all_contents, write_config
 
 pytestmark = pytest.mark.workflow
 
@@ -56,6 +56,19 @@ def test_whole_run_without_torch(tmp_path, without_torch):
     with xr.open_zarr(run / "spectra.zarr", chunks=None) as spectra:
         assert spectra.attrs["strategy"] == "nested"
         assert (spectra["largest"] > 0).all()
+
+
+def test_oracle_14_any_number_of_ranks_gives_the_same_bits(tmp_path):
+    found = {}
+    for ranks in (1, 3):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        file = write_config(folder, small() | {"mpi": {"ranks": ranks, "threads_per_rank": 1}})
+        until = ("--until", "landscape", "spectra")
+        snakemake("--configfile", str(file), "--cores", "3", *until, cwd=folder)
+        found[ranks] = all_contents(folder)
+    assert len(found[1]) == 4, "trajectory, directions, landscape and spectra"
+    assert found[1] == found[3]
 
 
 RECORD = """
