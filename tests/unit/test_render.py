@@ -236,7 +236,11 @@ def test_metrics_have_a_panel_each_with_the_path_and_what_is_nan():
         figure = metrics_figure(landscape, ["mine", "same"], "test")
         figure.canvas.draw()
     panels = [axes for axes in figure.axes if axes.get_title()]
-    assert [axes.get_title() for axes in panels] == [*(["accuracy"] if "accuracy" in landscape else []), "mine", "same"]
+    assert [axes.get_title() for axes in panels] == [
+        *(["accuracy"] if "accuracy" in landscape else []),
+        "mine",
+        "same: 3 wherever it is finite",
+    ]
     assert any("1 of" in text.get_text() for text in panels[-2].texts)
     assert not panels[-1].texts
     for axes in panels:

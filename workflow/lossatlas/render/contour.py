@@ -55,7 +55,8 @@ def mark_ends(axes: Axes, landscape: xr.Dataset) -> None:
         outlined = [withStroke(linewidth=2, foreground="white")]
         axes.plot(*place, "D", color="white", markeredgecolor="black", markersize=6, zorder=3)
         look = {"textcoords": "offset points", "fontsize": 8, "path_effects": outlined, "clip_on": True, "zorder": 3}
-        axes.annotate(name, place, (7, 5), **look)
+        right = place[0] > landscape["x"].values.mean()  # names grow towards where there is room
+        axes.annotate(name, place, (-7 if right else 7, 5), ha="right" if right else "left", **look)
 
 
 def mark_evaluated(axes: Axes, landscape: xr.Dataset) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lossatlas.render.contour import label_axes, mark_evaluated, mark_nonfinite, path_lines
 from lossatlas.render.figures import noted
@@ -34,12 +35,14 @@ def _draw(axes: Axes, landscape: xr.Dataset, name: str, split: str) -> None:
     values, x, y = landscape[name].sel(split=split).values, landscape["x"].values, landscape["y"].values
     mark_nonfinite(axes, values)
     finite = values[np.isfinite(values)]
-    if finite.size:
-        low, high = float(finite.min()), float(finite.max())
-        levels = np.linspace(low, high if high > low else low + max(abs(low), 1.0) * 1e-6, LEVELS + 1)
+    if finite.size and np.ptp(finite) > 0:
+        levels = MaxNLocator(LEVELS).tick_values(finite.min(), finite.max())
         filled = axes.contourf(x, y, np.where(np.isfinite(values), values, np.nan), levels=levels, cmap=COLORMAP)
-        bar = axes.figure.colorbar(filled, ax=axes, pad=0.02, fraction=0.05)
-        bar.set_label(f"{name} ({split})")
+        axes.figure.colorbar(filled, ax=axes, pad=0.02, fraction=0.05, label=f"{split} {name}")
+    elif finite.size:
+        known = np.where(np.isfinite(values), 0.0, np.nan)
+        axes.contourf(x, y, known, levels=[-1, 1], colors=[plt.colormaps[COLORMAP](0.0)])
+        name += f": {finite[0]:.4g} wherever it is finite"
     mark_evaluated(axes, landscape)
     path, now = path_lines(axes)
     path.set_data(landscape["path_x"].values, landscape["path_y"].values)
