@@ -325,6 +325,15 @@ def test_times_are_of_all_samples():
         assert 0 < seconds < 5
 
 
+def test_each_chunk_or_piece_counts_once(monkeypatch):
+    problem, at = setting("lenet", batch=4)
+    monkeypatch.setattr(calibration, "_time", lambda run, count: 1.0)
+    assert calibration.seconds({"eager": problem.restrict(*at)}, POINTS) == {"eager": 6}
+    assert calibration.seconds({"folded": problem.restrict(*at, "folded")}, POINTS) == {"folded": 6 + 1}
+    monkeypatch.setattr(restriction, "PIECE_BYTES", 2**24)
+    assert calibration.seconds({"folded": problem.restrict(*at, "folded")}, POINTS) == {"folded": 1 + 1}
+
+
 def test_the_model_stays_untouched():
     torch.manual_seed(0)
     module = zoo.builder("resnet20")().train()

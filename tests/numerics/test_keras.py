@@ -8,6 +8,7 @@ from itertools import pairwise
 import keras
 import numpy as np
 import pytest
+from lossatlas.backends import metrics_of_run
 from lossatlas.backends import tensorflow as backend
 from lossatlas.backends.tensorflow.memory import peak_bytes
 from lossatlas.backends.tensorflow.network import to_numpy
@@ -365,7 +366,8 @@ def test_bad_models_are_refused(name, message):
 
 def own_metrics(*names):
     path = [str(ROOT)]
-    return backend.build_metrics({n: {"import": f"tests.helpers.keras_models:{n}", "python_path": path} for n in names})
+    specs = {n: {"import": f"tests.helpers.keras_models:{n}", "python_path": path} for n in names}
+    return metrics_of_run(backend, specs)
 
 
 def test_own_metrics_are_means_over_all_samples():

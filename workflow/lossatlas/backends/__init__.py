@@ -4,6 +4,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from lossatlas import sources
 from lossatlas.data import Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Problem
@@ -45,5 +46,18 @@ def problems_of_run(
     if network.layout != trajectory.layout:
         raise LossAtlasError(f"{trajectory.path}: was recorded from another network than the config's model")
     network.load(frozen=trajectory.frozen)
-    loss, metrics = module.build_loss(spec["loss"]), module.build_metrics(spec.get("metrics", {}))
+    loss, metrics = module.build_loss(spec["loss"]), metrics_of_run(module, spec.get("metrics", {}))
     return module.problems(network, loss, subsets, batch_size, batchnorm, metrics)
+
+
+def metrics_of_run(module: ModuleType, specs: dict[str, dict]) -> dict[str, Any]:
+    """Return a run's own metrics by name, functions (outputs, targets) -> scalar mean over the batch.
+
+    Args:
+        specs: the keys ``import`` and ``python_path`` of each.
+    """
+    found = {}
+    for name, spec in specs.items():
+        own = sources.load(spec["import"], spec["python_path"], f"metrics.{name}")
+        found[name] = module.mean_over_samples(own, f"metrics.{name}: {spec['import']!r}")
+    return found

@@ -3,7 +3,7 @@
 # The first import: what TensorFlow and Keras read from the environment must be there before they start.
 from lossatlas.backends.tensorflow.environment import check_keras  # isort: skip
 
-from lossatlas.backends.tensorflow.build import as_loss, build_loss, build_metrics, build_module
+from lossatlas.backends.tensorflow.build import as_loss, build_loss, build_module, mean_over_samples
 from lossatlas.backends.tensorflow.checkpoints import read_checkpoint
 from lossatlas.backends.tensorflow.device import Device, device_of, set_up
 from lossatlas.backends.tensorflow.network import FlatNetwork
@@ -22,10 +22,10 @@ __all__ = [
     "Trainer",
     "as_loss",
     "build_loss",
-    "build_metrics",
     "build_module",
     "check_keras",
     "device_of",
+    "mean_over_samples",
     "problems",
     "read_checkpoint",
     "set_up",

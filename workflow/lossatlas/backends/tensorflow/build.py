@@ -43,20 +43,7 @@ def build_loss(spec: dict) -> Loss:
     if "import" not in spec:
         return {"cross-entropy": cross_entropy, "mse": _mse}[spec["name"]]
     own = sources.load(spec["import"], spec["python_path"], "loss.import")
-    return _mean(own, f"loss.import: {spec['import']!r}")
-
-
-def build_metrics(specs: dict[str, dict]) -> dict[str, Loss]:
-    """Return the user's own metrics by name, functions (outputs, targets) -> scalar mean over the batch.
-
-    Args:
-        specs: the keys ``import`` and ``python_path`` of each.
-    """
-    found = {}
-    for name, spec in specs.items():
-        own = sources.load(spec["import"], spec["python_path"], f"metrics.{name}")
-        found[name] = _mean(own, f"metrics.{name}: {spec['import']!r}")
-    return found
+    return mean_over_samples(own, f"loss.import: {spec['import']!r}")
 
 
 def as_loss(loss: str | Loss) -> Loss:
@@ -68,7 +55,7 @@ def as_loss(loss: str | Loss) -> Loss:
     if isinstance(loss, type):
         raise LossAtlasError(f"loss: {loss.__name__} is a class; give an instance, {loss.__name__}()")
     if callable(loss):
-        return _mean(loss, "loss: the function")
+        return mean_over_samples(loss, "loss: the function")
     if loss not in ("cross-entropy", "mse"):
         raise LossAtlasError(f"loss: {loss!r} is neither a function nor one of cross-entropy, mse")
     return build_loss({"name": loss})
@@ -81,7 +68,12 @@ def cross_entropy(outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, outputs))
 
 
-def _mean(own: Callable, who: str) -> Loss:
+def mean_over_samples(own: Callable, who: str) -> Loss:
+    """Return a user's function with the mean over samples taken, where it returns one value for each.
+
+    Args:
+        who: names the function in messages.
+    """
     keras_loss = isinstance(own, keras.losses.Loss)  # those take the targets first
 
     def mean_loss(outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,7 @@
 """PyTorch: flat networks, problems and training."""
 
 from lossatlas.backends.torch.at_hand import as_direction, collect, load_weights
-from lossatlas.backends.torch.build import as_loss, as_metrics, build_loss, build_metrics, build_module
+from lossatlas.backends.torch.build import as_loss, as_metrics, build_loss, build_module, mean_over_samples
 from lossatlas.backends.torch.checkpoints import read_checkpoint, read_pretrained
 from lossatlas.backends.torch.device import Device, device_of, own_modes, set_up
 from lossatlas.backends.torch.network import FlatNetwork
@@ -20,11 +20,11 @@ __all__ = [
     "as_loss",
     "as_metrics",
     "build_loss",
-    "build_metrics",
     "build_module",
     "collect",
     "device_of",
     "load_weights",
+    "mean_over_samples",
     "own_modes",
     "problems",
     "read_checkpoint",

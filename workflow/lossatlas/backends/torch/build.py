@@ -43,25 +43,12 @@ def build_loss(spec: dict) -> Loss:
     if "import" not in spec:
         return {"cross-entropy": functional.cross_entropy, "mse": _mse}[spec["name"]]
     own = sources.load(spec["import"], spec["python_path"], "loss.import")
-    return _mean(own, f"loss.import: {spec['import']!r}")
-
-
-def build_metrics(specs: dict[str, dict]) -> dict[str, Loss]:
-    """Return the user's own metrics by name, functions (outputs, targets) -> scalar mean over the batch.
-
-    Args:
-        specs: the keys ``import`` and ``python_path`` of each.
-    """
-    found = {}
-    for name, spec in specs.items():
-        own = sources.load(spec["import"], spec["python_path"], f"metrics.{name}")
-        found[name] = _mean(own, f"metrics.{name}: {spec['import']!r}")
-    return found
+    return mean_over_samples(own, f"loss.import: {spec['import']!r}")
 
 
 def as_metrics(metrics: dict[str, Loss]) -> dict[str, Loss]:
     """Return the metrics that a notebook gives, with the mean taken."""
-    return {name: _mean(own, f"metrics: {name!r}") for name, own in metrics.items()}
+    return {name: mean_over_samples(own, f"metrics: {name!r}") for name, own in metrics.items()}
 
 
 def as_loss(loss: str | Loss) -> Loss:
@@ -77,13 +64,19 @@ def as_loss(loss: str | Loss) -> Loss:
     if loss is functional.mse_loss or (isinstance(loss, nn.MSELoss) and loss.reduction == "mean"):
         return _same_shape_mse
     if callable(loss):
-        return _mean(loss, "loss: the function")
+        return mean_over_samples(loss, "loss: the function")
     if loss not in ("cross-entropy", "mse"):
         raise LossAtlasError(f"loss: {loss!r} is neither a function nor one of cross-entropy, mse")
     return build_loss({"name": loss})
 
 
-def _mean(own: Loss, who: str) -> Loss:
+def mean_over_samples(own: Loss, who: str) -> Loss:
+    """Return a user's function with the mean over samples taken, where it returns one value for each.
+
+    Args:
+        who: names the function in messages.
+    """
+
     def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         value = own(outputs, targets)
         if not isinstance(value, Tensor) or value.ndim > 1:

@@ -116,14 +116,13 @@ def seconds(ways: dict[str, Eager | Staged], points: np.ndarray, rounds: int = 5
 
 
 def _seconds(way: Eager | Staged, points: np.ndarray) -> float:
-    chunks = len(way.problem.chunks)
     if isinstance(way, Eager):
-        return _time(lambda: way.on_piece(0, points), len(points)) * chunks
-    weights = way.weights(points)
-    each = _time(lambda: way.on_pieces([0], points, weights), len(points)) * chunks
+        return _time(lambda: way.on_piece(0, points), len(points)) * len(way.problem.chunks)
+    weights, pieces = way.weights(points), len(way.pieces)
+    each = _time(lambda: way.on_pieces([0], points, weights), len(points)) * pieces
     each += _time(lambda: way.weights(points), len(points))
     if way.share_kept < 1:
-        each += (1 - way.share_kept) * _time(lambda: way.make(0), len(points)) * chunks
+        each += (1 - way.share_kept) * _time(lambda: way.make(0), len(points)) * pieces
     return each
 
 
