@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lossatlas.render.contour import label_axes, mark_evaluated, mark_nonfinite, path_lines
+from lossatlas.render.contour import label_axes, mark_ends, mark_evaluated, mark_nonfinite, path_lines
 from lossatlas.render.figures import noted
 from lossatlas.render.style import COLORMAP
 
@@ -44,6 +44,7 @@ def _draw(axes: Axes, landscape: xr.Dataset, name: str, split: str) -> None:
         axes.contourf(x, y, known, levels=[-1, 1], colors=[plt.colormaps[COLORMAP](0.0)])
         name += f": {finite[0]:.4g} wherever it is finite"
     mark_evaluated(axes, landscape)
+    mark_ends(axes, landscape)
     path, now = path_lines(axes)
     path.set_data(landscape["path_x"].values, landscape["path_y"].values)
     now.set_data(landscape["path_x"].values[-1:], landscape["path_y"].values[-1:])
