@@ -160,6 +160,9 @@ def test_own_metrics_lie_beside_the_loss(regression):
     curve = lossatlas.curve(model, "mse", (x, y), to=other, metrics=metrics, points=5)
     moved = (x @ other.weight.detach().T - y).abs().mean()
     assert float(curve["largest"].sel(split="train", alpha=1)[0]) == pytest.approx(float(moved), rel=1e-12)
+    for mistaken in (metrics["largest"], {"largest": "my_code:largest"}):
+        with pytest.raises(LossAtlasError, match="is no dict of functions by name"):
+            lossatlas.plane(model, "mse", (x, y), metrics=mistaken)
     with pytest.raises(LossAtlasError, match=r"metrics: 'path_x' is an array of the stores already"):
         lossatlas.plane(model, "mse", (x, y), metrics={"path_x": metrics["largest"]})
 

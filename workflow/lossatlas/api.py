@@ -344,6 +344,8 @@ def _problems(
     metrics: dict[str, Callable] | None,
 ) -> tuple:
     """Return the network, and problems and subsets by split."""
+    if not isinstance(metrics or {}, dict) or not all(map(callable, (metrics or {}).values())):
+        raise LossAtlasError(f"metrics: {metrics!r} is no dict of functions by name, such as {{'top5': top5}}")
     config.check_metrics(metrics or {}, "metrics")
     splits = {"train": _split(data)} | ({"test": _split(test)} if test is not None else {})
     subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}

@@ -82,7 +82,8 @@ class Scale:
         high = high if maximum is None else min(high, maximum)
         low = min(low, high)
         if scale == "log" or (scale == "auto" and low > 0 and high / low > LOG_FROM):
-            return cls(True, *np.log10([max(low, high * 1e-12, 1e-300), max(high, 1e-300)]))
+            low = low if low > 0 else max(high * 1e-12, 1e-300)
+            return cls(True, *np.log10([low, max(high, 1e-300)]))
         return cls(False, low, high)
 
     @property

@@ -32,7 +32,9 @@ def metrics_figure(landscape: xr.Dataset, metrics: Sequence[str], title: str = "
 
 
 def _draw(axes: Axes, landscape: xr.Dataset, name: str, split: str) -> None:
-    values, x, y = landscape[name].sel(split=split).values, landscape["x"].values, landscape["y"].values
+    values, loss = (landscape[array].sel(split=split).values for array in (name, "loss"))
+    values = np.where(np.isnan(loss), np.nan, values)  # outputs that are NaN have no place of the largest one
+    x, y = landscape["x"].values, landscape["y"].values
     mark_nonfinite(axes, values)
     finite = values[np.isfinite(values)]
     if finite.size and np.ptp(finite) > 0:

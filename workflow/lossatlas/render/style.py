@@ -103,7 +103,7 @@ def loss_scale(landscape: xr.Dataset, choices: dict, split: str = "train") -> Lo
     low = min(low, high)
     log = choices["scale"] == "log" or (choices["scale"] == "auto" and low > 0 and high / low > LOG_FROM)
     if log:
-        low = max(low, high * 1e-12, 1e-300)
+        low = low if low > 0 else max(high * 1e-12, 1e-300)
     return LossScale(log, low, high if high > low else low + max(abs(low), 1.0) * 1e-6, clipped)
 
 

@@ -87,7 +87,7 @@ def _agreeing(
     made = restrict(problem, *place, strategy, precision)
     found = made.metrics(points)[:, 0]
     both = np.isfinite(expected) & np.isfinite(found)
-    gap = np.abs(found - expected)[both] / np.maximum(np.abs(expected[both]), np.finfo(np.float32).tiny)
+    gap = np.abs(found[both] - expected[both]) / np.maximum(np.abs(expected[both]), np.finfo(np.float32).tiny)
     worst = float(gap.max(initial=0.0))
     if worst <= AGREEMENT[precision]:
         return made
@@ -101,7 +101,8 @@ def _error(made: Eager | Staged, points: np.ndarray, expected: np.ndarray) -> fl
     """Return the largest finite difference of a loss, None in the network's own precision."""
     if made.precision == "full":
         return None
-    gap = np.abs(made.metrics(points)[:, 0] - expected)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        gap = np.abs(made.metrics(points)[:, 0] - expected)
     return float(gap[np.isfinite(gap)].max(initial=0.0))
 
 
