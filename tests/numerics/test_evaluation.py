@@ -169,6 +169,19 @@ def test_convolutions_add_and_rectify_by_themselves():
     assert not any("pointwise" in target for target in operations(double.restrict(*at, "folded").stages.rest))
 
 
+def test_a_network_that_ends_in_what_is_rewritten_is_evaluated_in_stages():
+    torch.manual_seed(0)
+    network = FlatNetwork(nn.Sequential(nn.Conv2d(3, 10, 29), nn.ReLU(), nn.MaxPool2d(4)), FLOAT64)
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((23, 3, 32, 32))
+    problem = TorchProblem(network, CROSS_ENTROPY, Split(inputs, rng.integers(0, 10, (23, 1, 1))), 10)
+    theta = network.parameters()
+    at = theta, 0.1 * rng.standard_normal((2, theta.size)), network.buffers()
+    made = problem.restrict(*at, "first-layer")
+    assert made.strategy == "first-layer"
+    assert np.allclose(made.metrics(POINTS), problem.restrict(*at).metrics(POINTS), rtol=1e-12)
+
+
 def test_pieces_that_fill_the_caches_agree(monkeypatch):
     for name in ("lenet", "tied"):
         problem, at = setting(name)

@@ -197,7 +197,8 @@ def _check_run(where: str, run: dict, config: dict) -> None:
 
 TAKEN = re.compile(
     "loss|accuracy|loss_standard_error|work|x|y|alpha|split|iteration|curve|evaluated|error|logarithmic|minimum.*"
-    "|stationary.*|barrier.*|monotonicity|clipped_variances|(path|other|subset)_.*|direction.*|eigenvalue|residual|converged|row|angle|variance_share|distance"
+    "|stationary.*|barrier.*|monotonicity|clipped_variances|(path|other|subset)_.*|direction.*|eigenvalue|residual"
+    "|converged|row|angle|variance_share|distance"
 )
 """Names of the arrays in stores of planes and curves, which a metric of the user's must not have."""
 

@@ -45,7 +45,8 @@ class Stages(NamedTuple):
     """Graphs that together make a network's outputs; all but ``rest`` return tuples.
 
     ``point(theta, buffers, inputs)`` does not read the inputs, ``samples(theta, buffers, inputs)`` nothing but them,
-    ``affine(theta, buffers, inputs)`` is affine in theta, and ``rest(*point, *samples, *affine)`` makes the outputs.
+    ``affine(theta, buffers, inputs)`` is affine in theta, and ``rest(*point, *samples, *affine)`` makes the outputs,
+    ``size`` numbers.
     """
 
     point: fx.GraphModule
@@ -94,6 +95,7 @@ def stages(joint: fx.GraphModule, cached: bool, slices: bool, fused: bool) -> St
         fused: whether convolutions also add and rectify, see ``fusion``; a compiler does that by itself.
     """
     joint, _ = part(joint, _given(joint.graph), set(joint.graph.nodes), _outputs(joint))  # a copy
+    size = _outputs(joint).meta["tensor_meta"].shape.numel()  # nodes that are put in say nothing of their shapes
     graph = joint.graph  # without dead code, such as places of maxima that nobody asks for
     affine = _affine(graph) if cached else set()
     _fold(graph, affine)
@@ -102,7 +104,7 @@ def stages(joint: fx.GraphModule, cached: bool, slices: bool, fused: bool) -> St
     if fused:
         fuse(graph, affine)
     graph.eliminate_dead_code()
-    return _divide(joint, _affine(graph) if cached else set())
+    return _divide(joint, _affine(graph) if cached else set(), size)
 
 
 def _given(graph: fx.Graph) -> list[fx.Node]:
@@ -141,7 +143,7 @@ def _is_linear(node: fx.Node, varying: set[fx.Node]) -> bool:
     return kind in _LINEAR and not varying.intersection(a for a in node.args[1:] if isinstance(a, fx.Node))
 
 
-def _divide(joint: fx.GraphModule, affine: set[fx.Node]) -> Stages:
+def _divide(joint: fx.GraphModule, affine: set[fx.Node], size: int) -> Stages:
     graph, given = joint.graph, _given(joint.graph)
     of_theta, of_inputs = _after(graph, given[0]), _after(graph, given[2])
     output = next(node for node in graph.nodes if node.op == "output")
@@ -158,7 +160,6 @@ def _divide(joint: fx.GraphModule, affine: set[fx.Node]) -> Stages:
     last, _ = part(joint, [node for nodes in ends.values() for node in nodes], rest, output.args[0])
     _reuse(last.graph)
     last.recompile()
-    size = output.args[0].meta["tensor_meta"].shape.numel()
     return Stages(**parts, rest=last, has_affine=bool(ends["affine"]), size=size)
 
 
