@@ -1,6 +1,7 @@
 """Helpers shared by all tests: small trajectories, real MPI ranks, real snakemake runs."""
 
 import os
+import random
 import re
 import subprocess
 import sys
@@ -101,6 +102,15 @@ def make_trajectory(
     made.finish({"ranks": 1})
     store.publish(link, run_dir)
     return trajectory.Trajectory(link)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Begin every test at the same random numbers: what it shows depends neither on chance nor on the tests before."""
+    random.seed(0)  # Keras draws the seeds of its initialisers from it
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):  # tests that need no framework do not load one
+        torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -17,22 +17,6 @@ def pooled(*layers: nn.Module) -> nn.Sequential:
     )
 
 
-NETWORKS = {
-    "relu, pool": (pooled(nn.ReLU(), nn.MaxPool2d(2)), True),
-    "pool, relu": (pooled(nn.MaxPool2d(2), nn.ReLU()), True),
-    "tanh, pool": (pooled(nn.Tanh(), nn.MaxPool2d(2)), True),
-    "pool with gaps and rest": (pooled(nn.ReLU(), nn.MaxPool2d(2, stride=3)), True),
-    "pool with padding": (pooled(nn.ReLU(), nn.MaxPool2d(3, padding=1)), True),
-    "pools that overlap": (pooled(nn.ReLU(), nn.MaxPool2d(3, stride=2)), False),
-    "dilated pool": (pooled(nn.ReLU(), nn.MaxPool2d(2, dilation=2)), False),
-    "branches off before the pool": (None, True),
-    "depthwise and transposed": (
-        pooled(nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.MaxPool2d(2), nn.ConvTranspose2d(4, 4, 2)),
-        True,
-    ),
-}
-
-
 class Branches(nn.Module):
     """ReLU's values are pooled and used as they are."""
 
@@ -44,6 +28,22 @@ class Branches(nn.Module):
         """Return three scores."""
         whole = torch.relu(self.first(x))
         return self.second(nn.functional.max_pool2d(whole, 2)).mean((2, 3)) + whole.square().mean((2, 3))
+
+
+NETWORKS = {
+    "relu, pool": (lambda: pooled(nn.ReLU(), nn.MaxPool2d(2)), True),
+    "pool, relu": (lambda: pooled(nn.MaxPool2d(2), nn.ReLU()), True),
+    "tanh, pool": (lambda: pooled(nn.Tanh(), nn.MaxPool2d(2)), True),
+    "pool with gaps and rest": (lambda: pooled(nn.ReLU(), nn.MaxPool2d(2, stride=3)), True),
+    "pool with padding": (lambda: pooled(nn.ReLU(), nn.MaxPool2d(3, padding=1)), True),
+    "pools that overlap": (lambda: pooled(nn.ReLU(), nn.MaxPool2d(3, stride=2)), False),
+    "dilated pool": (lambda: pooled(nn.ReLU(), nn.MaxPool2d(2, dilation=2)), False),
+    "branches off before the pool": (Branches, True),
+    "depthwise and transposed": (
+        lambda: pooled(nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.MaxPool2d(2), nn.ConvTranspose2d(4, 4, 2)),
+        True,
+    ),
+}
 
 
 def targets(problem: TorchProblem, count: int) -> set:
@@ -58,10 +58,10 @@ def targets(problem: TorchProblem, count: int) -> set:
 @pytest.mark.parametrize("count", [1, 3])
 def test_rewritten_products_equal_second_backward_passes(name, count):
     torch.manual_seed(0)
-    network, apart = NETWORKS[name]
+    build, apart = NETWORKS[name]
     rng = np.random.default_rng(0)
     split = Split(rng.standard_normal((7, 2, 11, 11)), rng.integers(0, 3, 7))
-    flat = FlatNetwork(network or Branches(), EXACT)
+    flat = FlatNetwork(build(), EXACT)
     problem = TorchProblem(flat, build_loss({"name": "cross-entropy"}), split, 4)
     vectors = rng.standard_normal((count, problem.layout.size))
     at = flat.parameters(), flat.buffers()
