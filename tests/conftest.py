@@ -108,7 +108,6 @@ def make_trajectory(
 def seeded():
     """Begin every test at the same random numbers: what it shows depends neither on chance nor on the tests before."""
     random.seed(0)  # Keras draws the seeds of its initialisers from it
-    np.random.seed(0)
     if torch := sys.modules.get("torch"):  # tests that need no framework do not load one
         torch.manual_seed(0)
 

@@ -256,6 +256,47 @@ def test_a_curve_to_another_model_starts_here_and_ends_there(tmp_path):
     assert (tmp_path / "curve.png").stat().st_size > 5000
 
 
+def statistics_of_data(model, x):
+    """Return a copy whose running statistics are those of ``x``: mean and unbiased variance, as training sees them."""
+    moved = copy.deepcopy(model)
+    for module in moved.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.momentum = 1.0
+    moved.train()(x)
+    return moved.eval()
+
+
+def test_running_statistics_between_two_models():
+    model, other = (nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)) for _ in range(2))
+    x, y = torch.randn(40, 6), torch.randint(0, 3, (40,))
+    model, other = statistics_of_data(model, x), statistics_of_data(other, 3 * x)
+    foreign = copy.deepcopy(other)
+    foreign[1].running_mean, foreign[1].running_var = model[1].running_mean, model[1].running_var
+    expected = {"interpolate": other, None: other, "frozen": foreign, "recompute": statistics_of_data(other, x)}
+    for batchnorm, end in expected.items():
+        curve = lossatlas.curve(model, "cross-entropy", (x, y), to=other, points=5, batchnorm=batchnorm)
+        exact = functional.cross_entropy(end(x), y)
+        assert float(curve["loss"].sel(alpha=1)[0, 0]) == pytest.approx(float(exact), rel=1e-5)
+    along = lossatlas.curve(
+        model, "cross-entropy", (x, y), [np.ones(63)], points=3, batchnorm="recompute", strategy="eager"
+    )
+    moved = copy.deepcopy(model)
+    nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(model.parameters()) + 1, moved.parameters())
+    exact = functional.cross_entropy(statistics_of_data(moved, x)(x), y)
+    assert float(along["loss"].sel(alpha=1)[0, 0]) == pytest.approx(float(exact), rel=1e-5)
+
+
+def test_curves_are_evaluated_by_the_strategy_and_precision_asked_for():
+    model, (x, y), _ = saddle_model()
+    model, data = model.float(), (x.float(), y)
+    plain = lossatlas.curve(model, "cross-entropy", data, points=5, strategy="eager")
+    cached = lossatlas.curve(model, "cross-entropy", data, points=5, strategy="first-layer")
+    coarse = lossatlas.curve(model, "cross-entropy", data, points=5, strategy="folded", precision="bfloat16")
+    assert [c.attrs["strategy"] for c in (plain, cached, coarse)] == ["eager", "first-layer", "folded"]
+    assert np.allclose(cached["loss"], plain["loss"], rtol=1e-6)
+    assert 0 < np.abs(coarse["loss"] / plain["loss"] - 1).max() < 0.05
+
+
 def test_curves_along_eigenvectors_and_random_directions():
     model, data, dense = saddle_model()
     curve = lossatlas.curve(model, "cross-entropy", data, "eigen", count=2, range=(-1e-3, 1e-3), points=3)
@@ -346,6 +387,10 @@ def noisy_loss(outputs, targets):
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, range=(1, 2)), "curve: range: [1, 2] must hold 0"),
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, points=1), "curve: points: 1 is less than the minimum"),
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, []), "directions: none were given"),
+        (lambda m, d: lossatlas.curve(m, "cross-entropy", d, "random", to=m), "belong to curves without 'to'"),
+        (lambda m, d: lossatlas.curve(m, "cross-entropy", d, to=m, count=3), "belong to curves without 'to'"),
+        (lambda m, d: lossatlas.curve(m, "cross-entropy", d, batchnorm="interpolate"), "'interpolate' needs 'to'"),
+        (lambda m, d: lossatlas.curve(m, "cross-entropy", d, strategy="fast"), "curve: strategy: 'fast' is not one of"),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, path=[{}]), "path[0]: not a checkpoint of this model"),
     ],
 )

@@ -260,7 +260,7 @@ def curve(
     model: Any,
     loss: Any,
     data: Any,
-    directions: str | Sequence[Any] = "random",
+    directions: str | Sequence[Any] | None = None,
     *,
     to: Any = None,
     count: int = 1,
@@ -273,6 +273,9 @@ def curve(
     seed: int = 0,
     batch_size: int = 250,
     dtype: str | None = None,
+    strategy: str = "auto",
+    precision: str = "full",
+    batchnorm: str | None = None,
 ) -> xr.Dataset:
     """Return the loss on straight lines through the model's present parameters.
 
@@ -282,44 +285,61 @@ def curve(
     ``lossatlas.render.curves.curves_figure`` draws it.
 
     Args:
-        model, loss, data, test, metrics, batch_size, dtype: as for ``plane``.
-        directions: ``"random"``; ``"eigen"``, Hessian eigenvectors of the largest eigenvalues; ``"gradient"``, the
-            negative gradient; or directions as for ``plane``, any number of them.
-        to: another model or its state dict, in place of ``directions``: the curve leads from the model (alpha = 0) to
-            this one (1), and BatchNorm's running statistics move along.
+        model, loss, data, test, metrics, batch_size, dtype, strategy, precision: as for ``plane``.
+        directions: ``"random"``, also where neither they nor ``to`` are given; ``"eigen"``, Hessian eigenvectors of the
+            largest eigenvalues; ``"gradient"``, the negative gradient; or directions as for ``plane``, any number.
+        to: another model or its state dict, in place of ``directions``, ``count``, ``normalize`` and ``ignore``: the
+            curve leads from the model (alpha = 0) to this one (1).
         count: random directions or eigenvectors.
         points, range: equally spaced positions; left out the range is [-1, 1], and [-0.5, 1.5] with ``to``.
         normalize, ignore, seed: as for ``plane``.
+        batchnorm: as for ``plane``; with ``to`` also ``"interpolate"``, they move along, the default there.
 
     Raises:
         LossAtlasError: as for ``hessian``; or model and ``to`` are one point or differ in their parameters.
     """
+    if to is not None and (directions is not None or count != 1 or normalize is not None or ignore is not None):
+        raise LossAtlasError("curve: 'directions', 'count', 'normalize' and 'ignore' belong to curves without 'to'")
+    directions = "random" if directions is None else directions
     drawn = isinstance(directions, str) and directions == "random"
-    spec: dict[str, Any] = {"points": points, "range": list(range or ((-1, 1) if to is None else (-0.5, 1.5)))}
+    spec = _course(to is not None, range, batchnorm, points=points, strategy=strategy, precision=precision)
     choices = _normalization(drawn, seed, normalize, ignore)
-    config.check(spec, "curve", "curve")
     config.check({"kind": "random", **choices, "count": count, "batch_size": batch_size}, "directions", "curve")
-    for end in (0,) if to is None else (0, 1):
-        if not spec["range"][0] <= end <= spec["range"][1]:
-            raise LossAtlasError(f"curve: range: {spec['range']} must hold {end}")
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics)
         trajectory = _record(Path(folder), model, [] if to is None else [to], network)
-        known = backend.as_loss(loss) is backend.as_loss("cross-entropy")
-        guess = curves.random_guess({"name": "cross-entropy" if known else ""}, subsets["train"].samples.targets)
         course: curves.Course
         if to is None:
             raw = _raw(directions, choices, trajectory, problems["train"], network, count)
             course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory)
         else:
             course, added = _between(spec, trajectory), {}
-        return _evaluate_curves(Path(folder), curves.Plan(spec, course, problems, subsets, guess)).assign(added)
+        plan = curves.Plan(spec, course, problems, subsets, _random_guess(loss, subsets["train"]))
+        return _evaluate_curves(Path(folder), plan).assign(added)
+
+
+def _random_guess(loss: Any, subset: Subset) -> float | None:
+    known = backend.as_loss(loss) is backend.as_loss("cross-entropy")
+    return curves.random_guess({"name": "cross-entropy" if known else ""}, subset.samples.targets)
+
+
+def _course(between: bool, range: Sequence[float] | None, batchnorm: str | None, **choices: Any) -> dict:
+    """Return the choices of a curve, checked, with the defaults of its kind."""
+    spec = {"range": list(range or ((-0.5, 1.5) if between else (-1, 1))), **choices}
+    spec["batchnorm"] = batchnorm or ("interpolate" if between else "frozen")
+    config.check(spec, "curve", "curve")
+    if spec["batchnorm"] == "interpolate" and not between:
+        raise LossAtlasError("curve: batchnorm: 'interpolate' needs 'to'; choose 'frozen' or 'recompute'")
+    for end in (0, 1) if between else (0,):
+        if not spec["range"][0] <= end <= spec["range"][1]:
+            raise LossAtlasError(f"curve: range: {spec['range']} must hold {end}")
+    return spec
 
 
 def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[curves.Along, dict]:
     """Return the curves along directions through the model, and what the dataset says of these besides."""
     axes = Axes(made.used, made.raw.labels, made.variance_share, {})
-    course = curves.Along({**spec, "center": "last", "batchnorm": "frozen"}, axes, trajectory)
+    course = curves.Along({**spec, "center": "last"}, axes, trajectory)
     course.attributes["center"] = "the model"
     added = {"direction": (("curve", "parameter"), made.used)}
     return course, added | {name: ("curve", values) for name, values in made.raw.values.items()}
@@ -327,7 +347,7 @@ def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[curv
 
 def _between(spec: dict, trajectory: Trajectory) -> curves.Between:
     """Return the curve from the model, the last checkpoint, to the first."""
-    ends = {"from": "last", "to": {"iteration": "first"}, "batchnorm": "interpolate"}
+    ends = {"from": "last", "to": {"iteration": "first"}}
     course = curves.Between({**spec, **ends}, trajectory, {}, "curve")
     course.labels = ["the model to the other one"]
     course.attributes |= {"from": "the model", "to": "the other one"}

@@ -324,7 +324,7 @@ def restrict(
             reasons.append((str(error).strip() or type(error).__name__).split("\n")[0])
     else:
         if precision != "full":
-            why = reasons[-1] if reasons else "strategy eager"
+            why = reasons[-1] if reasons else "strategy 'eager' has only the network's own"
             raise LossAtlasError(f"precision: this network cannot be evaluated in {precision!r} ({why}); use 'full'")
         made = Eager(*at)
     if reasons:
