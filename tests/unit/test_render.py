@@ -170,7 +170,9 @@ def test_nan_and_inf_are_hatched_counted_and_never_filled(tmp_path):
         figure.canvas.draw()
         assert np.allclose(hatched.get_window_extent().bounds, axes.get_window_extent().bounds, atol=1)
         figures.save(figure, [tmp_path / "contour.png"])
-        figures.save(figures.surface_figure(landscape, CHOICES, "broken"), [tmp_path / "surface.png"])
+        solid = figures.surface_figure(landscape, CHOICES, "broken")
+        assert f"{bad} of 165 points are NaN or inf (holes)" in texts(solid.axes[0])
+        figures.save(solid, [tmp_path / "surface.png"])
     assert matplotlib.image.imread(tmp_path / "contour.png").std() > 0.05
 
 
@@ -420,6 +422,10 @@ def test_losses_beyond_the_view_and_nan_and_inf_are_marked_and_counted():
     assert "random guess, log C = 40, is above" in texts(above)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "NaN or inf: 4 of 62 points" in labels
+    # The accuracy of NaN outputs says nothing and is not drawn; where outputs are inf it stays.
+    accuracy = figure.axes[1]
+    assert np.array_equal(marked(accuracy, "x"), np.tile(alpha[[3]], 2))
+    assert "2 of 62 points are NaN or inf (crosses)" in texts(accuracy)
     maximum = curves_figure(data, {**CHOICES, "maximum": 3.0}, {}, "").axes[0]
     assert 3 < maximum.get_ylim()[1] < 3.3
     plt.close("all")

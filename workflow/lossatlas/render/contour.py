@@ -10,12 +10,14 @@ from matplotlib.patheffects import withStroke
 from lossatlas.render.style import (
     COLORMAP,
     NONFINITE_COLOR,
+    NOTE,
     NOW_MARKER,
     PATH_COLOR,
     LossScale,
     OtherPath,
     axis_labels,
     interpolated,
+    nonfinite_note,
 )
 
 
@@ -70,22 +72,12 @@ def mark_evaluated(axes: Axes, landscape: xr.Dataset) -> None:
 
 def mark_nonfinite(axes: Axes, heights: np.ndarray) -> None:
     """Say how many points are NaN or inf, and hatch the ground that shows through there."""
-    count = int((~np.isfinite(heights)).sum())
-    if count == 0:
+    if np.isfinite(heights).all():
         return
     axes.set_facecolor(NONFINITE_COLOR)
     everywhere = {"transform": axes.transAxes, "facecolor": "none", "edgecolor": "#888888", "hatch": "xx"}
     axes.add_patch(Rectangle((0, 0), 1, 1, linewidth=0, zorder=0, **everywhere))
-    text = f"{count} of {heights.size} points are NaN or inf (hatched)"
-    axes.text(
-        0.02,
-        0.98,
-        text,
-        transform=axes.transAxes,
-        va="top",
-        fontsize=8,
-        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none"},
-    )
+    axes.text(0.02, 0.98, nonfinite_note(heights, "hatched"), transform=axes.transAxes, va="top", **NOTE)
 
 
 def other_lines(axes: Axes, paths: list[OtherPath], animated: bool = False) -> list[Line2D]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lossatlas.render.style import LOG_FROM, NOW_COLOR, PATH_COLOR, TEST_COLOR
+from lossatlas.render.style import LOG_FROM, NOTE, NOW_COLOR, PATH_COLOR, TEST_COLOR, nonfinite_note
 
 BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
 """What lies behind text, so that it can be read where it crosses curves."""
@@ -147,10 +147,18 @@ def _own_metrics(curves: xr.Dataset) -> list[str]:
 
 
 def _draw_metric(axes: Axes, curves: xr.Dataset, name: str) -> None:
+    # Outputs that are NaN have no place of the largest one: what is made of them says nothing.
+    values, alpha = curves[name].where(~np.isnan(curves["loss"])), curves["alpha"].values
     for k, split, color, looks in _lines(curves):
-        axes.plot(curves["alpha"].values, curves[name].isel(curve=k).sel(split=split).values, color=color, **looks)
+        one = values.isel(curve=k).sel(split=split).values
+        axes.plot(alpha, np.where(np.isfinite(one), one, np.nan), color=color, **looks)
     if name == "accuracy":
         axes.set_ylim(-0.02, 1.02)
+    for k, split, color, _ in _lines(curves):  # when all are drawn, and with them the limits known
+        _mark_edges(axes, alpha, values.isel(curve=k).sel(split=split).values, color)
+    if not np.isfinite(values).all():
+        note = nonfinite_note(values.values, "crosses")
+        axes.text(0.01, 0.04, note, transform=axes.transAxes, va="bottom", **NOTE)
     axes.set_ylabel(name)
 
 

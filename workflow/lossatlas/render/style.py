@@ -30,6 +30,8 @@ NOW_MARKER = {
     "markeredgewidth": 1.6,
 }
 """The current iteration, on every panel."""
+NOTE = {"fontsize": 8, "bbox": {"facecolor": "white", "alpha": 0.8, "edgecolor": "none"}}
+"""Text inside a picture."""
 
 
 def style() -> AbstractContextManager:
@@ -105,6 +107,11 @@ def loss_scale(landscape: xr.Dataset, choices: dict, split: str = "train") -> Lo
     if log:
         low = low if low > 0 else max(high * 1e-12, 1e-300)
     return LossScale(log, low, high if high > low else low + max(abs(low), 1.0) * 1e-6, clipped)
+
+
+def nonfinite_note(values: np.ndarray, look: str) -> str:
+    """Return how many values are NaN or inf, and how these look."""
+    return f"{(~np.isfinite(values)).sum()} of {values.size} points are NaN or inf ({look})"
 
 
 def interpolated(landscape: xr.Dataset) -> bool:

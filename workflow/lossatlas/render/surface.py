@@ -6,11 +6,20 @@ from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Line3D
 
-from lossatlas.render.style import COLORMAP, NOW_MARKER, PATH_COLOR, LossScale, OtherPath, axis_labels
+from lossatlas.render.style import (
+    COLORMAP,
+    NOTE,
+    NOW_MARKER,
+    PATH_COLOR,
+    LossScale,
+    OtherPath,
+    axis_labels,
+    nonfinite_note,
+)
 
 
 def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices: dict, split: str = "train") -> None:
-    """Draw the surface; points that are NaN or inf are holes."""
+    """Draw the surface; points that are NaN or inf are holes, and counted."""
     x, y = np.meshgrid(landscape["x"].values, landscape["y"].values)
     heights = scale(landscape["loss"].sel(split=split).values)
     low, high = scale.limits
@@ -41,6 +50,8 @@ def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices:
     axes.set_xlabel(x_label, labelpad=14)
     axes.set_ylabel(y_label, labelpad=16)
     axes.set_zlabel(f"{split} {scale.label}", labelpad=12)
+    if not np.isfinite(heights).all():
+        axes.text2D(0.02, 0.98, nonfinite_note(heights, "holes"), transform=axes.transAxes, va="top", **NOTE)
 
 
 def other_lines(axes: Axes3D, paths: list[OtherPath], animated: bool = False) -> list[Line3D]:
