@@ -330,7 +330,7 @@ def plan_round(store: Store, label: str) -> bool:
     told = f"error <= {max(found.errors):.2g} of the range" if number else "error not known yet"
     print(f"{label}: round {number + 1}, {len(found.numbers)} of {found.points} points, {told}", flush=True)
     known = found.shape, found.numbers, found.losses, found.scales
-    checked = len(found.rounds) == refinement.CHECKS
+    checked = len(found.rounds) >= refinement.GOOD
     good = checked and max(found.errors) <= spec["tolerance"] and refinement.unclear(*known) <= refinement.BORDER
     if good or len(found.numbers) == found.points:
         return False
@@ -360,7 +360,7 @@ class Evaluated:
         rows, on_grid = rows.transpose(1, 2, 0), numbers < self.points
         self.numbers, self.values = numbers[on_grid], rows[:, :, on_grid]
         sizes = np.bincount(rounds[on_grid])[:0:-1]  # the last one first, without the first lattice
-        self.rounds = sizes[: refinement.CHECKS].tolist()
+        self.rounds = sizes[: refinement.STATED].tolist()
         self.iterations = store["iteration"].shape[0]
         path = np.full((splits, len(self.names), store[units.ARRAY].shape[0] - self.points), np.nan)
         path[:, :, numbers[~on_grid] - self.points] = rows[:, :, ~on_grid]
@@ -379,18 +379,24 @@ class Evaluated:
         return [refinement.Scale.of(known, *choices) for known in np.hstack([self.losses, projected])]
 
     @cached_property
-    def checks(self) -> list[tuple[float, str]]:
-        """The largest error of each split's losses as a share of the range, by the last rounds, and the kernel."""
+    def checks(self) -> list[tuple[list[float], str]]:
+        """The largest errors of each split's losses in the last rounds, the last one first, and the kernel."""
         if len(self.numbers) == self.points or not self.rounds:
-            return [(0.0, refinement.KERNELS[0])] * len(self.losses)
+            return [([0.0], refinement.KERNELS[0])] * len(self.losses)
         pairs = zip(self.losses, self.scales, strict=True)
         found = [refinement.check(self.shape, self.numbers, *pair, self.rounds) for pair in pairs]
-        return [(refinement.SAFETY * missed, kernel) for missed, kernel in found]
+        return [([refinement.SAFETY * missed for missed in rounds], kernel) for rounds, kernel in found]
 
     @property
     def errors(self) -> list[float]:
-        """The largest error of each split's losses."""
-        return [error for error, _ in self.checks]
+        """The largest error of each split's losses, by the rounds that must be good."""
+        return [max(rounds[: refinement.GOOD]) for rounds, _ in self.checks]
+
+    @property
+    def stated_errors(self) -> list[float]:
+        """The error of each split's losses that a finished surface states."""
+        pairs = zip(self.errors, self.checks, strict=True)
+        return [max(error, min(max(rounds), self.spec["tolerance"])) for error, (rounds, _) in pairs]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays (split, y, x) and (split, iteration) of all metrics, interpolated where not evaluated."""
@@ -435,9 +441,9 @@ def finish(store: Store, attempt: dict[str, Any]) -> dict:
     counts["nonfinite_points"] = dict(zip(splits, nonfinite, strict=True))
     store.update(nonfinite_points=counts["nonfinite_points"])
     if found.spec["mode"] == "adaptive":
-        store["error"][...], store["logarithmic"][...] = found.errors, [scale.log for scale in found.scales]
+        store["error"][...], store["logarithmic"][...] = found.stated_errors, [scale.log for scale in found.scales]
         store.update(rounds=int(planned(store)[-1, 1]) + 1)
-        counts |= {"grid_points": found.points, "error": dict(zip(splits, found.errors, strict=True))}
+        counts |= {"grid_points": found.points, "error": dict(zip(splits, found.stated_errors, strict=True))}
     if "other_evaluations" in store.attrs:
         counts["evaluations_of_other_runs"] = store.attrs["other_evaluations"]
     store.finish(attempt)
