@@ -64,6 +64,15 @@ BAD = [
     (run(planes={"p": {"x": "random/1", "y": "random/2", "points": 31}}), "31 is not of type array, such as [25, 25]"),
     (run(train={}, checkpoints={"files": "*.pt"}), "either 'train' or 'checkpoints'"),
     (run(dtype="float16"), "'float16' is not one of float32, float64"),
+    (run(train={"optimizer": "Adm"}), "runs.a.train.optimizer: torch.optim has no 'Adm'; did you mean 'Adam'?"),
+    (
+        run(backend="tensorflow", train={"optimizer": "Sgd"}),
+        "runs.a.train.optimizer: keras.optimizers has no 'Sgd'; did you mean 'SGD'?",
+    ),
+    (
+        run(train={"schedule": {"name": "StepRL", "kwargs": {}}}),
+        "runs.a.train.schedule.name: torch.optim.lr_scheduler has no 'StepRL'; did you mean 'StepLR'?",
+    ),
     (run(planes={"p": {"x": "pcb/1", "y": "pca/2"}}), "no directions 'pcb' in this run; did you mean 'pca'?"),
     (run(planes={"p": {"x": "pca/1", "y": "pca/3"}}), "has only 2 direction(s)"),
     (run(planes={"p": {"x": "pca/1", "y": "pca/1"}}), "a plane needs two directions"),

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 
+from lossatlas import sources
 from lossatlas.errors import LossAtlasError
 
 SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
@@ -183,6 +184,7 @@ def _check_run(where: str, run: dict, config: dict) -> None:
         raise LossAtlasError(f"config: {where}: give either 'train' or 'checkpoints', not both")
     if "checkpoints" not in run:
         _fill(run.setdefault("train", {}), schema()["$defs"]["run"]["properties"]["train"])
+        _check_optimizer(f"config: {where}.train", run["train"], run["backend"])
     _check_pairs(f"{where}.tracking", run.get("tracking"))
     for name, directions in run["directions"].items():
         _check_directions(f"{where}.directions.{name}", directions, config)
@@ -214,6 +216,14 @@ def check_metrics(names: Iterable[str], where: str) -> None:
             raise LossAtlasError(f"{where}: {name!r} must be of lower-case letters, digits and _, a letter first")
         if TAKEN.fullmatch(name):
             raise LossAtlasError(f"{where}: {name!r} is an array of the stores already; choose another name")
+
+
+def _check_optimizer(where: str, train: dict, backend: str) -> None:
+    """Refuse names of optimisers and schedules that the framework lacks, before a job finds out."""
+    home = {"torch": "torch.optim", "tensorflow": "keras.optimizers"}[backend]
+    sources.check_installed(home, train["optimizer"], f"{where}.optimizer")
+    if "schedule" in train and backend == "torch":  # TensorFlow runs know some of either framework
+        sources.check_installed("torch.optim.lr_scheduler", train["schedule"]["name"], f"{where}.schedule.name")
 
 
 def _check_pretrained(where: str, run: dict) -> None:

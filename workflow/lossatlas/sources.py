@@ -78,7 +78,23 @@ def _parse(file: Path, text: bytes, where: str) -> ast.Module:
         raise LossAtlasError(f"{where}: {file}, line {error.lineno}: {error.msg}") from error
 
 
-def _check_defined(name: str, file: Path, where: str) -> None:
+def check_installed(module: str, name: str, where: str) -> None:
+    """Refuse a name that a module of an installed package does not define, as far as its text shows.
+
+    The package is read, not imported. Where it is not installed nothing is checked: a head node may lack it.
+
+    Raises:
+        LossAtlasError: there is no such name; ``where`` names the config key.
+    """
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    roots = spec.submodule_search_locations if spec is not None else None
+    file = _local_file(".".join(rest), [Path(root) for root in roots or []])
+    if file is not None:
+        _check_defined(name, file, where, module)
+
+
+def _check_defined(name: str, file: Path, where: str, shown: object = None) -> None:
     """Refuse a name that a module does not define, as far as its text shows."""
     names, queue = set(), [_parse(file, file.read_bytes(), where)]
     while queue:
@@ -91,9 +107,10 @@ def _check_defined(name: str, file: Path, where: str) -> None:
                 names |= {node.id} if isinstance(node, ast.Name) else set()
                 queue.append(node)
     if name not in names and not names & {"*", "__getattr__", "globals", "exec"}:
-        near = difflib.get_close_matches(name, names, n=1)
+        same = [known for known in sorted(names) if known.lower() == name.lower()]
+        near = same or difflib.get_close_matches(name, sorted(names), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise LossAtlasError(f"{where}: {file} has no {name!r}{hint}")
+        raise LossAtlasError(f"{where}: {shown or file} has no {name!r}{hint}")
 
 
 def _local_imports(module: str, file: Path, text: bytes, roots: list[Path], where: str) -> set:
