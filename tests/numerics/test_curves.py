@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import zarr
 from lossatlas import curves, landscape, store, units
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
 from lossatlas.directions.build import Axes
+from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import Timing, World
 from lossatlas.trajectory import Recording, RowWriter, Trajectory
 from torch import nn
@@ -285,7 +287,9 @@ def test_oracle_3_strategies_agree_and_are_named(normalised, tmp_path, between):
             exact = by_torch(split, thetas[start] + t * step, stats[start])
             assert made["loss"][k, 0, n] == pytest.approx(exact[0], rel=1e-12)
     moving = curves.Between({**LINE, "batchnorm": "interpolate"}, trajectory, {}, "curve")
-    plan = curves.Plan(spec, moving, {"train": problem}, {"train": SUBSET})
+    with pytest.raises(LossAtlasError, match=r"curve.strategy: 'first-layer' needs batchnorm: frozen"):
+        curves.with_strategy(curves.Plan(spec, moving, {"train": problem}, {"train": SUBSET}))(zarr.create_group({}))
+    plan = curves.Plan(LINE, moving, {"train": problem}, {"train": SUBSET})
     made = store.create(tmp_path / "m.zarr", tmp_path, store.Fingerprint("curves", LINE), curves.with_strategy(plan))
     assert made.attrs["strategy_note"] == "eager: running statistics change from point to point"
 

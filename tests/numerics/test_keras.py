@@ -8,8 +8,10 @@ from itertools import pairwise
 import keras
 import numpy as np
 import pytest
+from lossatlas import config
 from lossatlas.backends import metrics_of_run
 from lossatlas.backends import tensorflow as backend
+from lossatlas.backends.tensorflow import optimizers
 from lossatlas.backends.tensorflow.memory import peak_bytes
 from lossatlas.backends.tensorflow.network import to_numpy
 from lossatlas.backends.tensorflow.optimizers import make_optimizer, make_rate
@@ -273,6 +275,7 @@ def test_learning_rates_are_those_of_pytorch():
             assert abs(rate(iteration) - optimizer.param_groups[0]["lr"]) < 1e-12
             optimizer.step()
             theirs.step()
+    assert set(optimizers._AS_TORCH) == set(config.SCHEDULES_OF_BOTH)
     schedule = {"name": "ExponentialDecay", "kwargs": {"decay_steps": 2, "decay_rate": 0.5}}
     assert abs(make_rate({"learning_rate": 0.2, "schedule": schedule})(4) - 0.05) < 1e-7
 

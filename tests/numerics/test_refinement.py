@@ -64,6 +64,9 @@ def test_nan_and_inf_are_kept_and_do_not_take_all_evaluations(tmp_path):
     assert np.array_equal(loss[evaluated], true[evaluated], equal_nan=True), "NaN and inf where they were evaluated"
     assert np.isnan(loss[~evaluated & ~np.isfinite(loss)]).all()
     assert made.attrs["nonfinite_points"] == {"train": int((~np.isfinite(true[evaluated])).sum())}
+    assert loss[np.isfinite(loss)].max() <= true[evaluated & np.isfinite(true)].max(), (
+        "nothing is invented at the border"
+    )
     wrong = np.isfinite(loss) != np.isfinite(true)
     assert 0 < wrong.sum() < 0.02 * loss.size, "only at the border may it be guessed wrong"
     assert errors(surface, made, "linear").max() <= made["error"][0] <= TOLERANCE

@@ -138,6 +138,18 @@ BAD = [
         "runs.a.curves.c: give either 'x' (along directions) or 'to' (between two checkpoints), not none",
     ),
     (run(curves={"c": {"x": "pca", "to": {"iteration": 0}}}), "not both"),
+    (
+        run(curves={"c": {"x": "pca/1", "batchnorm": "recompute", "strategy": "compiled"}}),
+        "runs.a.curves.c.strategy: 'compiled' needs batchnorm: frozen; leave it out",
+    ),
+    (
+        run(curves={"c": {"to": {"iteration": "first"}, "precision": "bfloat16"}}),
+        "runs.a.curves.c.precision: 'bfloat16' needs batchnorm: frozen; leave it out",
+    ),
+    (
+        run(backend="tensorflow", train={"schedule": {"name": "CosineAnealingLR", "kwargs": {}}}),
+        "runs.a.train.schedule.name: keras.optimizers.schedules has no 'CosineAnealingLR'",
+    ),
     (run(curves={"c": {"x": "pcb"}}), "runs.a.curves.c.x: no directions 'pcb' in this run; did you mean 'pca'?"),
     (run(curves={"c": {"x": ["pca/1", "random/3"]}}), "'random/3', but 'random' has only 2 direction(s)"),
     (run(curves={"c": {"x": "pca/0"}}), "curves.c.x: 'pca/0' does not fit"),

@@ -6,8 +6,10 @@ Snakemake nor MPI; see ``lossatlas.api``.
 
 from typing import Any
 
+from lossatlas.errors import LossAtlasError
+
 __version__ = "0.1.0"
-__all__ = ["curve", "hessian", "plane"]
+__all__ = ["LossAtlasError", "curve", "hessian", "plane"]
 
 
 def __getattr__(name: str) -> Any:

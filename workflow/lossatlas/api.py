@@ -242,7 +242,7 @@ def plane(
         LossAtlasError: as for ``hessian``, or the two directions span no plane.
     """
     drawn = isinstance(directions, str) and directions == "random"
-    spec = {"points": list(points), "border": border, "center": "last", "orthogonalize": orthogonalize}
+    spec = {"points": _listed(points), "border": border, "center": "last", "orthogonalize": orthogonalize}
     spec |= {"strategy": strategy, "precision": precision, "batchnorm": batchnorm, **_grid(tolerance)}
     spec |= _intervals(range or ([(-1, 1)] * 2 if drawn else None))
     choices = _normalization(drawn, seed, normalize, ignore)
@@ -291,7 +291,7 @@ def curve(
         to: another model or its state dict, in place of ``directions``, ``count``, ``normalize`` and ``ignore``: the
             curve leads from the model (alpha = 0) to this one (1).
         count: random directions or eigenvectors.
-        points, range: equally spaced positions; left out the range is [-1, 1], and [-0.5, 1.5] with ``to``.
+        points, range: equally spaced, with 0, and 1 with ``to``, added; else [-1, 1], and [-0.5, 1.5] with ``to``.
         normalize, ignore, seed: as for ``plane``.
         batchnorm: as for ``plane``; with ``to`` also ``"interpolate"``, they move along, the default there.
 
@@ -304,10 +304,10 @@ def curve(
     drawn = isinstance(directions, str) and directions == "random"
     spec = _course(to is not None, range, batchnorm, points=points, strategy=strategy, precision=precision)
     choices = _normalization(drawn, seed, normalize, ignore)
-    config.check({"kind": "random", **choices, "count": count, "batch_size": batch_size}, "directions", "curve")
+    _check_count(directions, {"kind": "random", **choices, "count": count, "batch_size": batch_size})
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics)
-        trajectory = _record(Path(folder), model, [] if to is None else [to], network)
+        trajectory = _record(Path(folder), model, [] if to is None else [to], network, "to")
         course: curves.Course
         if to is None:
             raw = _raw(directions, choices, trajectory, problems["train"], network, count)
@@ -318,6 +318,12 @@ def curve(
         return _evaluate_curves(Path(folder), plan).assign(added)
 
 
+def _check_count(directions: Any, choices: dict) -> None:
+    config.check(choices, "directions", "curve")
+    if choices["count"] != 1 and not (isinstance(directions, str) and directions in ("random", "eigen")):
+        raise LossAtlasError(f"curve: count: {choices['count']} is for random directions and eigenvectors")
+
+
 def _random_guess(loss: Any, subset: Subset) -> float | None:
     known = backend.as_loss(loss) is backend.as_loss("cross-entropy")
     return curves.random_guess({"name": "cross-entropy" if known else ""}, subset.samples.targets)
@@ -325,7 +331,8 @@ def _random_guess(loss: Any, subset: Subset) -> float | None:
 
 def _course(between: bool, range: Sequence[float] | None, batchnorm: str | None, **choices: Any) -> dict:
     """Return the choices of a curve, checked, with the defaults of its kind."""
-    spec = {"range": list(range or ((-0.5, 1.5) if between else (-1, 1))), **choices}
+    range = ((-0.5, 1.5) if between else (-1, 1)) if range is None else range
+    spec = {"range": _listed(range), **choices}
     spec["batchnorm"] = batchnorm or ("interpolate" if between else "frozen")
     config.check(spec, "curve", "curve")
     if spec["batchnorm"] == "interpolate" and not between:
@@ -374,15 +381,15 @@ def _problems(
     return network, backend.problems(network, backend.as_loss(loss), subsets, batch_size, metrics=own), subsets
 
 
-def _record(folder: Path, model: Any, path: Sequence[Any], network: Any) -> Trajectory:
-    """Write the path and the model itself as a trajectory."""
+def _record(folder: Path, model: Any, path: Sequence[Any], network: Any, where: str = "path[{}]") -> Trajectory:
+    """Write the path and the model itself as a trajectory; ``where`` names a checkpoint in messages."""
     (folder / ".stores").mkdir()
     reader, link = backend.FlatNetwork(model, network.device), folder / "trajectory.zarr"
     recording = reader.recording(np.arange(len(path) + 1))
     made = store.create(link, folder, store.Fingerprint("trajectory", {}), recording.build)
     writer = RowWriter(made)
     for number, checkpoint in enumerate([*path, model]):
-        backend.load_weights(reader, checkpoint, f"path[{number}]")
+        backend.load_weights(reader, checkpoint, where.format(number))
         row = {"parameters": reader.parameters(), "buffers": reader.buffers()}
         writer.append(**row, batch_loss=np.nan, learning_rate=np.nan)
     writer.flush()
@@ -457,7 +464,16 @@ def _compute(kind: str, folder: Path, spec: dict, build: Callable, evaluator: Ca
 
 
 def _intervals(range: Sequence[Sequence[float]] | None) -> dict:
-    return {} if range is None else {"range": dict(zip(("x", "y"), map(list, range), strict=True))}
+    if range is None:
+        return {}
+    if not isinstance(range, Sequence | np.ndarray) or len(range) != 2:
+        raise LossAtlasError(f"plane: range: {range!r} is not ((x from, x to), (y from, y to))")
+    return {"range": dict(zip(("x", "y"), map(_listed, range), strict=True))}
+
+
+def _listed(value: Any) -> Any:
+    """Return a sequence as a list, and anything else as it is, for the check to refuse."""
+    return list(value) if isinstance(value, Sequence | np.ndarray) else value
 
 
 def _grid(tolerance: float | None) -> dict:

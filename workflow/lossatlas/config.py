@@ -218,12 +218,18 @@ def check_metrics(names: Iterable[str], where: str) -> None:
             raise LossAtlasError(f"{where}: {name!r} is an array of the stores already; choose another name")
 
 
+SCHEDULES_OF_BOTH = ("StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR")
+"""Schedules of PyTorch that runs with TensorFlow know too."""
+
+
 def _check_optimizer(where: str, train: dict, backend: str) -> None:
     """Refuse names of optimisers and schedules that the framework lacks, before a job finds out."""
     home = {"torch": "torch.optim", "tensorflow": "keras.optimizers"}[backend]
     sources.check_installed(home, train["optimizer"], f"{where}.optimizer")
-    if "schedule" in train and backend == "torch":  # TensorFlow runs know some of either framework
-        sources.check_installed("torch.optim.lr_scheduler", train["schedule"]["name"], f"{where}.schedule.name")
+    name = train.get("schedule", {}).get("name")
+    if name is not None and (backend == "torch" or name not in SCHEDULES_OF_BOTH):
+        home = {"torch": "torch.optim.lr_scheduler", "tensorflow": "keras.optimizers.schedules"}[backend]
+        sources.check_installed(home, name, f"{where}.schedule.name")
 
 
 def _check_pretrained(where: str, run: dict) -> None:
@@ -342,9 +348,8 @@ def _check_plane(where: str, plane: dict, directions: dict) -> None:
 
 def _check_batchnorm(where: str, plane: dict, directions: dict) -> None:
     policy = plane["batchnorm"]
-    for key, needed in (("strategy", ("auto", "eager")), ("precision", ("full",))):
-        if policy != "frozen" and plane[key] not in needed:
-            raise LossAtlasError(f"config: {where}.{key}: {plane[key]!r} needs batchnorm: frozen; leave it out")
+    if policy != "frozen":
+        check_plain(plane, f"config: {where}")
     for axis in ("x", "y") if policy == "interpolate" else ():
         name, _ = split_axis(plane[axis])
         as_made = directions[name]["normalize"] == "none" and not directions[name]["ignore"]
@@ -371,6 +376,13 @@ def _check_interval(where: str, interval: list) -> None:
         raise LossAtlasError(f"config: {where}: {interval} is not [smaller, larger]")
 
 
+def check_plain(spec: dict, where: str) -> None:
+    """Refuse strategies and precisions of points that need running statistics that are the same at all of them."""
+    for key, plain in (("strategy", ("auto", "eager")), ("precision", ("full",))):
+        if spec.get(key, plain[0]) not in plain:
+            raise LossAtlasError(f"{where}.{key}: {spec[key]!r} needs batchnorm: frozen; leave it out")
+
+
 def _check_curve(where: str, curve: dict, name: str, directions: dict, config: dict) -> None:
     """Fill what depends on the kind of a curve, and check it."""
     if ("x" in curve) == ("to" in curve):
@@ -392,6 +404,8 @@ def _check_curve(where: str, curve: dict, name: str, directions: dict, config: d
         raise LossAtlasError(f"config: {where}.{key}: belongs to {other!r}; a curve with {kind!r} has none")
     for key, value in keys[kind].items():
         curve.setdefault(key, value)
+    if curve["batchnorm"] != "frozen":
+        check_plain(curve, f"config: {where}")
     for key, interval in {"range": curve["range"], **{f"view.{k}": i for k, i in curve["view"].items()}}.items():
         _check_interval(f"{where}.{key}", interval)
     for end in (0, 1) if kind == "to" else (0,):

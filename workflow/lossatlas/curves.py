@@ -15,7 +15,7 @@ import zarr
 from lossatlas import units
 from lossatlas.data import Subset
 from lossatlas.directions.build import Axes, angles
-from lossatlas.landscape import BATCHNORM, choose, metric_names, points_per_chunk, units_of_metric
+from lossatlas.landscape import BATCHNORM, choose, metric_names, one_by_one, points_per_chunk, units_of_metric
 from lossatlas.problem import Problem
 from lossatlas.sites import Line
 from lossatlas.store import Store, add_array
@@ -220,7 +220,7 @@ def with_strategy(plan: Plan, label: str | None = None) -> Callable[[zarr.Group]
     def build(group: zarr.Group) -> None:
         plan.build(group)
         if (place := plan.course.fixed()) is None:
-            group.attrs.update(strategy="eager", strategy_note="eager: running statistics change from point to point")
+            one_by_one(group, plan.spec, "curve")
             return
         (center, direction, buffers), alpha = place, plan.course.alpha
         problem = next(iter(plan.problems.values()))

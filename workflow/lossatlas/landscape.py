@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from lossatlas import refinement, units
+from lossatlas import config, refinement, units
 from lossatlas.data import Subset
 from lossatlas.directions.build import Axes
 from lossatlas.errors import LossAtlasError
@@ -216,7 +216,7 @@ def with_strategy(plane: Plane, label: str | None = None) -> Callable[[zarr.Grou
     def build(group: zarr.Group) -> None:
         plane.build(group)
         if plane.spec.get("batchnorm", "frozen") != "frozen":
-            group.attrs.update(strategy="eager", strategy_note="eager: running statistics change from point to point")
+            one_by_one(group, plane.spec, "plane")
             return
         row = plane.trajectory.row_of(plane.spec["center"], "plane.center")
         at = plane.trajectory.parameters(row), plane.axes.vectors, plane.trajectory.buffers(row)
@@ -225,6 +225,17 @@ def with_strategy(plane: Plane, label: str | None = None) -> Callable[[zarr.Grou
         choose(group, next(iter(plane.problems.values())), at, points, plane.spec, label)
 
     return build
+
+
+def one_by_one(group: zarr.Group, spec: dict, where: str) -> None:
+    """Say in the store that running statistics change from point to point, which only one strategy can do.
+
+    Raises:
+        LossAtlasError: ``spec`` asks for another strategy or precision.
+    """
+    config.check_plain(spec, where)
+    note = "eager: running statistics change from point to point"
+    group.attrs.update(strategy="eager", strategy_note=note, precision="full")
 
 
 def choose(

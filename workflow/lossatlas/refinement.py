@@ -152,7 +152,11 @@ def complete(
         if scale is None:
             found = np.clip(interpolate(known[finite], among, at, "linear"), among.min(), among.max())
         else:
-            found = scale.losses(interpolate(known[finite], scale.heights(among), at, kernel))
+            heights = scale.heights(among)
+            found = interpolate(known[finite], heights, at, kernel)
+            if not finite.all():  # beyond the border of NaN and inf interpolants go anywhere
+                found = np.clip(found, heights.min(), heights.max())
+            found = scale.losses(found)
         surface[rest] = np.where(nonfinite(known, values, at), np.nan, found)
     surface[numbers] = values
     return surface.reshape(shape)

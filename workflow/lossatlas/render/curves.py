@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lossatlas.render.style import LOG_FROM, NOTE, NOW_COLOR, PATH_COLOR, TEST_COLOR, nonfinite_note
+from lossatlas.render.style import CHOICES, LOG_FROM, NOTE, NOW_COLOR, PATH_COLOR, TEST_COLOR, nonfinite_note
 
 BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
 """What lies behind text, so that it can be read where it crosses curves."""
@@ -18,13 +18,14 @@ ANNOTATED = 3
 STYLES = {"train": "-", "test": "--"}
 
 
-def curves_figure(curves: xr.Dataset, choices: dict, view: dict, title: str) -> Figure:
+def curves_figure(curves: xr.Dataset, choices: dict = CHOICES, view: dict | None = None, title: str = "") -> Figure:
     """Return loss, accuracy where there is one, and the user's own metrics against alpha.
 
     Args:
         choices: the config's ``figures``; ``scale`` and ``maximum`` are used.
         view: intervals ``x`` and ``loss`` that the axes are to show; either may be missing.
     """
+    view = view or {}
     metrics = [*(["accuracy"] if "accuracy" in curves else []), *_own_metrics(curves)]
     size = {"figsize": (7.2, 4.6 + 1.8 * len(metrics)), "layout": "constrained"}
     heights = [3, *[2] * len(metrics)]
@@ -86,6 +87,7 @@ def _draw_losses(axes: Axes, curves: xr.Dataset, limits: tuple[float, float, boo
         loss = one["loss"].values
         axes.plot(alpha, np.where(np.isfinite(loss), loss, np.nan), color=color, **looks)
         _mark_edges(axes, alpha, loss, color)
+        axes.plot(alpha[_alone(loss)], loss[_alone(loss)], ".", color=color)
         if split == "train" and noted:
             at = one["stationary"].values == 1
             axes.plot(alpha[at], loss[at], "o", color=color, markerfacecolor="white", markersize=5)
@@ -94,6 +96,12 @@ def _draw_losses(axes: Axes, curves: xr.Dataset, limits: tuple[float, float, boo
     _draw_guess(axes, curves.attrs.get("random_guess"))
     axes.set_ylabel("loss (log scale)" if log else "loss")
     axes.yaxis.set_major_formatter(plt.matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _alone(values: np.ndarray) -> np.ndarray:
+    """Return which values are finite between others that are not, shape (point,): no line shows them."""
+    padded = np.pad(np.isfinite(values), 1)
+    return padded[1:-1] & ~padded[:-2] & ~padded[2:]
 
 
 def _mark_edges(axes: Axes, alpha: np.ndarray, loss: np.ndarray, color: object) -> None:
@@ -152,8 +160,9 @@ def _draw_metric(axes: Axes, curves: xr.Dataset, name: str) -> None:
     for k, split, color, looks in _lines(curves):
         one = values.isel(curve=k).sel(split=split).values
         axes.plot(alpha, np.where(np.isfinite(one), one, np.nan), color=color, **looks)
-    if name == "accuracy":
-        axes.set_ylim(-0.02, 1.02)
+        axes.plot(alpha[_alone(one)], one[_alone(one)], ".", color=color)
+    if name == "accuracy":  # crosses lie above 1
+        axes.set_ylim(-0.02, 1.02 if np.isfinite(values).all() else 1.12)
     for k, split, color, _ in _lines(curves):  # when all are drawn, and with them the limits known
         _mark_edges(axes, alpha, values.isel(curve=k).sel(split=split).values, color)
     if not np.isfinite(values).all():

@@ -173,6 +173,9 @@ def axis_labels(landscape: xr.Dataset, suffix: str = " of path variance") -> tup
     """Return the labels of x and y: direction and share of the path's variance."""
     labels = []
     for axis, share in zip(("x_label", "y_label"), landscape.attrs["variance_share"], strict=True):
+        if landscape.sizes["iteration"] < 2:  # there is no path
+            labels.append(str(landscape.attrs[axis]))
+            continue
         labels.append(f"{landscape.attrs[axis]} ({percent(share)}{suffix})")
     return labels[0], labels[1]
 

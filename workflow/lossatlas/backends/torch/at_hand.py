@@ -46,7 +46,8 @@ def load_weights(network: FlatNetwork, checkpoint: Any, where: str) -> None:
     try:
         network.module.load_state_dict(tensors)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise LossAtlasError(f"{where}: not a checkpoint of this model: {error}") from error
+        told = " ".join(str(error).split())
+        raise LossAtlasError(f"{where}: not a checkpoint of this model: {told}") from error
     if not np.array_equal(network.frozen(), frozen):
         raise LossAtlasError(f"{where}: it differs from the model in parameters that do not require a gradient")
 
