@@ -61,6 +61,7 @@ def with_strategy(
     def complete(group: zarr.Group) -> None:
         build(group)
         group.attrs.update(strategy=choice.strategy, strategy_note=choice.told, product_bytes=choice.peak)
+        group.attrs.update(agreement=choice.agreement)
 
     return complete
 

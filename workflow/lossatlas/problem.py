@@ -45,11 +45,15 @@ def choices_of(spec: dict) -> dict[str, Any]:
 
 
 class Choice(Protocol):
-    """How products are computed: a ``strategy`` by name, why and with how much memory in words, and its bytes."""
+    """How products are computed: a ``strategy`` by name, why and with how much memory in words, and its bytes.
+
+    ``agreement`` says what was checked of it and how well it agreed, by name.
+    """
 
     strategy: str
     told: str
     peak: int
+    agreement: dict[str, Any]
 
 
 def with_standard_error(means: np.ndarray, samples: int) -> np.ndarray:

@@ -33,6 +33,7 @@ def eigen(problem: Problem, trajectory: Trajectory, center: int, spec: dict) -> 
         "strategy": choice.strategy,
         "strategy_note": choice.told,
         "product_bytes": choice.peak,
+        "agreement": choice.agreement,
         "iteration": int(iteration),
         "products": pairs.products,
         "samples": problem.samples,

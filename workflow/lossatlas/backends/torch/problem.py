@@ -99,6 +99,11 @@ class TorchProblem:
         # Weight gradients of several vectors at once are slow on channels-last images.
         return [(inputs.contiguous(), targets.contiguous()) for inputs, targets in self.chunks]
 
+    def some(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return up to ``count`` samples, spread evenly over all."""
+        places = torch.linspace(0, self.samples - 1, min(count, self.samples)).long().to(self._all[1].device)
+        return self._all[0][places], self._all[1][places]
+
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the metrics at theta, in the order of ``metric_names``."""
         self.network.load(theta=theta, buffers=buffers)

@@ -1,0 +1,180 @@
+"""Products are tried before they are used: what is right passes, what is wrong is found and named."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, agreement, build_loss
+from lossatlas.backends.torch.strategies import arrange, way
+from lossatlas.data import Split
+from lossatlas.errors import LossAtlasError
+from torch import nn
+
+CROSS_ENTROPY = build_loss({"name": "cross-entropy"})
+
+
+def problem_of(module, dtype=torch.float64, inputs=None, samples=12, batchnorm="frozen"):
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((samples, 6)) if inputs is None else inputs
+    network = FlatNetwork(module, Device(torch.device("cpu"), dtype))
+    return TorchProblem(network, CROSS_ENTROPY, Split(inputs, rng.integers(0, 3, len(inputs))), 5, batchnorm)
+
+
+def mlp(*between):
+    return nn.Sequential(nn.Linear(6, 5), *between, nn.Linear(5, 3))
+
+
+def ways_of(problem, *names, operator="hessian", width=4):
+    """Return referee and candidates: ways by name, the piece that each is tried on, and the number of vectors."""
+    at = problem.network.theta.clone(), problem.network.vector(problem.network.buffers())
+    curvature = problem.curvature(operator)
+    made = [way(name, curvature, *at) for name in names]
+    pieces = [arrange(problem, one, width, 1.0).pieces[0] for one in made]
+    return (problem, curvature, *at), [(one, piece, width) for one, piece in zip(made, pieces, strict=True)]
+
+
+NETWORKS = {
+    "relu": lambda: mlp(nn.ReLU()),
+    "tanh": lambda: mlp(nn.Tanh()),
+    "layer norm": lambda: mlp(nn.LayerNorm(5), nn.GELU()),
+    "batch norm": lambda: mlp(nn.BatchNorm1d(5), nn.ReLU()),
+    "attention": lambda: nn.Sequential(
+        nn.Linear(6, 8), nn.Unflatten(1, (2, 4)), nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True),
+        nn.Flatten(), nn.Linear(8, 3),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("operator", ["hessian", "ggn", "residual"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_right_agrees(name, dtype, operator):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        at, candidates = ways_of(problem_of(NETWORKS[name](), dtype), "retained", operator=operator)
+        chosen, found = agreement.proven(*at, candidates)
+        assert chosen.name == "retained"
+        assert found.vectors == 3 and found.samples == 5 and found.against == "double backward"
+        assert found.central_differences < 1e-4
+        assert found.difference <= found.limit(dtype) <= {torch.float32: 1e-2, torch.float64: 1e-9}[dtype]
+        assert found.asymmetry < {torch.float32: 1e-3, torch.float64: 1e-9}[dtype]
+        assert (found.rounding is None) == (dtype == torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (
+            lambda products, _: products * (1 + 1e-3),
+            r"differs from double backward by 1.0e-03, rounding explains 1e-04",
+        ),
+        (lambda products, _: products.roll(1, 1), r"differs from double backward by \d"),
+        (lambda products, _: products * float("nan"), r"differs from double backward by inf"),
+        (lambda products, vectors: products + 1e-5 * vectors.roll(1, 1), None),
+    ],
+)
+def test_what_disagrees_is_dropped_in_a_line(capsys, spoil, told):
+    torch.manual_seed(0)
+    at, candidates = ways_of(problem_of(mlp(nn.Tanh()), torch.float32), "split", "retained")
+    first = candidates[0][0]
+    right = first.product
+    first.product = lambda piece, kept, vectors: spoil(right(piece, kept, vectors), vectors)
+    chosen, _ = agreement.proven(*at, candidates)
+    said = capsys.readouterr().out
+    if told is None:  # below what rounding may be
+        assert chosen.name == "split" and not said
+        return
+    assert chosen.name == "retained"
+    (line,) = said.splitlines()
+    assert line.startswith("Hessian products: not by strategy 'split', which ")
+    assert re.search(told, line)
+    with pytest.raises(LossAtlasError, match=r"no way of multiplying is right; the last one differs"):
+        agreement.proven(*at, candidates[:1])
+
+
+def test_asymmetry_is_that_of_matrices():
+    generator = torch.Generator().manual_seed(0)
+    full, vectors = (torch.randn(n, 300, generator=generator, dtype=torch.float64) for n in (300, 2))
+    assert agreement.asymmetry(vectors, vectors @ (full + full.T)) < 1e-14
+    rows = torch.randn(40, 2, 300, generator=generator, dtype=torch.float64)
+    found = [agreement.asymmetry(pair, pair @ full.T) for pair in rows]
+    assert 0.3 < np.median(found) < 3  # of the order of one for a matrix without symmetry
+    assert agreement.asymmetry(vectors, 0 * vectors) == 0
+
+
+class Detached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(5, 5)
+
+    def forward(self, x):
+        with torch.no_grad():
+            scale = self.dense(x).abs().mean(1, keepdim=True)
+        return self.dense(x) / scale
+
+
+def test_a_gradient_that_is_not_the_derivative_is_refused_and_its_module_named():
+    torch.manual_seed(0)
+    at, candidates = ways_of(problem_of(mlp(Detached(), nn.Tanh())), "retained")
+    with pytest.raises(LossAtlasError) as caught:
+        agreement.proven(*at, candidates)
+    assert "its gradient is not the derivative of its loss" in str(caught.value)
+    assert "'1' (Detached)" in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Detaching(nn.Module):
+    """Sine whose gradient is right, but computed from a cosine that backward passes take for a constant."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            cosine = x.cos()
+        return x.sin().detach() + cosine * (x - x.detach())
+
+
+class Opaque(nn.Module):
+    """The same by NumPy, where there are no forward derivatives either."""
+
+    def forward(self, x):
+        cosine = torch.as_tensor(np.cos(x.detach().numpy()))
+        return x.sin().detach() + cosine * (x - x.detach())
+
+
+def test_wrong_double_backward_gives_way_to_right_forward_derivatives(capsys):
+    torch.manual_seed(0)
+    at, candidates = ways_of(problem_of(mlp(Detaching())), "retained", "split")
+    chosen, found = agreement.proven(*at, candidates)
+    said = capsys.readouterr().out.splitlines()
+    assert chosen.name == "split" and found.against == "forward derivatives" and found.central_differences < 1e-4
+    assert "second derivative of '1' (Detaching) is wrong: double backward is off by" in said[0]
+    assert "not by strategy 'retained', which differs from forward derivatives by" in said[1]
+
+
+def test_second_derivatives_that_nobody_gets_right_are_refused_and_named():
+    torch.manual_seed(0)
+    at, candidates = ways_of(problem_of(mlp(Opaque())), "retained")
+    with pytest.raises(LossAtlasError) as caught:
+        agreement.proven(*at, candidates)
+    assert "PyTorch's second derivative of '1' (Opaque) is wrong" in str(caught.value)
+    assert "forward derivatives are no better" in str(caught.value)
+
+
+def test_kinks_are_no_faults():
+    """A deep network of ReLU and max-pooling has a kink near every point; none of many is refused."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU()]
+        module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 4 * 4, 3))
+        images = np.random.default_rng(seed).standard_normal((12, 1, 12, 12))
+        at, candidates = ways_of(problem_of(module, torch.float32, images), "retained")
+        chosen, found = agreement.proven(*at, candidates)
+        assert chosen.name == "retained" and found.central_differences < 1e-3
+
+
+def test_nothing_is_said_of_what_is_not_finite():
+    torch.manual_seed(0)
+    problem = problem_of(mlp(nn.Tanh()))
+    problem.network.load(theta=np.full(problem.layout.size, np.nan))
+    at, candidates = ways_of(problem, "retained")
+    _, found = agreement.proven(*at, candidates)
+    assert found.attributes["difference"] is None and found.central_differences is None
