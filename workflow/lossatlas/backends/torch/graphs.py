@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, fx
+from torch import Tag, Tensor, fx
+from torch._ops import OpOverload
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
@@ -14,22 +15,81 @@ from lossatlas.backends.torch import images
 _aten = torch.ops.aten
 _ZEROS = (_aten.zeros, _aten.zeros_like, _aten.new_zeros, _aten._new_zeros_with_same_feature_meta)
 _VIEWS = (_aten.view, _aten.reshape, _aten.expand, _aten.permute, _aten.alias, _aten.transpose, _aten.unsqueeze)
+_ANY_LAYOUT = {
+    *_VIEWS, _aten._unsafe_view, _aten.squeeze, _aten.slice, _aten.select, _aten.t, _aten.clone, _aten._to_copy,
+    _aten.copy, _aten.cat, _aten.stack, _aten.mm, _aten.bmm, _aten.addmm, _aten.baddbmm, _aten.sum, _aten.mean,
+    _aten.convolution, _aten.convolution_backward, _aten.max_pool2d_with_indices,
+    _aten.max_pool2d_with_indices_backward, _aten.gather,
+}  # fmt: skip
+"""Operations, besides those on each entry by itself, that read their inputs rightly however they lie in memory."""
+
+
+class ImpureError(RuntimeError):
+    """A function to be traced changes tensors that it was given."""
 
 
 def trace(function: Callable, *arguments: Tensor) -> fx.GraphModule:
-    """Return the operations of a pure function as a graph, without those that only add zeros or copy."""
+    """Return the operations of a pure function as a graph.
+
+    Raises:
+        ImpureError: the function changes tensors in place that it has not made itself, such as buffers; for a part of
+            the graph would then not be what it is in the whole.
+    """
     joint = make_fx(functionalize(function))(*arguments)
-    zeros = _zeros(joint.graph)
-    for node in list(joint.graph.nodes):
+    for node in joint.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.is_mutable:
+            raise ImpureError(f"{node.target} changes a tensor in place")
+    return joint
+
+
+def rewrite(joint: fx.GraphModule) -> fx.GraphModule:
+    """Return a graph of ``trace`` without operations that only add zeros or copy, see also ``images``.
+
+    A tensor that is no longer copied may lie otherwise in memory. Most operations do not mind. Some read memory as it
+    lay when traced and are silently wrong otherwise (the backward pass of LayerNorm reads means that were repeated as
+    if they had been written out); these get their tensors laid out as they were. A graph that addresses memory itself
+    is returned as it is.
+    """
+    if any(_kind(node) is _aten.as_strided for node in joint.graph.nodes):
+        return joint
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(joint.graph, {}))
+    zeros = _zeros(graph)
+    _keep_layouts(graph)
+    for node in list(graph.nodes):
         same = _same(node, zeros)
         if same is not None:
             node.replace_all_uses_with(same)
-        elif node.op == "call_function" and node.target in (_aten.view.default, _aten._unsafe_view.default):
-            node.target = _aten.reshape.default  # a tensor that is no longer copied may lie otherwise in memory
-    joint.graph.eliminate_dead_code()
-    images.rewrite(joint.graph)
-    joint.recompile()
-    return joint
+        elif node.target in (_aten.view.default, _aten._unsafe_view.default):
+            node.target = _aten.reshape.default
+    graph.eliminate_dead_code()
+    images.rewrite(graph)
+    return fx.GraphModule(joint, graph)
+
+
+def laid_out(values: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Return a tensor with these strides, or without gaps where they repeat entries; a copy if it has others."""
+    if values.stride() == strides:
+        return values
+    repeats = any(stride == 0 and size > 1 for stride, size in zip(strides, values.shape, strict=True))
+    if repeats:
+        return values.contiguous()
+    return torch.empty_strided(values.shape, strides, dtype=values.dtype, device=values.device).copy_(values)
+
+
+def _keep_layouts(graph: fx.Graph) -> None:
+    """Let operations that may mind have their tensors as they lie now, whatever is rewritten before them."""
+    for node in list(graph.nodes):
+        if not isinstance(node.target, OpOverload) or Tag.pointwise in node.target.tags or _kind(node) in _ANY_LAYOUT:
+            continue
+        for source in node.all_input_nodes:
+            meta = source.meta.get("tensor_meta")
+            if source.op == "call_function" and hasattr(meta, "stride"):
+                with graph.inserting_before(node):
+                    made = graph.call_function(laid_out, (source, tuple(meta.stride)))
+                made.meta = dict(source.meta)
+                node.replace_input_with(source, made)
 
 
 def _kind(node: fx.Node) -> object:
@@ -38,8 +98,9 @@ def _kind(node: fx.Node) -> object:
 
 
 def _shape(node: fx.Node) -> tuple | None:
-    meta = node.meta.get("tensor_meta")
-    return (tuple(meta.shape), meta.dtype) if hasattr(meta, "shape") else None
+    """Return what a tensor must share with another to stand for it."""
+    meta, value = node.meta.get("tensor_meta"), node.meta.get("val")
+    return (tuple(meta.shape), meta.dtype, getattr(value, "device", None)) if hasattr(meta, "shape") else None
 
 
 def _zeros(graph: fx.Graph) -> set[fx.Node]:
@@ -62,7 +123,10 @@ def _same(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
     kind = _kind(node)
     if kind is _aten.copy:
         candidates = [node.args[1]]
-    elif kind in (_aten.clone, _aten._to_copy) or (kind is _aten.permute and node.args[1] == sorted(node.args[1])):
+    elif kind is _aten.permute:
+        axes = range(len(node.args[1]))
+        candidates = [node.args[0]] if [axis % len(axes) for axis in node.args[1]] == list(axes) else []
+    elif kind in (_aten.clone, _aten._to_copy):
         candidates = [node.args[0]]
     elif kind in (_aten.reshape, _aten.view, _aten._unsafe_view, _aten.expand, _aten.slice, _aten.alias):
         candidates = [node.args[0]]  # of the same shape, as below

@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -95,6 +97,26 @@ class FlatNetwork:
         """Return values as a tensor of the network's precision on its device."""
         # Contiguous, for traced graphs view their inputs as they were laid out when traced.
         return torch.as_tensor(np.ascontiguousarray(values)).to(self.device.device, self.device.dtype)
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Leave the attributes of a module and its submodules as they were, whatever its evaluation puts into them.
+
+    Some networks keep tables there when first evaluated. Those made while gradients are taken, or while a graph is
+    traced, are no use afterwards; those made without gradients for good (in inference mode) are copied for the while.
+    """
+    owns = [part.__dict__ for part in module.modules()]
+    owns += [value for own in owns for value in own.values() if type(value) is dict]
+    before = [dict(own) for own in owns]
+    for own in owns:
+        own.update({key: value.clone() for key, value in own.items() if type(value) is Tensor and value.is_inference()})
+    try:
+        yield
+    finally:
+        for own, was in zip(owns, before, strict=True):
+            own.clear()
+            own.update(was)
 
 
 def _gather(tensors: list[tuple[str, Tensor]], dtype: torch.dtype) -> np.ndarray:

@@ -16,7 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.backends.torch import graphs
 from lossatlas.backends.torch.batchnorm import statistics
+from lossatlas.backends.torch.derivatives import TrueDerivatives
 from lossatlas.backends.torch.memory import graph_sizes, imagined, saved_bytes
+from lossatlas.backends.torch.network import untouched
 from lossatlas.errors import LossAtlasError
 from lossatlas.layout import ParameterLayout
 
@@ -56,7 +58,7 @@ class Curvature:
         parameters = {slot.name: theta[slot.slice].view(slot.shape) for slot in self.network.layout}
         parameters |= {slot.name: part for slot, part in zip(self.chosen, parts, strict=True)}
         buffers = self.network.unflatten_buffers(buffers)
-        with statistics(self.batchnorm):
+        with untouched(self.network.module), statistics(self.batchnorm), TrueDerivatives():
             return functional_call(self.network.module, (parameters, buffers), (inputs,))
 
     def along(self, free: Tensor, theta: Tensor, buffers: Tensor, inputs: Tensor, targets: Tensor, v: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ class Curvature:
                 warnings.simplefilter("ignore")
                 self._block(free, theta, buffers, chunk[0][:2], chunk[1][:2], vectors[:1])
                 joint = imagined(partial(graphs.trace, self._block), free, theta, buffers, *chunk, vectors)
-            self._graphs[key] = graphs.split(joint)
+            self._graphs[key] = graphs.split(graphs.rewrite(joint))
         return self._graphs[key]
 
     def sizes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple[int, int]:

@@ -1,0 +1,51 @@
+"""Operations whose derivatives PyTorch gives otherwise than the loss has them, evaluated by others."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from lossatlas.errors import LossAtlasError
+
+
+class TrueDerivatives(TorchFunctionMode):
+    """Lets a network have the derivatives of its loss as a function of all its parameters. No value changes.
+
+    - ``weight_norm`` is written out: the second derivative of PyTorch's own operation is wrong on a CPU.
+    - ``Embedding`` gives gradients with ``padding_idx`` (none for that row), ``scale_grad_by_freq`` (divided by
+      counts) and ``sparse`` that are rules for training, not the derivative of the loss; they are left out here.
+      With ``max_norm`` it rewrites its weights whenever it is evaluated: there is no loss of given weights then.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Replace ``embedding`` and ``_weight_norm``; pass on everything else."""
+        own = _OWN.get(func, func)
+        return own(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """Return v scaled to the norms g, one for each index along ``dim``, or one for all if it is -1."""
+    axes = [axis for axis in range(v.ndim) if dim == -1 or axis != dim % v.ndim]
+    return v * (g / v.square().sum(axes, keepdim=True).sqrt())
+
+
+def _functional_embedding(
+    input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False
+):
+    if max_norm is not None:
+        raise LossAtlasError(
+            f"model: Embedding(max_norm={max_norm}) changes its weights when it is evaluated, so there is no curvature "
+            "at given weights; build it without max_norm"
+        )
+    return functional.embedding(input, weight)
+
+
+def _embedding(weight, input, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
+    return torch.embedding(weight, input)
+
+
+_OWN = {
+    torch._weight_norm: _weight_norm,
+    functional.embedding: _functional_embedding,
+    torch.embedding: _embedding,
+}
