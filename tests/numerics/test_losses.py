@@ -3,6 +3,7 @@
 from functools import partial
 from typing import NamedTuple
 
+import lossatlas
 import numpy as np
 import pytest
 import torch
@@ -165,3 +166,219 @@ def test_sums_over_samples_are_refused_in_one_line(name):
         loss = as_loss(case.make(reduction="sum"))
         TorchProblem(FlatNetwork(network(case), FLOAT64), loss, Split(case.inputs, case.targets), 3)
     assert "\n" not in str(error.value)
+
+
+class Wrapped(Net):
+    """The same network, whose outputs are something else than one tensor."""
+
+    def __init__(self, form, end=lambda o: o):
+        super().__init__(end)
+        self.form = form
+
+    def forward(self, x):
+        outputs = super().forward(x)
+        penalty = 0.5 * sum(p.square().sum() for p in self.parameters())
+        return {"tuple": (outputs, 1), "dict": {"logits": outputs, "none": None}, "penalty": (outputs, penalty),
+                "first": outputs.transpose(0, 1)}[self.form]  # fmt: skip
+
+
+def wrapped(form, end=lambda o: o):
+    torch.manual_seed(1)
+    return Wrapped(form, end).double()
+
+
+def scores(outputs):
+    return outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict"])
+def test_outputs_of_any_form_give_what_one_whole_batch_gives(form):
+    value = lambda o, t: functional.cross_entropy(scores(o), t)  # noqa: E731
+    found = check(wrapped(form), as_loss(value), value, Split(X, LABELS))
+    each = functional.cross_entropy(scores(wrapped(form)(torch.tensor(X))), torch.tensor(LABELS), reduction="none")
+    assert found["loss_standard_error"] == pytest.approx(float(each.std().detach() / SAMPLES**0.5), rel=1e-9)
+
+
+def test_samples_may_lie_on_another_axis_of_the_outputs():
+    value = lambda o, t: functional.cross_entropy(o.transpose(0, 1), t)  # noqa: E731
+    found = check(wrapped("first"), as_loss(value), value, Split(X, LABELS))
+    each = functional.cross_entropy(wrapped("first")(torch.tensor(X)).T, torch.tensor(LABELS), reduction="none")
+    assert found["loss_standard_error"] == pytest.approx(float(each.std().detach() / SAMPLES**0.5), rel=1e-9)
+
+
+def test_flattened_sequences_give_what_one_whole_batch_gives():
+    value = lambda o, t: functional.cross_entropy(o, t.flatten())  # noqa: E731
+    found = check(network(CASES["sequence-ctn"]._replace(end=lambda o: o.flatten(0, 1))), as_loss(value), value,
+                  Split(TOKENS, SEQUENCES))  # fmt: skip
+    assert "loss_standard_error" not in found
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict"])
+@pytest.mark.parametrize("size", [1, 3, SAMPLES])
+def test_outputs_of_any_form_are_checked(form, size):
+    split = Split(X, LABELS)
+    cases = {
+        "must be the mean over samples": lambda o, t: functional.cross_entropy(scores(o), t, weight=WEIGHTS),
+        "draws random numbers": lambda o, t: functional.cross_entropy(functional.dropout(scores(o), 0.5), t),
+    }
+    for message, loss in cases.items():
+        with pytest.raises(LossAtlasError, match=message):
+            TorchProblem(FlatNetwork(wrapped(form), FLOAT64), as_loss(loss), split, size)
+    coupled = wrapped(form, nn.BatchNorm1d(CLASSES, affine=False, track_running_stats=False))
+    with pytest.raises(LossAtlasError, match="depend on the others of its batch"):
+        loss = as_loss(lambda o, t: functional.cross_entropy(scores(o), t))
+        TorchProblem(FlatNetwork(coupled, FLOAT64), loss, split, size)
+
+
+def test_one_rare_weighted_or_ignored_target_among_thousands_is_found():
+    """More than the 32 samples that are looked at singly, also where outputs of a fresh network are all alike."""
+    rng = np.random.default_rng(1)
+    inputs, labels = rng.standard_normal((3000, 3)), np.zeros(3000, int)
+    labels[777], left_out = 4, labels.copy()
+    left_out[777] = -100
+    module = network(CASES["plain"])
+    nn.init.zeros_(module.last.weight)
+    flat = FlatNetwork(module, FLOAT64)
+    for size in (1, 50, 3000):
+        for targets, weight in ((labels, WEIGHTS), (left_out, None)):
+            with pytest.raises(LossAtlasError, match="must be the mean over samples"):
+                loss = as_loss(lambda o, t, w=weight: functional.cross_entropy(o, t, weight=w))
+                TorchProblem(flat, loss, Split(inputs, targets), size)
+    assert torch.equal(flat.module.last.weight, torch.zeros(CLASSES, 4, dtype=torch.float64))
+
+
+def penalised(module, read):
+    return lambda o, t: functional.cross_entropy(o, t) + 0.5 * sum(read(p).square().sum() for p in module.parameters())
+
+
+@pytest.mark.parametrize("read", [lambda p: p, lambda p: p.detach(), lambda p: p.data])
+def test_losses_and_metrics_that_read_parameters_by_themselves_are_refused(read):
+    module, split = network(CASES["plain"]), Split(X, LABELS)
+    with pytest.raises(LossAtlasError, match="loss: it reads parameters besides the outputs") as error:
+        TorchProblem(FlatNetwork(module, FLOAT64), as_loss(penalised(module, read)), split, 4)
+    assert "\n" not in str(error.value)
+    with pytest.raises(LossAtlasError, match=r"metrics.norm: it reads parameters"):
+        metric = {"norm": as_loss(lambda o, t: sum(read(p).square().sum() for p in module.parameters()))}
+        TorchProblem(FlatNetwork(module, FLOAT64), as_loss("cross-entropy"), split, 4, metrics=metric)
+    teacher = nn.Linear(3, CLASSES).double().requires_grad_(False)
+    distilled = lambda o, t: (o - teacher(t)).square().mean()  # noqa: E731
+    check(module, as_loss(distilled), distilled, Split(X, X))
+
+
+def test_a_penalty_among_the_outputs_is_differentiated():
+    value = lambda o, t: functional.cross_entropy(o[0], t) + o[1]  # noqa: E731
+    check(wrapped("penalty"), as_loss(value), value, Split(X, LABELS))
+    flat = FlatNetwork(wrapped("penalty"), FLOAT64)
+    theta, loss = flat.parameters(), as_loss(value)
+    plain = as_loss(lambda o, t: functional.cross_entropy(o[0], t))
+    traces = [
+        np.trace(TorchProblem(flat, one, Split(X, LABELS), 4).linearize(theta, np.zeros(0)).matmat(np.eye(theta.size)))
+        for one in (loss, plain)
+    ]
+    assert traces[0] - traces[1] == pytest.approx(theta.size, rel=1e-10)
+
+
+def test_where_both_axes_could_hold_the_classes_the_loss_decides():
+    split = Split(TOKENS, SEQUENCES)  # as many steps as classes
+    outputs, targets = network(CASES["plain"])(torch.tensor(TOKENS)), torch.tensor(SEQUENCES)
+    turned = lambda o, t: functional.cross_entropy(o.transpose(1, 2), t)  # noqa: E731
+    for loss, axis in ((turned, 2), (functional.cross_entropy, 1), (lambda o, t: functional.cross_entropy(o, t), 1)):
+        problem = TorchProblem(FlatNetwork(network(CASES["plain"]), FLOAT64), as_loss(loss), split, 4)
+        found = problem.metrics(problem.network.parameters(), np.zeros(0))[1]
+        assert found == pytest.approx(float((outputs.argmax(axis) == targets).double().mean()))
+
+
+def test_the_standard_error_of_a_weighted_mean_is_that_of_a_ratio():
+    """With weights 0 and 1 it is sd / sqrt(n) of the samples that count; with others the linearised one."""
+    module = network(CASES["plain"])
+    outputs, targets = module(torch.tensor(X)).detach(), torch.tensor(IGNORED)
+    each = functional.cross_entropy(outputs, targets, reduction="none")
+    kept, n = targets >= 0, int((targets >= 0).sum())
+    for size in (1, 4, SAMPLES):
+        problem = TorchProblem(FlatNetwork(module, FLOAT64), as_loss(CE()), Split(X, IGNORED), size)
+        found = problem.metrics(problem.network.parameters(), np.zeros(0))[-1]
+        assert found == pytest.approx(float(each[kept].std() / n**0.5), rel=1e-9)
+        problem = TorchProblem(FlatNetwork(module, FLOAT64), as_loss(CE(weight=WEIGHTS)), Split(X, IGNORED), size)
+        found = problem.metrics(problem.network.parameters(), np.zeros(0))[-1]
+        weights = WEIGHTS[targets[kept]]
+        mean = (weights * each[kept]).sum() / weights.sum()
+        linear = (weights * (each[kept] - mean)).square().sum() * n / (n - 1)
+        assert found == pytest.approx(float(linear.sqrt() / weights.sum()), rel=1e-9)
+
+
+class Squeezed(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+@pytest.mark.parametrize("where", ["loss", "model"])
+def test_what_squeezes_a_single_sample_away_gives_what_one_whole_batch_gives(where):
+    torch.manual_seed(0)
+    module = (Squeezed if where == "model" else nn.Linear)(3, 1).double()
+    value = lambda o, t: functional.binary_cross_entropy_with_logits(o.squeeze(), t)  # noqa: E731
+    inputs, targets = X[:10], BITS[:10, 0]
+    expected, gradient, v, product, _ = whole_batch(module, value, inputs, targets)
+    flat = FlatNetwork(module, FLOAT64)
+    for size in (1, 3, 10):
+        problem = TorchProblem(flat, as_loss(value), Split(inputs, targets), size)
+        for strategy in ("eager", "folded"):
+            plane = problem.restrict(flat.parameters(), np.ones((1, 4)), np.zeros(0), strategy)
+            assert plane.metrics(np.zeros((1, 1)))[0, 0] == pytest.approx(expected, rel=1e-10)
+        assert np.allclose(problem.gradient(flat.parameters(), np.zeros(0)), gradient, rtol=1e-10)
+        hessian = problem.linearize(flat.parameters(), np.zeros(0), strategy="rebuild")
+        assert np.allclose(hessian.matvec(v), product, rtol=1e-10)
+    with pytest.raises(LossAtlasError, match="fails on a single sample"):
+        TorchProblem(flat, as_loss(value), Split(inputs[:1], targets[:1]), 1)
+
+
+class Viewed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Linear(64, CLASSES)
+
+    def forward(self, x):
+        x = torch.tanh(self.conv(x))
+        return self.last(x.view(x.size(0), -1))
+
+
+def test_images_of_several_channels_may_be_flattened_by_view():
+    torch.manual_seed(0)
+    split = Split(RNG.standard_normal((SAMPLES, 3, 6, 6)), LABELS)
+    check(Viewed().double(), as_loss("cross-entropy"), functional.cross_entropy, split, 1)
+
+
+def test_all_zero_parameters_are_a_point_like_any_other():
+    """The Hessian of softmax regression at 0 is the covariance of one-hot classes times second moments, over N."""
+    module = nn.Linear(3, CLASSES, bias=False).double()
+    nn.init.zeros_(module.weight)
+    covariance = np.eye(CLASSES) / CLASSES - np.ones((CLASSES, CLASSES)) / CLASSES**2
+    dense = np.kron(covariance, X.T @ X / SAMPLES)
+    found = lossatlas.hessian(module, "cross-entropy", (X, LABELS), batch_size=4).matmat(np.eye(15))
+    assert np.allclose(found, dense, rtol=0, atol=1e-12)
+    direction = np.arange(15.0) / 15
+    plane = lossatlas.plane(module, "cross-entropy", (X, LABELS), [direction, np.eye(15)[0]], points=(3, 3))
+    assert float(plane["loss"].sel(x=0, y=0, split="train")) == pytest.approx(np.log(CLASSES), rel=1e-12)
+
+
+@pytest.mark.parametrize("strategy", ["split", "rebuild"])
+def test_batchnorm_without_running_statistics_is_that_of_each_chunk(strategy):
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, CLASSES)
+    ).double()
+    expected, gradient, v, product, _ = whole_batch(module, functional.cross_entropy, X, LABELS)
+    flat = FlatNetwork(module, FLOAT64)
+    problem = TorchProblem(flat, as_loss("cross-entropy"), Split(X, LABELS), SAMPLES, "batch")
+    theta = flat.parameters()
+    assert problem.metrics(theta, np.zeros(0))[0] == pytest.approx(expected, rel=1e-10)
+    assert np.allclose(problem.gradient(theta, np.zeros(0)), gradient, rtol=0, atol=1e-10)
+    found = problem.linearize(theta, np.zeros(0), strategy=strategy).matvec(v)
+    assert np.allclose(found, product, rtol=0, atol=1e-10 * abs(product).max())
+    with pytest.raises(LossAtlasError, match="can take batchnorm: batch"):
+        TorchProblem(flat, as_loss("cross-entropy"), Split(X, LABELS), SAMPLES)
+
+
+def test_several_outputs_have_no_gauss_newton_matrix():
+    loss = lambda o, t: functional.cross_entropy(scores(o), t)  # noqa: E731
+    with pytest.raises(LossAtlasError, match="operator: 'ggn' needs a network that returns one tensor, not tuple"):
+        lossatlas.hessian(wrapped("tuple"), loss, (X, LABELS), operator="ggn")

@@ -297,7 +297,7 @@ def test_losses_that_are_no_mean_and_targets_that_are_no_classes_are_refused():
         TorchProblem(network, nn.CrossEntropyLoss(weight=torch.ones(2)), Split(x, classes), 4)
     shares = np.abs(real) / np.abs(real).sum(axis=1, keepdims=True)
     assert TorchProblem(network, CROSS_ENTROPY, Split(x, shares), 4).metric_names == ("loss", "loss_standard_error")
-    assert TorchProblem(network, CROSS_ENTROPY, Split(x, classes.astype(np.int32)), 4).class_axis == 1
+    assert TorchProblem(network, CROSS_ENTROPY, Split(x, classes.astype(np.int32)), 4).fit.class_axis == 1
 
 
 def test_a_weighted_loss_per_sample_is_its_mean_on_any_chunks():

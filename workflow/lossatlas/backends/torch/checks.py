@@ -24,9 +24,9 @@ from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.errors import LossAtlasError
 
 CHECKED = 32
-"""Samples, spread evenly over all, on which everything is tried; and the least that are compared with their halves."""
+"""Samples, spread evenly over all, on which everything is tried; and about how many are compared with their halves."""
 
-MOVED = 0.05
+MOVED = 0.2
 """How far from the present parameters a loss is tried too, of their root mean square: there a fresh network whose
 outputs are all alike (a last layer of zeros) tells samples apart."""
 
@@ -97,7 +97,8 @@ def fit(
                 _check_model(run, few, axes)
             _check_singles(own, run(few), some, axes)
             for group in _groups(len(inputs), size, inputs.device) if own else ():
-                _check_halves(own, run, group, targets, axes)
+                if len(group) >= 4:  # fewer are compared one by one
+                    _check_parts(own, run, group, targets, axes)
     class_axis = _class_axis(loss, outputs, some) if isinstance(outputs, Tensor) else None
     least = 1 if batchnorm == "batch" else _least(run, loss, few, some, axes)
     return Fit(outputs, some, axes, class_axis, least)
@@ -233,18 +234,22 @@ def _check_singles(own: dict[str, Loss], outputs: Any, targets: Tensor, axes: Ax
         _check_mean(who, function(outputs, targets), single, [1.0] * len(single))
 
 
-def _check_halves(own: dict[str, Loss], run: Run, group: Tensor, targets: Tensor, axes: Axes | None) -> None:
-    """Compare functions of a group of samples with the mean of those of its halves."""
-    if len(group) < 4:  # as few were compared one by one
-        return
-    outputs, half = run(group), len(group) // 2
+def _check_parts(own: dict[str, Loss], run: Run, group: Tensor, targets: Tensor, axes: Axes | None) -> None:
+    """Compare functions of a group of samples with the mean of those of its parts, and these with their halves."""
+    outputs, everywhere = run(group), torch.arange(len(group), device=group.device)
+
+    def value(function: Loss, index: Tensor) -> Tensor:
+        some = chosen(outputs, axes, index) if axes is not None else run(group[index])
+        return function(some, targets[group[index]])
+
     for who, function in own.items():
-        values = []
-        for part in (slice(0, half), slice(half, None)):
-            index = torch.arange(len(group), device=group.device)[part]
-            some = chosen(outputs, axes, index) if axes is not None else run(group[part])
-            values.append(function(some, targets[group[part]]))
-        _check_mean(who, function(outputs, targets[group]), torch.stack(values), [half, len(group) - half])
+        parts = everywhere.tensor_split(max(2, len(group) // CHECKED))
+        found = [value(function, part) for part in parts]
+        _check_mean(who, function(outputs, targets[group]), torch.stack(found), [len(part) for part in parts])
+        for part, whole in zip(parts, found, strict=True) if len(parts) > 2 else ():
+            halves = part.tensor_split(2)
+            of_halves = torch.stack([value(function, half) for half in halves])
+            _check_mean(who, whole, of_halves, [len(half) for half in halves])
 
 
 def _check_mean(who: str, whole: Tensor, parts: Tensor, counts: list[float]) -> None:

@@ -192,7 +192,15 @@ class TorchProblem:
         return value.detach(), gradient
 
     def curvature(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> Curvature:
-        """Return the matrix, whose traced graphs serve every theta."""
+        """Return the matrix, whose traced graphs serve every theta.
+
+        Raises:
+            LossAtlasError: the outputs are several tensors, and ``operator`` needs one.
+        """
+        if operator != "hessian" and not isinstance(self.fit.outputs, Tensor):
+            raise LossAtlasError(
+                f"operator: {operator!r} needs a network that returns one tensor, not {type(self.fit.outputs).__name__}"
+            )
         key = (operator, tuple(parameters))
         if key not in self._curvatures:
             chosen = self.layout.select(parameters)
@@ -334,11 +342,29 @@ def to_tensors(split: Split, network: FlatNetwork) -> tuple[Tensor, Tensor]:
         tensor = torch.as_tensor(array).to(network.device.device)
         tensors.append(tensor.to(network.device.dtype) if tensor.is_floating_point() else tensor)
     if tensors[0].ndim == 4:
-        # Convolutions run fastest on channels-last images; values and results stay the same.
-        tensors[0] = tensors[0].contiguous(memory_format=torch.channels_last)
+        tensors[0] = _as_fast_images(tensors[0], network.module)
     if not tensors[1].is_floating_point():
         tensors[1] = tensors[1].long()  # what class losses ask for
     return tensors[0], tensors[1]
+
+
+@torch.inference_mode()
+def _as_fast_images(images: Tensor, module: nn.Module) -> Tensor:
+    """Return images channels-last, on which convolutions run fastest, unless only plain ones go through the network.
+
+    Values and results stay the same. A network that flattens by ``view`` needs plain ones.
+    """
+    fast = images.contiguous(memory_format=torch.channels_last)
+    module.eval()
+    try:
+        module(fast[:2])
+    except Exception:
+        try:
+            module(images[:2].contiguous())
+        except Exception:
+            return fast  # what is wrong is another thing
+        return images.contiguous()
+    return fast
 
 
 ESTIMATES = 256
