@@ -282,15 +282,22 @@ def test_losses_that_are_no_mean_and_targets_that_are_no_classes_are_refused():
         TorchProblem(network, lambda o, t: functional.cross_entropy(o, t, reduction="sum"), Split(x, classes), 4)
     weights = torch.tensor([1.0, 5.0, 20.0])
     with pytest.raises(LossAtlasError, match="it must be the mean over samples"):
-        TorchProblem(network, nn.CrossEntropyLoss(weight=weights), Split(x, np.sort(classes)), 4)
+        loss = as_loss(lambda o, t: functional.cross_entropy(o, t, weight=weights))
+        TorchProblem(network, loss, Split(x, np.sort(classes)), 4)
     left_out = np.where(np.arange(9) % 3, classes, -100)
-    with pytest.raises(LossAtlasError, match="cross-entropy of the class -100"):
-        TorchProblem(network, CROSS_ENTROPY, Split(x, left_out), 4)
     with pytest.raises(LossAtlasError, match="it must be the mean over samples"):
-        TorchProblem(network, nn.CrossEntropyLoss(), Split(x, left_out), 4)
+        TorchProblem(network, as_loss(lambda o, t: functional.cross_entropy(o, t)), Split(x, left_out), 4)
+    with pytest.raises(LossAtlasError, match="cross-entropy of the class -1; classes count from 0"):
+        TorchProblem(network, CROSS_ENTROPY, Split(x, np.where(np.arange(9) % 3, classes, -1)), 4)
+    with pytest.raises(LossAtlasError, match=r"cross-entropy of the class 3; .* the outputs have 3"):
+        TorchProblem(network, CROSS_ENTROPY, Split(x, classes + 1), 4)
+    with pytest.raises(LossAtlasError, match="every target is ignored"):
+        TorchProblem(network, CROSS_ENTROPY, Split(x, np.full(9, -100)), 4)
+    with pytest.raises(LossAtlasError, match="2 weights of classes, but the outputs have 3"):
+        TorchProblem(network, nn.CrossEntropyLoss(weight=torch.ones(2)), Split(x, classes), 4)
     shares = np.abs(real) / np.abs(real).sum(axis=1, keepdims=True)
     assert TorchProblem(network, CROSS_ENTROPY, Split(x, shares), 4).metric_names == ("loss", "loss_standard_error")
-    assert TorchProblem(network, CROSS_ENTROPY, Split(x, classes.astype(np.int32)), 4).class_axis == 1
+    assert TorchProblem(network, CROSS_ENTROPY, Split(x, classes.astype(np.int32)), 4).fit.class_axis == 1
 
 
 def test_a_weighted_loss_per_sample_is_its_mean_on_any_chunks():

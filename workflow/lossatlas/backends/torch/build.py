@@ -1,16 +1,18 @@
 """From the config's ``model`` and ``loss`` to a module and a function."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
-from torch.func import vmap
+from torch import nn
 from torch.nn import functional
 
 from lossatlas import rng, sources, zoo
+from lossatlas.backends.torch.losses import (
+    Loss,
+    mean_over_samples,
+    mean_squares,
+    recognised,
+    same_shape_mean_squares,
+)
 from lossatlas.errors import LossAtlasError
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def build_module(spec: dict, seed: int) -> nn.Module:
@@ -41,9 +43,9 @@ def build_loss(spec: dict) -> Loss:
     A user's function may return one value per sample instead; the mean is taken here.
     """
     if "import" not in spec:
-        return {"cross-entropy": functional.cross_entropy, "mse": _mse}[spec["name"]]
+        return {"cross-entropy": functional.cross_entropy, "mse": mean_squares}[spec["name"]]
     own = sources.load(spec["import"], spec["python_path"], "loss.import")
-    return mean_over_samples(own, f"loss.import: {spec['import']!r}")
+    return recognised(own) or mean_over_samples(own, f"loss.import: {spec['import']!r}")
 
 
 def as_metrics(metrics: dict[str, Loss]) -> dict[str, Loss]:
@@ -57,67 +59,14 @@ def as_loss(loss: str | Loss) -> Loss:
     Raises:
         LossAtlasError: there is no built-in loss of that name.
     """
-    if loss is functional.cross_entropy:
-        return loss
+    if known := recognised(loss):
+        return known
     if isinstance(loss, type):
         raise LossAtlasError(f"loss: {loss.__name__} is a class; give an instance, {loss.__name__}()")
     if loss is functional.mse_loss or (isinstance(loss, nn.MSELoss) and loss.reduction == "mean"):
-        return _same_shape_mse
+        return same_shape_mean_squares
     if callable(loss):
         return mean_over_samples(loss, "loss: the function")
     if loss not in ("cross-entropy", "mse"):
         raise LossAtlasError(f"loss: {loss!r} is neither a function nor one of cross-entropy, mse")
     return build_loss({"name": loss})
-
-
-def mean_over_samples(own: Loss, who: str) -> Loss:
-    """Return a user's function with the mean over samples taken, where it returns one value for each.
-
-    Args:
-        who: names the function in messages.
-    """
-
-    def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        value = own(outputs, targets)
-        if not isinstance(value, Tensor) or value.ndim > 1:
-            raise LossAtlasError(
-                f"{who} must return a scalar or one value per sample, "
-                f"got {tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__}"
-            )
-        return (value if value.is_floating_point() else value.double()).mean()  # counts, and hits or misses, too
-
-    mean_loss.own = own
-    return mean_loss
-
-
-def per_sample(loss: Loss, outputs: Tensor, targets: Tensor) -> Loss:
-    """Return the function (outputs, targets) -> the loss of each sample, (sample,); some samples show which one works.
-
-    A user's function that returns the mean alone is asked for one sample after the other.
-    """
-    if loss is functional.cross_entropy:
-        return lambda o, t: functional.cross_entropy(o, t, reduction="none").reshape(len(o), -1).mean(1)
-    if loss is _mse:
-        return lambda o, t: (o - t.to(o.dtype).view_as(o)).square().reshape(len(o), -1).mean(1)
-    own = getattr(loss, "own", loss)
-    if own(outputs, targets).ndim == 1:
-        return own
-
-    def alone(output: Tensor, target: Tensor) -> Tensor:
-        return loss(output[None], target[None])
-
-    try:
-        vmap(alone)(outputs, targets)
-        return vmap(alone)
-    except Exception:  # the function does what vmap has no rule for
-        return lambda o, t: torch.stack([alone(*pair) for pair in zip(o, t, strict=True)])
-
-
-def _same_shape_mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    # PyTorch's, where it does not broadcast, in operations that have forward derivatives.
-    return _mse(outputs, targets) if outputs.shape == targets.shape else functional.mse_loss(outputs, targets)
-
-
-def _mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    # Spelled out, because functional.mse_loss has no forward derivative of its gradient.
-    return (outputs - targets.to(outputs.dtype).view_as(outputs)).square().mean()

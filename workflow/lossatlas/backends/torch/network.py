@@ -2,6 +2,7 @@
 
 import copy
 import math
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,6 +40,7 @@ class FlatNetwork:
         self.theta = torch.cat([p.detach().reshape(-1) for _, p in trainable])
         for slot, (_, parameter) in zip(self.layout, trainable, strict=True):
             parameter.data = self.theta[slot.slice].view(slot.shape)
+        self._origin = [weakref.ref(parameter) for parameter in module.parameters()]
         self._frozen = [(n, p) for n, p in self.module.named_parameters() if not p.requires_grad]
         persistent = self.module.state_dict().keys()
         self.stages: dict[tuple, object] = {}  # traced graphs by the shape of the inputs
@@ -55,6 +57,10 @@ class FlatNetwork:
             self.frozen(),
             [(name, tuple(parameter.shape)) for name, parameter in self._frozen],
         )
+
+    def origin(self) -> list[Tensor]:
+        """Return the parameters of the module that was copied, as long as it exists."""
+        return [parameter for reference in self._origin if (parameter := reference()) is not None]
 
     def parameters(self) -> np.ndarray:
         """Return a copy of theta."""

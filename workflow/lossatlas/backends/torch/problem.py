@@ -2,18 +2,19 @@
 
 import hashlib
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from lossatlas.backends.torch.batchnorm import BATCHNORM, Reestimated, has_batchnorm, statistics
-from lossatlas.backends.torch.build import Loss, per_sample
 from lossatlas.backends.torch.calibration import Evaluation, choose_evaluation
+from lossatlas.backends.torch.checks import fit
 from lossatlas.backends.torch.hessian import TorchHessian
+from lossatlas.backends.torch.losses import ClassLoss, Loss, OverSamples, chosen, per_sample, recognised
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.products import Curvature
 from lossatlas.backends.torch.restriction import Eager, Interpolated, Recomputed, Staged, restrict
@@ -49,19 +50,17 @@ class TorchProblem:
     ):
         if batchnorm not in BATCHNORM:
             raise LossAtlasError(f"batchnorm: {batchnorm!r} is not one of {', '.join(BATCHNORM)}")
-        self.network, self.loss = network, loss
-        self.layout = network.layout
-        self.samples = len(split)
-        inputs, targets = to_tensors(split, network)
-        if loss is functional.cross_entropy and not targets.is_floating_point() and int(targets.min()) < 0:
-            raise LossAtlasError(f"loss: cross-entropy of the class {int(targets.min())}; classes count from 0")
-        self._all = inputs, targets
-        self.chunks = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
+        self.network, self.layout, self.samples = network, network.layout, len(split)
+        self._all = inputs, targets = to_tensors(split, network)
         self.own = metrics or {}
-        self.class_axis, self.each = probe(network, loss, inputs, targets, self.own)
-        accuracy = ["accuracy"] if self.class_axis is not None else []
+        self.fit = fit(network, loss, self._all, self.own, batch_size, batchnorm)
+        known = recognised(loss)
+        self.loss = loss if known is None else OverSamples(known, targets, network.theta)
+        self.each = self._loss_of_each()
+        accuracy = self._weigh_classes(known)
         error = ["loss_standard_error"] if self.each is not None else []
         self.metric_names = ("loss", *accuracy, *self.own, *error)
+        self.chunks = self._cut(inputs, targets, batch_size)
         self.batchnorm = "frozen"
         ends = self.chunks[0][0], self.chunks[-1][0]  # the last one may be too small
         if batchnorm == "batch" and all(has_batchnorm(network.module, chunk) for chunk in ends):
@@ -69,6 +68,38 @@ class TorchProblem:
         self._curvatures: dict[tuple, Curvature] = {}
         self._strategies: dict[Curvature, str] = {}
         self._estimates: dict[bytes, np.ndarray] = {}
+
+    def _loss_of_each(self) -> Loss | None:
+        """Return the function (outputs, targets) -> loss of each sample, None where outputs have no axis of samples."""
+        if isinstance(self.loss, OverSamples):
+            return self.loss.each
+        return None if self.fit.axes is None else per_sample(self.loss, *self.fit[:3])
+
+    def _weigh_classes(self, known: ClassLoss | None) -> list[str]:
+        """Find which targets are classes that can be hit; return ``["accuracy"]`` if there are any."""
+        targets = self._all[1]
+        self._ignored = known.ignore_index if known is not None else -1
+        if self.fit.class_axis is None or not (valid := self._valid(targets)).any():
+            return []
+        self._hit_scale = 1.0 if valid.all() else targets.numel() / int(valid.sum())
+        return ["accuracy"]
+
+    def _valid(self, targets: Tensor) -> Tensor:
+        # No class is negative: losses of the user's own leave such targets out.
+        return (targets >= 0) & (targets != self._ignored)
+
+    def _cut(self, inputs: Tensor, targets: Tensor, most: int) -> list[tuple[Tensor, Tensor]]:
+        """Return samples in pieces of up to ``most``; what would be too few at once belong to the piece before."""
+        least, count = self.fit.least, len(inputs)
+        if self.samples < least:
+            raise LossAtlasError("data: model or loss fails on a single sample (squeeze?); give at least two")
+        sizes = [max(most, least)] * (count // max(most, least))
+        rest = count - sum(sizes)
+        if rest >= least or not sizes:
+            sizes += [rest] if rest else []
+        else:
+            sizes[-1] += rest
+        return list(zip(inputs.split(sizes), targets.split(sizes), strict=True))
 
     def pieces(self, count: int, most: int | None = None) -> list[tuple[Tensor, Tensor]]:
         """Return the chunks as products with ``count`` vectors at once take them: on a CPU cut further, to ``most``.
@@ -79,8 +110,7 @@ class TorchProblem:
         most = min(most or self.samples, self._piece_size(count))
         pieces = []
         for inputs, targets in self._channels_first:
-            size = -(-len(inputs) // -(-len(inputs) // most))
-            pieces += zip(inputs.split(size), targets.split(size), strict=True)
+            pieces += self._cut(inputs, targets, -(-len(inputs) // -(-len(inputs) // most)))
         return pieces
 
     def _piece_size(self, count: int) -> int:
@@ -167,7 +197,15 @@ class TorchProblem:
         return value.detach(), gradient
 
     def curvature(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> Curvature:
-        """Return the matrix, whose traced graphs serve every theta."""
+        """Return the matrix, whose traced graphs serve every theta.
+
+        Raises:
+            LossAtlasError: the outputs are several tensors, and ``operator`` needs one.
+        """
+        if operator != "hessian" and not isinstance(self.fit.outputs, Tensor):
+            raise LossAtlasError(
+                f"operator: {operator!r} needs a network that returns one tensor, not {type(self.fit.outputs).__name__}"
+            )
         key = (operator, tuple(parameters))
         if key not in self._curvatures:
             chosen = self.layout.select(parameters)
@@ -189,19 +227,34 @@ class TorchProblem:
         return choose(self, self.curvature(operator, parameters), theta, buffers, width, memory_gb, strategy)
 
     def strategy(self, curvature: Curvature, asked: str) -> str:
-        """Return ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once."""
-        if asked != "split":
-            return asked
+        """Return ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once.
+
+        Raises:
+            LossAtlasError: network or loss has no second derivative.
+        """
         if curvature not in self._strategies:
-            self._strategies[curvature] = "split"
-            try:
-                theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
-                curvature.graphs(theta, buffers, self.pieces(1)[0], 1)
-            except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-                first = str(error).strip().split("\n")[0]
-                print(f"Hessian products: second backward passes; network or loss has no forward derivative ({first})")
-                self._strategies[curvature] = "rebuild"
-        return self._strategies[curvature]
+            self._strategies[curvature] = self._traced(curvature)
+        return self._strategies[curvature] if asked == "split" else asked
+
+    def _traced(self, curvature: Curvature) -> str:
+        """Return ``split``, or ``rebuild`` where there is no forward derivative."""
+        theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
+        try:
+            inputs, targets = (part[:2] for part in self.pieces(1)[0])
+            curvature.twice(theta, buffers, (inputs, targets))(torch.zeros_like(curvature.free(theta)))
+        except RuntimeError as error:
+            if "not implemented" not in str(error):
+                raise
+            raise LossAtlasError(
+                f"Hessian products: network or loss has no second derivative ({str(error).splitlines()[0]})"
+            ) from error
+        try:
+            curvature.graphs(theta, buffers, self.pieces(1)[0], 1)
+        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            first = str(error).strip().split("\n")[0]
+            print(f"Hessian products: second backward passes; network or loss has no forward derivative ({first})")
+            return "rebuild"
+        return "split"
 
     @torch.inference_mode()
     def evaluate(self, chunks: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -227,24 +280,50 @@ class TorchProblem:
             self._estimates[key] = self.network.buffers()
         return self._estimates[key]
 
-    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def sums(self, outputs: Any, targets: Tensor) -> Tensor:
         """Return the metrics of some samples, each times their number, float64 and on the device.
 
-        In place of the loss's standard error there are mean and mean square of the losses of single samples.
+        In place of the loss's standard error there are mean and mean square of the losses of single samples; and where
+        samples count by weights the mean of loss times weight.
         """
+        count = len(targets)
+        if count < self.fit.least and self.fit.axes is not None:
+            twice = torch.zeros(2, dtype=torch.long, device=targets.device)
+            outputs, targets = chosen(outputs, self.fit.axes, twice), targets[twice]
         found = [self.loss(outputs, targets).double()]
-        if self.class_axis is not None:
-            found.append((outputs.argmax(self.class_axis) == targets).double().mean())
+        if "accuracy" in self.metric_names:
+            hits = (outputs.argmax(self.fit.class_axis) == targets) & self._valid(targets)
+            found.append(hits.double().mean() * self._hit_scale)
         found += [metric(outputs, targets).double() for metric in self.own.values()]
         if self.each is not None:
             each = self.each(outputs, targets).double()
             found += [each.mean(), each.square().mean()]
-        return torch.stack(found) * len(targets)
+            found += [(each * self.loss.shares(targets)).mean()] if self._weighted else []
+        return torch.stack(found) * count
+
+    @property
+    def _weighted(self) -> bool:
+        return isinstance(self.loss, OverSamples) and not self.loss.uniform
 
     def means(self, sums: Tensor) -> np.ndarray:
         """Return the metrics of all samples from ``sums`` added up over the chunks; one copy to the host."""
         means = (sums / self.samples).cpu().numpy()
+        if self._weighted:
+            means = self._about_mean(means)
         return means if self.each is None else with_standard_error(means, self.samples)
+
+    def _about_mean(self, means: np.ndarray) -> np.ndarray:
+        """Return the mean square that gives the standard error of a ratio of two means: of loss less weight times mean.
+
+        With weights of 0 and 1 that is sd / sqrt(n) of the n samples that count.
+        """
+        *others, mean, square, product = means
+        shares = self.loss.shares(self._all[1])
+        counted, n = int((shares > 0).sum()), self.samples
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            variance = square - 2 * mean * product + mean**2 * float(shares.square().mean())
+            variance *= np.float64(counted * (n - 1)) / (n * (counted - 1))
+            return np.array([*others, mean, variance + mean**2])
 
     def cut(self, most: int) -> list[tuple[Tensor, Tensor]]:
         """Return all samples in pieces of one size, up to ``most`` or the chunks' size, whichever is more.
@@ -268,11 +347,29 @@ def to_tensors(split: Split, network: FlatNetwork) -> tuple[Tensor, Tensor]:
         tensor = torch.as_tensor(array).to(network.device.device)
         tensors.append(tensor.to(network.device.dtype) if tensor.is_floating_point() else tensor)
     if tensors[0].ndim == 4:
-        # Convolutions run fastest on channels-last images; values and results stay the same.
-        tensors[0] = tensors[0].contiguous(memory_format=torch.channels_last)
+        tensors[0] = _as_fast_images(tensors[0], network.module)
     if not tensors[1].is_floating_point():
         tensors[1] = tensors[1].long()  # what class losses ask for
     return tensors[0], tensors[1]
+
+
+@torch.inference_mode()
+def _as_fast_images(images: Tensor, module: nn.Module) -> Tensor:
+    """Return images channels-last, on which convolutions run fastest, unless only plain ones go through the network.
+
+    Values and results stay the same. A network that flattens by ``view`` needs plain ones.
+    """
+    fast = images.contiguous(memory_format=torch.channels_last)
+    module.eval()
+    try:
+        module(fast[:2])
+    except Exception:
+        try:
+            module(images[:2].contiguous())
+        except Exception:
+            return fast  # what is wrong is another thing
+        return images.contiguous()
+    return fast
 
 
 ESTIMATES = 256
@@ -297,111 +394,6 @@ def largest_activation(network: FlatNetwork, inputs: Tensor) -> int:
         for hook in hooks:
             hook.remove()
     return max(1, *sizes) * network.theta.element_size()
-
-
-CHECKED = 32
-"""Samples, spread evenly over all, on which a loss must be the mean over its samples."""
-
-
-@torch.inference_mode()
-def probe(
-    network: FlatNetwork, loss: Loss, inputs: Tensor, targets: Tensor, metrics: dict[str, Loss] | None = None
-) -> tuple[int | None, Loss | None]:
-    """Try a few samples; return the axis of class scores in the outputs and the loss per sample, None without one.
-
-    Raises:
-        LossAtlasError: model and data do not fit; or the loss of some samples is not the mean of their own losses,
-            for then neither is that of a dataset cut into chunks; or a metric is no such mean.
-    """
-    network.module.eval()
-    few = torch.linspace(0, len(inputs) - 1, min(CHECKED, len(inputs))).long().to(inputs.device)
-    inputs, targets = inputs[few], targets[few]
-    try:
-        outputs = network.module(inputs)
-        loss(outputs, targets)
-    except LossAtlasError:
-        raise
-    except Exception as error:
-        raise LossAtlasError(
-            f"model and data do not fit: inputs {tuple(inputs.shape)} {inputs.dtype}, targets "
-            f"{tuple(targets.shape)} {targets.dtype} gave {type(error).__name__}: {str(error).splitlines()[0]}"
-        ) from error
-    if not isinstance(outputs, Tensor):
-        return None, None
-    _check_model(network, inputs, outputs)
-    _check_classes(loss, outputs, targets)
-    _check_mean("loss", loss, outputs, targets)
-    _check_metrics(metrics or {}, outputs, targets)
-    class_axis = None if targets.is_floating_point() else _class_axis(outputs, targets)
-    return class_axis, per_sample(loss, outputs, targets)
-
-
-def _class_axis(outputs: Tensor, targets: Tensor) -> int | None:
-    """Return the axis that outputs have and targets lack: the second, or the last in sequences."""
-    if outputs.ndim != targets.ndim + 1:
-        return None
-    for axis in (1, outputs.ndim - 1):
-        if outputs.shape[axis] > 1 and outputs.shape[:axis] + outputs.shape[axis + 1 :] == targets.shape:
-            return axis
-    return None
-
-
-def _check_model(network: FlatNetwork, inputs: Tensor, outputs: Tensor) -> None:
-    """Refuse outputs that are random, or depend on the other samples of a batch."""
-    half, finite = len(inputs) // 2, outputs[torch.isfinite(outputs)]
-    tolerance = 1e-4 * float(finite.abs().max()) if finite.numel() else 0.0
-
-    def differs(again: Tensor) -> bool:
-        return again.shape == outputs.shape and not torch.allclose(again, outputs, 1e-3, tolerance, equal_nan=True)
-
-    if differs(network.module(inputs)):
-        raise LossAtlasError("model: evaluated twice it gave two results; it draws random numbers (dropout left on?)")
-    if half and differs(torch.cat([network.module(part) for part in (inputs[:half], inputs[half:])])):
-        raise LossAtlasError(
-            "model: the outputs of a sample depend on the others of its batch (BatchNorm without running statistics?)"
-        )
-
-
-def _check_classes(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
-    """Refuse class losses of targets that are no classes."""
-    if loss is functional.cross_entropy and targets.is_floating_point():
-        shares = targets.shape == outputs.shape and bool(torch.allclose(targets.sum(1), torch.ones(())))
-        if not shares:
-            raise LossAtlasError(
-                f"loss: cross-entropy needs integer classes, the targets are {targets.dtype} of shape "
-                f"{tuple(targets.shape[1:])} per sample; use loss: {{name: mse}} or your own"
-            )
-
-
-def _check_metrics(metrics: dict[str, Loss], outputs: Tensor, targets: Tensor) -> None:
-    """Refuse metrics that fail, draw random numbers or are no mean over samples."""
-    for name, metric in metrics.items():
-        try:
-            _check_mean(f"metrics.{name}", metric, outputs, targets)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
-            raise LossAtlasError(f"metrics.{name}: on {shapes} it gave {said}") from error
-
-
-def _check_mean(who: str, loss: Loss, outputs: Tensor, targets: Tensor) -> None:
-    """Refuse losses and metrics that draw random numbers or are no mean over samples."""
-    whole, again = loss(outputs, targets), loss(outputs, targets)
-    if not torch.isfinite(whole):
-        return  # NaN and inf are kept, counted and drawn as such
-    if not torch.equal(whole, again):
-        raise LossAtlasError(
-            f"{who}: evaluated twice it gave {float(whole):.6g} and {float(again):.6g}; it draws random numbers "
-            "(dropout left on?)"
-        )
-    single = torch.stack([loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(outputs))])
-    mean = float(single.double().mean())
-    if not abs(mean - float(whole)) <= 1e-3 * abs(float(whole)) + 1e-6 * float(single.abs().max()):
-        raise LossAtlasError(
-            f"{who}: that of {len(outputs)} samples is {float(whole):.6g}, the mean of their own {mean:.6g}; it "
-            "must be the mean over samples. Instead of a sum, a weighted mean, or a mean that leaves samples out, "
-            "return one value per sample"
-        )
 
 
 def problems(

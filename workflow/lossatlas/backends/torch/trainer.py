@@ -7,11 +7,15 @@ import numpy as np
 import torch
 
 from lossatlas import rng
-from lossatlas.backends.torch.build import Loss
+from lossatlas.backends.torch.checks import fit
+from lossatlas.backends.torch.losses import Loss
 from lossatlas.backends.torch.network import FlatNetwork
-from lossatlas.backends.torch.problem import probe, to_tensors
+from lossatlas.backends.torch.problem import to_tensors
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
+
+TRIED = 1024
+"""Training samples, spread evenly over all, on which model and loss are tried."""
 
 
 class TorchTrainer:
@@ -32,10 +36,15 @@ class TorchTrainer:
         self.inputs, self.targets = to_tensors(split, network)
         self.batch_size = min(spec["batch_size"], len(split))
         self.steps, self.steps_per_epoch = training_steps(len(split), spec)
-        probe(network, loss, self.inputs, self.targets)
+        self._check(loss)
         self.optimizer = self._optimizer()
         self.schedule = self._schedule()
         self._order: tuple[int, torch.Tensor] | None = None
+
+    def _check(self, loss: Loss) -> None:
+        """Try model and loss on up to ``TRIED`` samples: what later steps would refuse is found before training."""
+        few = torch.linspace(0, len(self.inputs) - 1, min(TRIED, len(self.inputs))).long().to(self.inputs.device)
+        fit(self.network, loss, (self.inputs[few], self.targets[few]), size=self.batch_size)
 
     def step(self, iteration: int) -> tuple[float, float]:
         """Take the step from ``iteration`` to ``iteration + 1``; return (mini-batch loss, learning rate).
