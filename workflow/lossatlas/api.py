@@ -457,7 +457,13 @@ def _compute(kind: str, folder: Path, spec: dict, build: Callable, evaluator: Ca
     dataset = xr.open_zarr(made.path, chunks=None).load()
     for key in ("fingerprint", "provenance", "content", "chunk_files", "attempts", "finished", "subset_stratified"):
         del dataset.attrs[key]  # these speak of stores on disk
-    for key in ("samples", "subset_digest", "nonfinite_points", "grid"):  # files such as NetCDF hold no dicts
+    for key in (
+        "samples",
+        "subset_digest",
+        "nonfinite_points",
+        "grid",
+        "agreement",
+    ):  # files such as NetCDF hold no dicts
         dataset.attrs |= {f"{key}_{name}": value for name, value in dataset.attrs.pop(key, {}).items()}
     dataset.attrs = {key: value for key, value in dataset.attrs.items() if value not in (None, [])}
     return dataset

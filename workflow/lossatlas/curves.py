@@ -223,9 +223,8 @@ def with_strategy(plan: Plan, label: str | None = None) -> Callable[[zarr.Group]
             one_by_one(group, plan.spec, "curve")
             return
         (center, direction, buffers), alpha = place, plan.course.alpha
-        problem = next(iter(plan.problems.values()))
         points = alpha[[0, len(alpha) // 2, -1], None]
-        choose(group, problem, (center, direction[None], buffers), points, plan.spec, label)
+        choose(group, plan.problems, (center, direction[None], buffers), points, plan.spec, label)
 
     return build
 

@@ -222,7 +222,7 @@ def with_strategy(plane: Plane, label: str | None = None) -> Callable[[zarr.Grou
         at = plane.trajectory.parameters(row), plane.axes.vectors, plane.trajectory.buffers(row)
         ends = [group[name][:][[0, -1]] for name in ("x", "y") if name in group]
         points = np.array([np.mean(ends, axis=1), *itertools.product(*ends)])
-        choose(group, next(iter(plane.problems.values())), at, points, plane.spec, label)
+        choose(group, plane.problems, at, points, plane.spec, label)
 
     return build
 
@@ -239,22 +239,44 @@ def one_by_one(group: zarr.Group, spec: dict, where: str) -> None:
 
 
 def choose(
-    group: zarr.Group, problem: Problem, place: tuple, points: np.ndarray, spec: dict, label: str | None
+    group: zarr.Group, problems: dict[str, Problem], place: tuple, points: np.ndarray, spec: dict, label: str | None
 ) -> None:
-    """Choose how the points of a new store are evaluated, and say so in it.
+    """Choose how the points of a new store are evaluated, and say so in it, and how well it agreed with the plain way.
 
     Args:
+        problems: by split. The choice is made on the first one; it must agree with plain evaluation on all.
         place: center, directions and buffers.
         points: some points (point, k) at which ways are compared.
         spec: has the keys of ``CHOICES``, where they were given.
     """
-    chosen = problem.choose_evaluation(*place, points, group[units.ARRAY].shape[0], **choices_of(spec))
+    (first, *others), count = problems.values(), group[units.ARRAY].shape[0]
+    chosen = first.choose_evaluation(*place, points, count, **choices_of(spec))
+    found = [p.choose_evaluation(*place, points, count, strategy=chosen.strategy) for p in others]
+    for other in found:
+        if other.strategy != chosen.strategy:  # a plainer one, for all
+            choose(group, problems, place, points, {**spec, "strategy": other.strategy}, label)
+            return
     if label:
         print(f"{label}: points are evaluated by strategy {chosen.told}", flush=True)
     precision = spec.get("precision", "full")
     group.attrs.update(strategy=chosen.strategy, strategy_note=chosen.told, precision=precision)
+    if chosen.agreement is not None:
+        group.attrs.update(agreement=_agreement([one.agreement for one in (chosen, *found)]))
     if chosen.error is not None:
         group.attrs.update(precision_error=chosen.error, precision_error_points=points.tolist())
+
+
+def _agreement(found: list) -> dict[str, Any]:
+    """Return what a store says of how its strategy agreed with plain evaluation, from what was found on each split."""
+    return {
+        "strategy": found[0].strategy,
+        "points": max(one.points for one in found),
+        "samples": sum(one.samples for one in found),
+        "difference": max(one.difference for one in found),
+        "rounding": max(one.rounding for one in found),
+        "summary": "difference: largest one of any output of the network from plain evaluation, as a share of the "
+        "sample's largest output; rounding: the same where samples, parameters and buffers change by their rounding",
+    }
 
 
 class Evaluator:

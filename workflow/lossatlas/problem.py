@@ -28,11 +28,13 @@ class Restriction(Protocol):
 
 
 class Evaluation(Protocol):
-    """How points are evaluated: a ``strategy`` by name, why in words, and the largest ``error`` of a loss if any."""
+    """How points are evaluated: a ``strategy`` by name, why in words, the largest ``error`` of a loss if any, and how
+    well the strategy agreed with plain evaluation (None for that itself)."""
 
     strategy: str
     told: str
     error: float | None
+    agreement: Any
 
 
 CHOICES = ("operator", "parameters", "memory_gb", "strategy")

@@ -24,6 +24,7 @@ class Evaluation(NamedTuple):
     strategy: str
     told: str
     error: float | None
+    agreement: None = None
 
 
 class KerasProblem:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lossatlas.backends.torch.point_agreement import Agreement, Reference
 from lossatlas.backends.torch.restriction import STRATEGIES, Eager, Staged, restrict
 from lossatlas.backends.torch.strategies import wait
 from lossatlas.errors import LossAtlasError
@@ -15,8 +16,8 @@ MARGIN = 0.95
 WORTH_TRACING, WORTH_COMPILING = 10.0, 300.0
 """Seconds that all points must take otherwise, for tracing takes seconds and compiling tens of seconds."""
 
-AGREEMENT = {"full": 1e-4, "bfloat16": 0.2}
-"""Relative difference of losses beyond which a strategy is wrong, whatever the reason; rounding is far below."""
+LOWERED = 0.2
+"""Relative difference of losses beyond which an evaluation in bfloat16 is of no use."""
 
 POINTS = 4
 """Points that are timed together, as many as a unit has as a rule."""
@@ -26,84 +27,102 @@ Place = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 class Evaluation(NamedTuple):
     """A strategy and why: ``told`` in words; ``error``, the largest difference of a loss from the network's own
-    precision at the points that were tried, None in that precision itself."""
+    precision at the points that were tried, None in that precision itself; ``agreement``, how well the strategy agreed
+    with plain evaluation in that precision, None for plain evaluation."""
 
     strategy: str
     told: str
     error: float | None
+    agreement: Agreement | None = None
+
+
+class _Ways:
+    """Ways to evaluate points at a place that agree with plain evaluation there, by strategy."""
+
+    def __init__(self, problem, place: Place, points: np.ndarray, count: int, precision: str):
+        self.problem, self.place, self.points, self.precision = problem, place, points, precision
+        self.reference = Reference(problem, place, points, count)
+        self.made: dict[str, Eager | Staged] = {}
+        self.agreements: dict[str, Agreement] = {}
+        self._expected = Eager(problem, *place).metrics(points)[:, 0] if precision != "full" else None
+
+    def add(self, strategy: str) -> Eager | Staged:
+        """Return evaluation by a strategy, or by a plainer one where that cannot be or does not agree; says so."""
+        made = restrict(self.problem, *self.place, strategy, self.precision)
+        while isinstance(made, Staged) and made.strategy not in self.made:
+            agreement = self.reference.compare(self._in_full(made))
+            if not agreement.reason:
+                self.agreements[made.strategy] = agreement
+                break
+            *_, plainer = STRATEGIES[: min(STRATEGIES.index(made.strategy), STRATEGIES.index("compiled"))]
+            said = f"grid points: strategy {plainer!r} instead of {made.strategy!r} ({agreement.reason})"
+            print(said, flush=True)
+            made = restrict(self.problem, *self.place, plainer, self.precision)
+        self.made.setdefault(made.strategy, made)
+        if self.precision != "full":
+            self._check_lowered(made)
+        return made
+
+    def _in_full(self, made: Staged) -> Staged:
+        """Return the same in the network's own precision."""
+        return made if made.precision == "full" else type(made)(self.problem, *self.place, made.strategy)
+
+    def _check_lowered(self, made: Staged) -> None:
+        found, expected = made.metrics(self.points)[:, 0], self._expected
+        both = np.isfinite(expected) & np.isfinite(found)
+        gap = np.abs(found[both] - expected[both]) / np.maximum(np.abs(expected[both]), np.finfo(np.float32).tiny)
+        if (worst := float(gap.max(initial=0.0))) > LOWERED:
+            raise LossAtlasError(f"precision: in {self.precision!r} the loss is off by {worst:.1%}; use 'full'")
+
+    def chosen(self, strategy: str, told: str) -> Evaluation:
+        """Return the choice of a strategy."""
+        error = None
+        if self.precision != "full":
+            with np.errstate(invalid="ignore"):  # inf - inf
+                gap = np.abs(self.made[strategy].metrics(self.points)[:, 0] - self._expected)
+            error = float(gap[np.isfinite(gap)].max(initial=0.0))
+        return Evaluation(strategy, told, error, self.agreements.get(strategy))
 
 
 def choose_evaluation(problem, place: Place, points: np.ndarray, count: int, asked: str, precision: str) -> Evaluation:
-    """Return the strategy ``asked``, or one that can be in its stead, or for ``auto`` the fastest.
+    """Return the strategy ``asked``, or one that can be in its stead, or for ``auto`` the fastest; see ``point_agreement``.
 
     Args:
         problem: the ``TorchProblem``.
         place: center, directions and buffers.
-        points: some points (point, k) at which losses are compared.
+        points: some points (point, k) at which ways are compared.
         count: how many points there will be.
 
     Raises:
         LossAtlasError: there is no such strategy, or the network cannot be evaluated in that precision.
     """
-    plain = Eager(problem, *place)
-    expected = plain.metrics(points)[:, 0]
+    ways = _Ways(problem, place, points, count, precision)
     if asked != "auto":
-        made = _agreeing(problem, place, points, expected, asked, precision)
-        return Evaluation(made.strategy, made.strategy, _error(made, points, expected))
-    ways = {"eager": plain} if precision == "full" else {}
-    each = seconds(ways, points)
-    if ways and each["eager"] * count < WORTH_TRACING:
-        return Evaluation("eager", f"eager ({each['eager']:.2g} s per point; there are few)", None)
-    made = _agreeing(problem, place, points, expected, "first-layer", precision)
-    ways[made.strategy] = made
-    if made.strategy == "first-layer":
-        ways["folded"] = _agreeing(problem, place, points, expected, "folded", precision)
-    if one_point_is_small(problem) and made.strategy != "eager":
-        vmapped = _agreeing(problem, place, points, expected, "vmapped", precision)
-        ways[vmapped.strategy] = vmapped
-    each = seconds(ways, points)
-    if min(each.values()) * count > WORTH_COMPILING and made.strategy != "eager":
-        compiled = _agreeing(problem, place, points, expected, "compiled", precision)
-        if compiled.strategy == "compiled":
-            ways["compiled"] = compiled
-            each = seconds(ways, points)
+        strategy = ways.add(asked).strategy
+        return ways.chosen(strategy, strategy)
+    if precision == "full":
+        each = seconds({"eager": ways.add("eager")}, points)
+        if each["eager"] * count < WORTH_TRACING:
+            return ways.chosen("eager", f"eager ({each['eager']:.2g} s per point; there are few)")
+    first = ways.add("first-layer")
+    if first.strategy == "first-layer":
+        ways.add("folded")
+    if one_point_is_small(problem) and first.strategy != "eager":
+        ways.add("vmapped")
+    each = seconds(ways.made, points)
+    worth = min(each.values()) * count > WORTH_COMPILING and first.strategy != "eager"
+    if worth and ways.add("compiled").strategy == "compiled":
+        each = seconds(ways.made, points)
     best, *others = (name for name in STRATEGIES if name in each)
     for name in others:
         best = name if each[name] < MARGIN * each[best] else best
     told = ", ".join(f"{name} {each[name]:.2g}" for name in sorted(each, key=each.get))
-    return Evaluation(best, f"{best} (s per point: {told})", _error(ways[best], points, expected))
+    return ways.chosen(best, f"{best} (s per point: {told})")
 
 
 def one_point_is_small(problem) -> bool:
     """Return whether a single point may leave the device idle."""
     return problem.network.theta.device.type == "cuda"
-
-
-def _agreeing(
-    problem, place: Place, points: np.ndarray, expected: np.ndarray, strategy: str, precision: str
-) -> Eager | Staged:
-    """Return the loss by a strategy if it agrees with the plain one, which it may not for a network that is no
-    function of its parameters, buffers and samples alone; else the plain one."""
-    made = restrict(problem, *place, strategy, precision)
-    found = made.metrics(points)[:, 0]
-    both = np.isfinite(expected) & np.isfinite(found)
-    gap = np.abs(found[both] - expected[both]) / np.maximum(np.abs(expected[both]), np.finfo(np.float32).tiny)
-    worst = float(gap.max(initial=0.0))
-    if worst <= AGREEMENT[precision]:
-        return made
-    if precision != "full":
-        raise LossAtlasError(f"precision: in {precision!r} the loss is off by {worst:.1%}; use 'full'")
-    print(f"grid points: strategy 'eager' instead of {strategy!r} (its loss is off by {worst:.1e})", flush=True)
-    return Eager(problem, *place)
-
-
-def _error(made: Eager | Staged, points: np.ndarray, expected: np.ndarray) -> float | None:
-    """Return the largest finite difference of a loss, None in the network's own precision."""
-    if made.precision == "full":
-        return None
-    with np.errstate(invalid="ignore"):  # inf - inf
-        gap = np.abs(made.metrics(points)[:, 0] - expected)
-    return float(gap[np.isfinite(gap)].max(initial=0.0))
 
 
 def seconds(ways: dict[str, Eager | Staged], points: np.ndarray, rounds: int = 5) -> dict[str, float]:

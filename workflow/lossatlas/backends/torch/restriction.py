@@ -66,10 +66,14 @@ class Eager:
         return torch.stack([self._sums(point, self.problem.chunks[number : number + 1]) for point in points])
 
     def _sums(self, coefficients: np.ndarray, chunks: list) -> Tensor:
+        self.go_to(coefficients)
+        return self.problem.evaluate(chunks)
+
+    def go_to(self, coefficients: np.ndarray) -> None:
+        """Write parameters and buffers of a point into the network."""
         network = self.problem.network
         self.place(network.theta, coefficients)
         network.load(buffers=self.buffers_at(coefficients))
-        return self.problem.evaluate(chunks)
 
     def buffers_at(self, coefficients: np.ndarray) -> np.ndarray:
         """Return the buffers at a point whose parameters are in the network: the same everywhere."""
@@ -181,15 +185,17 @@ class Staged:
     @torch.inference_mode()
     def on_pieces(self, numbers: list[int], points: np.ndarray, weights: list[tuple] | None = None) -> Tensor:
         """Return what ``problem.sums`` makes of some chunks together, a row for each point."""
-        outputs, weights = [[] for _ in points], weights or self.weights(points)
-        for number in numbers:
-            count = len(self.pieces[number][1])
-            samples, parts = self._of_samples(number)
-            made = self.each(points, weights, samples, parts)
-            for found, output in zip(outputs, made, strict=True):
-                found.append(output[:count].to(self.eager.center.dtype))
+        weights = weights or self.weights(points)
+        outputs = zip(*(self.outputs(number, points, weights) for number in numbers), strict=True)
         targets = torch.cat([self.pieces[number][1] for number in numbers])
         return torch.stack([self.problem.sums(torch.cat(found), targets) for found in outputs])
+
+    @torch.inference_mode()
+    def outputs(self, number: int, points: np.ndarray, weights: list[tuple] | None = None) -> list[Tensor]:
+        """Return the network's outputs at each point, of one piece of the samples."""
+        count, (samples, parts) = len(self.pieces[number][1]), self._of_samples(number)
+        made = self.each(points, weights or self.weights(points), samples, parts)
+        return [output[:count].to(self.eager.center.dtype) for output in made]
 
     def each(self, points: np.ndarray, weights: list[tuple], samples: tuple, parts: list) -> Iterator[Tensor]:
         """Yield the outputs at each point, of one piece of the samples."""

@@ -7,15 +7,17 @@ direction. BatchNorm with frozen statistics after a convolution or a dense layer
 point. Max-pooling without overlap becomes maxima of slices, which are vectorised and, being slices, stay affine.
 """
 
+import copy
 import operator
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves
 
 from lossatlas.backends.torch.fusion import fuse
 from lossatlas.backends.torch.graphs import part
@@ -36,6 +38,13 @@ _BILINEAR = {  # in these two arguments; a third one is added
     _aten.addmm: (1, 2),
     _aten.baddbmm: (1, 2),
 }
+_ATTENTION = (  # these draw random numbers for dropout only
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+    _aten._scaled_dot_product_fused_attention_overrideable.default,
+)
 _FRESH = (_aten.convolution.default, _aten.addmm.default, _aten.mm.default, _aten.maximum.default, _aten.add.Tensor)
 _NORMS = (_aten.native_batch_norm.default, _aten._native_batch_norm_legit.default)
 _INFERENCE_NORM = _aten._native_batch_norm_legit_no_training.default
@@ -63,18 +72,22 @@ def trace(network: FlatNetwork, inputs: Tensor) -> fx.GraphModule:
     Nothing is known of the values while tracing, so a network whose course depends on them raises here.
 
     Raises:
-        NotImplementedError: the network makes a tensor of its own or returns no single one.
+        NotImplementedError: the network makes a tensor of its own, writes into its parameters, buffers or samples,
+            draws random numbers, or returns no single tensor.
     """
+    module = _twin(network.module.eval())
 
     def outputs(theta: Tensor, buffers: Tensor, inputs: Tensor) -> Tensor:
         parameters = {slot.name: theta[slot.slice].view(slot.shape) for slot in network.layout}
-        return functional_call(network.module, (parameters, network.unflatten_buffers(buffers)), (inputs,))
+        return functional_call(module, (parameters, network.unflatten_buffers(buffers)), (inputs,))
 
     buffers = network.vector(network.buffers())
-    network.module.eval()
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        given = map(mode.from_tensor, (network.theta, buffers, inputs))
+        given = [mode.from_tensor(tensor) for tensor in (network.theta, buffers, inputs)]
         joint = make_fx(functionalize(outputs))(*given)
+        if _writing(joint.graph):  # recurrent cells write in place inside of operations that only now are taken apart
+            joint = make_fx(functionalize(joint))(*given)
+    _check_pure(joint.graph)
     if not isinstance(_outputs(joint), fx.Node):
         raise NotImplementedError("the network returns no single tensor")
     constants = (getattr(joint, node.target) for node in joint.graph.nodes if node.op == "get_attr")
@@ -84,6 +97,41 @@ def trace(network: FlatNetwork, inputs: Tensor) -> fx.GraphModule:
         if node.target in (_aten.view.default, _aten._unsafe_view.default):
             node.target = _aten.reshape.default  # a tensor that was rewritten may lie otherwise in memory
     return joint
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """Return a module that shares all parameters and buffers, but keeps for itself what it remembers of a call."""
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared)
+
+
+def _writing(graph: fx.Graph) -> list[fx.Node]:
+    """Return the operations that write into a tensor that is there already."""
+    schemas = ((node, getattr(node.target, "_schema", None)) for node in graph.nodes)
+    return [node for node, schema in schemas if schema is not None and schema.is_mutable]
+
+
+def _check_pure(graph: fx.Graph) -> None:
+    """Refuse what may not be computed once for several points, or in another order.
+
+    Raises:
+        NotImplementedError: the network writes into its parameters, buffers or samples, or draws random numbers.
+    """
+    for node in _writing(graph):
+        raise NotImplementedError(f"the network writes into its parameters, buffers or samples by {node.target}")
+    for node in graph.nodes:
+        seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if seeded and not (node.target in _ATTENTION and _argument(node, "dropout_p") == 0.0):
+            raise NotImplementedError(f"the network draws random numbers by {node.target}")
+
+
+def _argument(node: fx.Node, name: str) -> object:
+    """Return an argument of an operation by name, its default where it is not given."""
+    for place, argument in enumerate(node.target._schema.arguments):
+        if argument.name == name:
+            given = node.args[place] if place < len(node.args) else argument.default_value
+            return node.kwargs.get(name, given)
+    raise KeyError(name)
 
 
 def stages(joint: fx.GraphModule, cached: bool, slices: bool, fused: bool) -> Stages:
@@ -120,15 +168,34 @@ def _after(graph: fx.Graph, start: fx.Node) -> set[fx.Node]:
     return found
 
 
+def _before(graph: fx.Graph, ends: list[fx.Node]) -> set[fx.Node]:
+    """Return all nodes that some depend on, themselves included."""
+    found = set(ends)
+    for node in reversed(graph.nodes):
+        if node in found:
+            found.update(node.all_input_nodes)
+    return found
+
+
 def _affine(graph: fx.Graph) -> set[fx.Node]:
     """Return the nodes that depend on the inputs and affinely on theta."""
     theta, _, inputs = _given(graph)
     varying, affine = _after(graph, theta), {theta}
     for node in graph.nodes:
         sources = varying.intersection(node.all_input_nodes)
-        if node.op == "call_function" and sources and sources <= affine and _is_linear(node, varying):
-            affine.add(node)
+        known = set().union(*map(_dtypes, (node, *sources)))  # reading floats as integers, or rounding, is not linear
+        if node.op == "call_function" and sources and sources <= affine and len(known) <= 1:
+            affine.update({node} if _is_linear(node, varying) else ())
     return affine & _after(graph, inputs)
+
+
+def _dtypes(node: fx.Node) -> set[torch.dtype]:
+    """Return the types of a node's results, of those that are known."""
+    return {meta.dtype for meta in tree_leaves(node.meta.get("tensor_meta"), _is_meta) if _is_meta(meta)}
+
+
+def _is_meta(value: object) -> bool:
+    return hasattr(value, "dtype")
 
 
 def _is_linear(node: fx.Node, varying: set[fx.Node]) -> bool:
@@ -155,8 +222,7 @@ def _divide(joint: fx.GraphModule, affine: set[fx.Node], size: int) -> Stages:
         "samples": [node for node in used if node in of_inputs and node not in of_theta],
         "affine": [node for node in used if node in affine],
     }
-    everything = set(graph.nodes) - {output}
-    parts = {name: part(joint, given, everything, nodes)[0] for name, nodes in ends.items()}
+    parts = {name: part(joint, given, _before(graph, nodes), nodes)[0] for name, nodes in ends.items()}
     last, _ = part(joint, [node for nodes in ends.values() for node in nodes], rest, output.args[0])
     _reuse(last.graph)
     last.recompile()
@@ -189,9 +255,11 @@ def _fold(graph: fx.Graph, kept: set[fx.Node]) -> None:
             continue
         layer, (weight, bias, mean, variance), epsilon = node.args[0], node.args[1:5], node.args[-1]
         foldable = layer.target in (_aten.convolution.default, _aten.addmm.default, _aten.mm.default)
-        if not foldable or layer in kept or len(layer.users) > 1 or inputs.intersection(_weights(layer)):
+        if not foldable or layer in kept or len(layer.users) > 1 or layer.kwargs or node.kwargs:
             continue
-        if layer.target is _aten.convolution.default and (layer.args[6] or node.kwargs):
+        if inputs.intersection(_weights(layer)):
+            continue
+        if layer.target is _aten.convolution.default and layer.args[6]:
             continue  # transposed: filters lie on another axis
         with graph.inserting_before(node):
             made = _folded(graph, layer, weight, bias, mean, variance, epsilon)
