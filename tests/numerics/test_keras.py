@@ -72,6 +72,43 @@ def test_layout_of_a_subclassed_model():
     assert net.layout == network("own").layout, "names do not depend on what was built before"
 
 
+def test_variances_are_known_by_their_names():
+    net = network("own")
+    names = np.repeat([name for name, _ in net.recording(range(1)).buffers], 4)
+    assert np.array_equal(net.variances(), names == "batch_normalization.moving_variance")
+
+
+def test_kinds_of_norms_and_biases():
+    """What ``ignore: [bias, norm]`` finds, whatever its shape."""
+    layers, inputs = keras.layers, keras.Input((6, 4))
+    x = layers.LayerNormalization(axis=(1, 2), name="layer")(inputs)
+    x = layers.GroupNormalization(2, name="group")(x)
+    x = layers.RMSNormalization(name="root")(layers.UnitNormalization()(x))
+    x = layers.EinsumDense("abc,bcd->abd", (6, 4), bias_axes="bd", name="product")(x)
+    x = layers.SpectralNormalization(layers.Conv1DTranspose(3, 2, name="back"), name="spectral")(x)
+    x = layers.GRU(2, return_sequences=True, name="gated")(layers.MultiHeadAttention(2, 3, name="heads")(x, x))
+    x = layers.Bidirectional(layers.LSTM(2, name="ways"), name="both")(x)
+    model = keras.Model(inputs, layers.Dense(3, name="end")(x))
+    layout = backend.FlatNetwork(model, backend.device_of(model)).layout
+    kinds = {}
+    for slot in layout:
+        kinds.setdefault(slot.kind, []).append((slot.name, slot.shape))
+    assert kinds["norm-scale"] == [("layer.gamma", (6, 4)), ("group.gamma", (4,)), ("root.scale", (4,))]
+    assert kinds["norm-shift"] == [("layer.beta", (6, 4)), ("group.beta", (4,))]
+    biases = dict(kinds["bias"])
+    assert {shape for name, shape in biases.items() if name.startswith("heads")} == {(2, 3), (3,)}
+    assert (biases["product.bias"], biases["gated.gru_cell.bias"], biases["spectral.back.bias"]) == (
+        (6, 4),
+        (2, 6),
+        (3,),
+    )
+    assert [name for name, _ in kinds["weight"] if "bias" in name or "norm" in name] == []
+    axes = {slot.name: slot.filter_axis for slot in layout if slot.kind == "weight"}
+    assert axes["spectral.back.kernel"] == 1, "a transposed kernel, though the layer around it knows it too"
+    assert axes["gated.gru_cell.kernel"] == axes["gated.gru_cell.recurrent_kernel"] == 1
+    assert axes["product.kernel"] == (0, 2)
+
+
 def test_filter_axes_of_all_kinds_of_kernels():
     layers, inputs = keras.layers, keras.Input((8, 8, 4))
     x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="depth")(inputs)

@@ -152,8 +152,12 @@ def test_both_ends_are_the_checkpoints_bit_for_bit_and_the_middle_is_the_mean(no
     assert line.arrays["clipped_variances"][0].tolist() == [0] * 5
 
 
-def test_variances_beyond_the_ends_are_clipped_at_zero_and_counted(normalised):
+@pytest.mark.parametrize("variance", ["running_var", "moving_variance"])
+def test_variances_beyond_the_ends_are_clipped_at_zero_and_counted(normalised, tmp_path, variance):
+    """Those of PyTorch and of Keras."""
     trajectory, _ = normalised
+    rows = (np.stack([read(row) for row in range(3)]) for read in (trajectory.parameters, trajectory.buffers))
+    trajectory = record(tmp_path / variance, *rows, [BUFFERS[0], (f"norm.{variance}", (5,))], trajectory.layout)
     line = Line({**LINE, "points": 3, "extend": 1.0}, trajectory, {}, "line")  # positions -1, 0.5, 2
     first, last = (trajectory.buffers(row).astype(float) for row in (0, 2))
     for site, t in enumerate((-1.0, 0.5, 2.0)):

@@ -11,6 +11,14 @@ from lossatlas.errors import LossAtlasError
 
 KINDS = ("weight", "bias", "norm-scale", "norm-shift")
 
+_VARIANCES = ("running_var", "variance")
+"""How the names of buffers end that hold variances: ``running_var`` in PyTorch, ``moving_variance`` in Keras."""
+
+
+def is_variance(name: str) -> bool:
+    """Return whether the buffer of this name holds variances, which are never below zero."""
+    return name.endswith(_VARIANCES)
+
 
 @dataclass(frozen=True)
 class ParameterSlot:

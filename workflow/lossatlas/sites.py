@@ -6,10 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.layout import is_variance
 from lossatlas.trajectory import Trajectory
-
-VARIANCES = ("running_var",)
-"""Last parts of the names of buffers that hold variances."""
 
 
 class Sites(Protocol):
@@ -153,10 +151,7 @@ def between(start: np.ndarray, end: np.ndarray, t: float) -> np.ndarray:
 
 def variance_mask(trajectory: Trajectory) -> np.ndarray:
     """Return which of the flat buffers are variances, bool (buffer,)."""
-    parts = [
-        np.full(int(np.prod(shape)), name.rpartition(".")[2] in VARIANCES)
-        for name, shape in trajectory.store.attrs["buffers"]
-    ]
+    parts = [np.full(int(np.prod(shape)), is_variance(name)) for name, shape in trajectory.store.attrs["buffers"]]
     return np.concatenate([np.zeros(0, bool), *parts])
 
 

@@ -1,5 +1,7 @@
 """Whether model, loss and data fit together, tried on a few samples before any work starts."""
 
+import re
+
 import numpy as np
 import tensorflow as tf
 
@@ -90,7 +92,9 @@ def probe(
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error that says something."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    text = re.sub(r"\x1b\[\d*m", "", str(error))  # colours
+    text = re.split(r"\n    (?=\w*(?:Error|Exception): )", text)[-1]  # after what AutoGraph says of where
+    lines = [re.sub(r"^\w+: (?=Exception encountered)", "", line.strip()) for line in text.splitlines()]
     return next((line for line in lines if line and not line.startswith("Exception encountered")), "no message")
 
 

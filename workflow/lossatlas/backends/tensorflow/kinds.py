@@ -15,11 +15,15 @@ _DEPTHWISE = (
 
 
 def owners(model: keras.Model) -> dict[int, tuple[keras.Layer, keras.Variable]]:
-    """Return the layer that each variable belongs to, by the variable's identity; the first one where it is shared."""
+    """Return the layer that each variable belongs to, by the variable's identity.
+
+    Where it is shared that is the layer which it is called after, such as the one inside ``SpectralNormalization``.
+    """
     found: dict[int, tuple] = {}
     for layer in model._flatten_layers(include_self=True, recursive=True):
         for variable in _own(layer):
-            found.setdefault(id(variable), (layer, variable))
+            if id(variable) not in found or variable.path.split("/")[-2:-1] == [layer.name]:
+                found[id(variable)] = layer, variable
     return found
 
 
@@ -36,7 +40,7 @@ def short_name(variable: keras.Variable, model: keras.Model) -> str:
 def kind(layer: keras.Layer, variable: keras.Variable, dims: int) -> str:
     """Return which of ``layout.KINDS`` a variable is."""
     leaf = variable.path.rpartition("/")[2]
-    if "norm" in type(layer).__name__.lower() and dims <= 1:
+    if "norm" in type(layer).__name__.lower() and (dims <= 1 or leaf in ("gamma", "beta", "scale")):
         return "norm-shift" if leaf in ("beta", "bias") else "norm-scale"
     return "bias" if leaf.endswith("bias") else "weight"
 

@@ -9,6 +9,17 @@ _GIVEN = {"Placeholder", "Const", "ReadVariableOp"}
 """Operations whose output is there anyway."""
 
 
+_CALLS = {"PartitionedCall", "StatefulPartitionedCall", "While", "StatelessWhile", "If", "StatelessIf", "Case"}
+"""Operations that call functions of their own: loops, branches."""
+
+
+def bodies(graph: tf.Graph) -> dict:
+    """Return the functions that a graph's loops and branches call, as protocol buffers by name."""
+    if not any(operation.type in _CALLS for operation in graph.get_operations()):
+        return {}
+    return {function.signature.name: function for function in graph.as_graph_def().library.function}
+
+
 def peak_bytes(graph: tf.Graph) -> int:
     """Return the bytes that the tensors of a graph have at the peak, when operations run in the order of tracing.
 

@@ -11,7 +11,7 @@ from lossatlas.backends.tensorflow.device import Device
 from lossatlas.backends.tensorflow.kinds import filter_axis, kind, owners, short_name
 from lossatlas.backends.tensorflow.moments import exact_moments
 from lossatlas.errors import LossAtlasError
-from lossatlas.layout import ParameterLayout, ParameterSlot
+from lossatlas.layout import ParameterLayout, ParameterSlot, is_variance
 from lossatlas.trajectory import Recording
 
 
@@ -93,11 +93,11 @@ class FlatNetwork:
         given = dict(zip(map(id, self._buffers), cut(buffers, self._buffer_shapes), strict=True))
         others = [given.get(id(v), v.value) for v in self.model.non_trainable_variables]
         with exact_moments():
-            return self.model.stateless_call(list(parts), others, inputs, training=False)
+            return self.model.stateless_call(list(parts), others, inputs, **mode(self.model, False))
 
     def variances(self) -> np.ndarray:
         """Return which of the flat buffers are running variances, as booleans."""
-        named = [np.full(math.prod(v.shape), v.path.endswith("variance")) for v in self._buffers]
+        named = [np.full(math.prod(v.shape), is_variance(v.path)) for v in self._buffers]
         return np.concatenate(named) if named else np.zeros(0, bool)
 
     def correction(self, counts: dict[str, int]) -> np.ndarray:
@@ -118,6 +118,11 @@ class FlatNetwork:
         if not variables:
             return np.zeros(0, self.device.dtype)
         return np.concatenate([to_numpy(v.value).reshape(-1) for v in variables])
+
+
+def mode(model: keras.Model, training: bool) -> dict[str, bool]:
+    """Return the argument that tells a model whether it is trained; own ones that take none are called without."""
+    return {"training": training} if model._call_has_training_arg else {}
 
 
 def to_numpy(tensor: tf.Tensor | tf.Variable) -> np.ndarray:

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 import tensorflow as tf
 
 from lossatlas.backends.tensorflow.batchnorm import statistics
+from lossatlas.backends.tensorflow.checks import first_line
 from lossatlas.backends.tensorflow.graphs import Graphs
+from lossatlas.backends.tensorflow.memory import bodies
 from lossatlas.backends.tensorflow.network import FlatNetwork, cut, join
 from lossatlas.errors import LossAtlasError
 from lossatlas.layout import ParameterLayout
@@ -30,6 +32,8 @@ _TAKEN_FOR_CONSTANT = {
     "FakeQuantWithMinMaxVarsPerChannelGradient",
 }
 """Operations of gradients that TensorFlow registers as not differentiable, without an error."""
+
+_LOOPS = "; forward derivatives do not pass through loops, such as those of recurrent layers: choose strategy 'nested'"
 
 Tensors = list[tf.Tensor]
 _ZERO = tf.UnconnectedGradients.ZERO
@@ -63,7 +67,7 @@ class Curvature:
         Raises:
             LossAtlasError: an operation of the network or the loss has no second derivative.
         """
-        with _second_derivatives():
+        with _second_derivatives(strategy), _plain_kernels(self.network):
             return self.products[strategy](theta, buffers, *piece, v)
 
     def graph(
@@ -75,9 +79,9 @@ class Curvature:
             LossAtlasError: an operation of the network or the loss has no second derivative.
         """
         v = tf.TensorSpec([self.chosen.size], theta.dtype)
-        with _second_derivatives():
+        with _second_derivatives(strategy), _plain_kernels(self.network):
             graph = self.products[strategy].of(theta, buffers, *piece, v).graph
-        silent = next((op.type for op in graph.get_operations() if op.type in _TAKEN_FOR_CONSTANT), None)
+        silent = next((found for found in operations(graph) if found in _TAKEN_FOR_CONSTANT), None)
         if silent:
             raise _no_second_derivative(f"it takes that of {silent} for zero")
         return graph
@@ -88,7 +92,7 @@ class Curvature:
         with tf.GradientTape() as tape:
             tape.watch(at)
             value = self.loss(outputs(at), targets)
-        return value, join(tape.gradient(value, at, unconnected_gradients=_ZERO))
+        return value, join(dense(tape, value, at))
 
     def _nested(
         self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor, v: tf.Tensor
@@ -103,8 +107,8 @@ class Curvature:
                 with tf.GradientTape() as inner:
                     inner.watch(at)
                     value = self.loss(outputs(at), targets)
-                slope = inner.gradient(value, at, unconnected_gradients=_ZERO)
-            product = join(outer.gradient(slope, at, output_gradients=along, unconnected_gradients=_ZERO))
+                slope = dense(inner, value, at)
+            product = join(dense(outer, slope, at, along))
         if self.operator == "hessian":
             return product
         with tf.GradientTape() as outer:
@@ -113,7 +117,7 @@ class Curvature:
                 values = outputs(at)
             dummy = tf.zeros_like(values)
             outer.watch(dummy)
-            pulled = inner.gradient(values, at, output_gradients=dummy, unconnected_gradients=_ZERO)
+            pulled = dense(inner, values, at, dummy)
         # J v, since J' u is linear in u.
         pushed = outer.gradient(pulled, dummy, output_gradients=along, unconnected_gradients=_ZERO)
         return self._with_gauss_newton(product, values, targets, pushed, inner, at)
@@ -130,7 +134,7 @@ class Curvature:
                 values = outputs(at)
                 value = self.loss(values, targets)
             if self.operator != "ggn":
-                slope = tape.gradient(value, at, unconnected_gradients=_ZERO)
+                slope = dense(tape, value, at)
         product = tf.zeros_like(v)
         if self.operator != "ggn":
             product = join(accumulator.jvp(slope, unconnected_gradients=_ZERO))
@@ -151,7 +155,7 @@ class Curvature:
                 value = self.loss(values_alone, targets)
             slope = inner.gradient(value, values_alone, unconnected_gradients=_ZERO)
         curved = outer.gradient(slope, values_alone, output_gradients=pushed, unconnected_gradients=_ZERO)
-        gauss_newton = join(tape.gradient(values, at, output_gradients=curved, unconnected_gradients=_ZERO))
+        gauss_newton = join(dense(tape, values, at, curved))
         return gauss_newton if self.operator == "ggn" else hessian - gauss_newton
 
     def _point(
@@ -170,17 +174,51 @@ class Curvature:
         return [parts[place] for place in self._places], outputs
 
 
+def dense(
+    tape: tf.GradientTape, target: tf.Tensor | Tensors, at: Tensors, output_gradients: tf.Tensor | Tensors | None = None
+) -> Tensors:
+    """Return the gradient as whole tensors, where TensorFlow keeps that of looked-up rows (embeddings) as such."""
+    slope = tape.gradient(target, at, output_gradients=output_gradients, unconnected_gradients=_ZERO)
+    return [tf.convert_to_tensor(part) for part in slope]
+
+
+def operations(graph: tf.Graph) -> Iterator[str]:
+    """Yield the types of a graph's operations, those in the bodies of its loops and branches too."""
+    yield from (operation.type for operation in graph.get_operations())
+    for function in bodies(graph).values():
+        yield from (node.op for node in function.node_def)
+
+
 @contextmanager
-def _second_derivatives() -> Iterator[None]:
-    """Say in one line which operation has no second derivative."""
+def _plain_kernels(network: FlatNetwork) -> Iterator[None]:
+    """Let recurrent layers compute step by step for a while: cuDNN's kernels have no second derivative."""
+    layers = [layer for layer in network.model._flatten_layers() if getattr(layer, "use_cudnn", False)]
+    before = [layer.use_cudnn for layer in layers]
+    for layer in layers:
+        object.__setattr__(layer, "use_cudnn", False)
     try:
         yield
+    finally:
+        for layer, value in zip(layers, before, strict=True):
+            object.__setattr__(layer, "use_cudnn", value)
+
+
+@contextmanager
+def _second_derivatives(strategy: str) -> Iterator[None]:
+    """Say in one line which operation has no second derivative, or that a model cannot be traced by a strategy."""
+    try:
+        yield
+    except (LossAtlasError, tf.errors.ResourceExhaustedError):
+        raise
     except Exception as error:  # AutoGraph puts errors into others
         said = next((line for line in str(error).splitlines() if "gradient registry has no entry" in line), None)
         if said is None and isinstance(error, NotImplementedError | tf.errors.UnimplementedError):
             said = str(error).splitlines()[0]
         if said is None:
-            raise
+            raise LossAtlasError(
+                f"Hessian products: strategy {strategy!r} fails in this model with {type(error).__name__}: "
+                f"{first_line(error)}" + (_LOOPS if "variant" in str(error) else "")
+            ) from error
         raise _no_second_derivative(said.strip()) from error
 
 

@@ -10,7 +10,7 @@ from lossatlas import rng
 from lossatlas.backends.tensorflow.build import Loss
 from lossatlas.backends.tensorflow.checks import first_line, probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
-from lossatlas.backends.tensorflow.network import FlatNetwork
+from lossatlas.backends.tensorflow.network import FlatNetwork, mode
 from lossatlas.backends.tensorflow.optimizers import make_optimizer, make_rate
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
@@ -88,12 +88,12 @@ class KerasTrainer:
         model = self.network.model
         variables = model.trainable_variables
         with tf.GradientTape() as tape:
-            value = self.loss(model(inputs, training=True), targets)
+            value = self.loss(model(inputs, **mode(model, True)), targets)
             whole = tf.add_n([value, *model.losses]) if model.losses else value
         zero = tf.UnconnectedGradients.ZERO
         gradients = tape.gradient(whole, [v.value for v in variables], unconnected_gradients=zero)
         if self._decay:
-            gradients = [g + self._decay * v for g, v in zip(gradients, variables, strict=True)]
+            gradients = [tf.convert_to_tensor(g) + self._decay * v for g, v in zip(gradients, variables, strict=True)]
         self.optimizer.apply(gradients, variables)
         return value
 

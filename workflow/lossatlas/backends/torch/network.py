@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lossatlas.backends.torch.device import Device
 from lossatlas.errors import LossAtlasError
-from lossatlas.layout import ParameterLayout, ParameterSlot
+from lossatlas.layout import ParameterLayout, ParameterSlot, is_variance
 from lossatlas.trajectory import Recording
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -91,7 +91,7 @@ class FlatNetwork:
 
     def variances(self) -> np.ndarray:
         """Return which of the flat buffers are running variances, bool."""
-        parts = [np.full(buffer.numel(), name.endswith("running_var")) for name, buffer in self._buffers]
+        parts = [np.full(buffer.numel(), is_variance(name)) for name, buffer in self._buffers]
         return np.concatenate([np.zeros(0, bool), *parts])
 
     def unflatten_buffers(self, flat: Tensor) -> dict[str, Tensor]:
