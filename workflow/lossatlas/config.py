@@ -12,6 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from lossatlas import sources
+from lossatlas.config_values import check_folder, check_values
 from lossatlas.errors import LossAtlasError
 
 SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
@@ -33,12 +34,15 @@ def resolve(config: dict) -> dict:
     config = copy.deepcopy(dict(config))
     if config.get("fresh") in ("true", "false"):  # `--config fresh=true` arrives as text
         config["fresh"] = config["fresh"] == "true"
+    check_values(config)
     _validate({**config, "runs": {}} if isinstance(config.get("runs"), dict) else config, minimum_runs=0)
     runs = config.get("runs") or {}
     shared = config.get("defaults", {})
     config["runs"] = {name: _merge(shared, run or {}) for name, run in runs.items()}
     _validate(config)
     _fill(config, schema())
+    for key in ("results", "data_root"):
+        check_folder(config[key], f"config: {key}")
     for name, run in config["runs"].items():
         _check_run(f"runs.{name}", run, config)
     _check_names(config["runs"])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 import time
 from glob import glob
@@ -11,13 +12,16 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from lossatlas import config as config_module
-from lossatlas import profile, sources
+from lossatlas import config_values, profile, sources
 from lossatlas.errors import LossAtlasError
 
 
 def resolved(given):
     """Return the config with defaults; every mistake ends the workflow with one line."""
     try:
+        config_values.check_folder(str(workflow.basedir), "the project's own folder")
+        for file in workflow.configfiles:
+            config_values.check_file(file)
         return config_module.resolve(given)
     except LossAtlasError as error:
         raise WorkflowError(str(error))
@@ -30,7 +34,8 @@ if "runs" not in config:
 
 
 CONFIG = resolved(config)
-RESULTS = CONFIG["results"]
+RESULTS = config_values.plain_path(CONFIG["results"])
+DATA_ROOT = config_values.plain_path(CONFIG["data_root"])
 RUNS = CONFIG["runs"]
 MPI = CONFIG["mpi"]
 TRAINED = [run for run, settings in RUNS.items() if "train" in settings]
@@ -41,13 +46,12 @@ SCRIPTS = Path(workflow.basedir) / "scripts"
 # conda or a container brings the programs, and our package comes from here; otherwise they are those of the environment
 # that runs snakemake, activated or not.
 if workflow.deployment_settings.deployment_method:
-    programs = f"export PYTHONPATH={workflow.basedir}/workflow"
+    programs = f"export PYTHONPATH={shlex.quote(f'{workflow.basedir}/workflow')}"
 else:
-    programs = f"export PATH={os.path.dirname(sys.executable)}:$PATH"
+    programs = f'export PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"'
 # The shell and `tee` outlive SIGTERM and SIGUSR1, so that a program that is told to stop can end in good order.
-shell.prefix(
-    f"set -euo pipefail; trap : TERM USR1; {programs}; " "logged() {{ (trap '' TERM USR1; exec tee \"$1\"); }}; "
-)
+prefix = f"set -euo pipefail; trap : TERM USR1; {programs}; " """logged() { (trap '' TERM USR1; exec tee "$1"); }; """
+shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))  # snakemake formats it
 
 
 PLANE_FIGURES = ("contour", "surface", "loss")
@@ -150,13 +154,13 @@ def as_json(spec):
 def dataset_ready(wildcards):
     """Return the marker of a downloaded dataset, nothing for embedded and own data."""
     name = RUNS[wildcards.run]["data"].get("name")
-    return [] if name in (None, "fashion-mnist-mini") else [f"{CONFIG['data_root']}/.{name}.ready"]
+    return [] if name in (None, "fashion-mnist-mini") else [f"{DATA_ROOT}/.{name}.ready"]
 
 
 def weights_ready(wildcards):
     """Return the marker of downloaded weights, nothing where training begins with seeded ones."""
     model = RUNS[wildcards.run]["model"]
-    return [f"{CONFIG['data_root']}/.{model['name']}-{model['pretrained']}.ready"] if "pretrained" in model else []
+    return [f"{DATA_ROOT}/.{model['name']}-{model['pretrained']}.ready"] if "pretrained" in model else []
 
 
 def fresh():
@@ -269,7 +273,7 @@ def curve_arguments(wildcards):
     """Return the arguments that hand a script the directions of a curve."""
     axes = [config_module.split_axis(axis) for axis in config_module.axes_of(curve_settings(wildcards))]
     paths = [(f"{RESULTS}/{wildcards.run}/directions/{name}.zarr", number) for name, number in axes]
-    return " ".join(f"--x {path}:{'all' if number is None else number + 1}" for path, number in paths)
+    return [f"--x={path}:{'all' if number is None else number + 1}" for path, number in paths]
 
 
 def curve_end(wildcards):
@@ -337,7 +341,7 @@ def trajectories(runs):
 
 def other_arguments(runs):
     """Return the arguments that hand a script the trajectories of other runs."""
-    return " ".join(f"--other {run}={RESULTS}/{run}/trajectory.zarr" for run in runs)
+    return [f"--other={run}={RESULTS}/{run}/trajectory.zarr" for run in runs]
 
 
 def variant_stores(run):

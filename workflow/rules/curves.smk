@@ -36,8 +36,8 @@ rule curves:
         "Loss on curve {wildcards.curve} of {wildcards.run} by {resources.tasks} MPI ranks"
     shell:
         "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
-        "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
-        " --run-dir {params.run_dir} --label {wildcards.run}/curves/{wildcards.curve} --spec {params.spec:q}"
-        " --trajectory {input.trajectory} {params.x} {params.others} --timing {params.timing}"
-        " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
-        " --queue {params.queue} {params.fresh} 2>&1 | logged {log}"
+        "{resources.mpi} -n {resources.tasks} python {params.script:q} --output {output:q}"
+        " --run-dir {params.run_dir:q} --label {wildcards.run:q}/curves/{wildcards.curve:q} --spec {params.spec:q}"
+        " --trajectory {input.trajectory:q} {params.x:q} {params.others:q} --timing {params.timing:q}"
+        " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device:q}"
+        " --queue {params.queue:q} {params.fresh:q} 2>&1 | logged {log:q}"

@@ -29,10 +29,10 @@ rule directions:
     message:
         "Directions {wildcards.directions} of {wildcards.run}"
     shell:
-        "python {params.script} --output {output} --run-dir {params.run_dir}"
-        " --label {wildcards.run}/directions/{wildcards.directions} --spec {params.spec:q}"
-        " --trajectory {input.trajectory} {params.others} {params.fresh}"
-        " 2>&1 | logged {log}"
+        "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q}"
+        " --label {wildcards.run:q}/directions/{wildcards.directions:q} --spec {params.spec:q}"
+        " --trajectory {input.trajectory:q} {params.others:q} {params.fresh:q}"
+        " 2>&1 | logged {log:q}"
 
 
 rule pca:
@@ -65,11 +65,11 @@ rule pca:
         "Principal components {wildcards.directions} of {wildcards.run} by {resources.tasks} MPI ranks"
     shell:
         "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
-        "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
-        " --run-dir {params.run_dir} --label {wildcards.run}/directions/{wildcards.directions}"
-        " --spec {params.spec:q} --trajectory {input.trajectory} --timing {params.timing}"
-        " --ranks {resources.tasks} --threads {resources.cpus_per_task} {params.fresh}"
-        " 2>&1 | logged {log}"
+        "{resources.mpi} -n {resources.tasks} python {params.script:q} --output {output:q}"
+        " --run-dir {params.run_dir:q} --label {wildcards.run:q}/directions/{wildcards.directions:q}"
+        " --spec {params.spec:q} --trajectory {input.trajectory:q} --timing {params.timing:q}"
+        " --ranks {resources.tasks} --threads {resources.cpus_per_task} {params.fresh:q}"
+        " 2>&1 | logged {log:q}"
 
 
 rule eigen:
@@ -100,10 +100,10 @@ rule eigen:
     message:
         "Hessian eigenvectors {wildcards.directions} of {wildcards.run}"
     shell:
-        "python {params.script} --output {output} --run-dir {params.run_dir}"
-        " --label {wildcards.run}/directions/{wildcards.directions} --spec {params.spec:q}"
-        " --trajectory {input.trajectory} --device {params.device} --threads {params.threads} {params.fresh}"
-        " 2>&1 | logged {log}"
+        "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q}"
+        " --label {wildcards.run:q}/directions/{wildcards.directions:q} --spec {params.spec:q}"
+        " --trajectory {input.trajectory:q} --device {params.device:q} --threads {params.threads:q} {params.fresh:q}"
+        " 2>&1 | logged {log:q}"
 
 
 use rule eigen as gradient with:

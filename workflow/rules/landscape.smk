@@ -39,11 +39,11 @@ rule landscape:
         "Loss on plane {wildcards.plane} of {wildcards.run} by {resources.tasks} MPI ranks"
     shell:
         "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
-        "{resources.mpi} -n {resources.tasks} python {params.script} --output {output}"
-        " --run-dir {params.run_dir} --label {wildcards.run}/{params.job}/{wildcards.plane} --spec {params.spec:q}"
-        " --trajectory {input.trajectory} {params.others} --x {params.x} --y {params.y} --timing {params.timing}"
-        " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device}"
-        " --queue {params.queue} {params.fresh} 2>&1 | logged {log}"
+        "{resources.mpi} -n {resources.tasks} python {params.script:q} --output {output:q}"
+        " --run-dir {params.run_dir:q} --label {wildcards.run:q}/{params.job:q}/{wildcards.plane:q} --spec {params.spec:q}"
+        " --trajectory {input.trajectory:q} {params.others:q} --x {params.x:q} --y {params.y:q} --timing {params.timing:q}"
+        " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device:q}"
+        " --queue {params.queue:q} {params.fresh:q} 2>&1 | logged {log:q}"
 
 
 use rule landscape as curvature with:

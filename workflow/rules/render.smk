@@ -9,9 +9,9 @@ rule figures:
         figure_files("{plane}", PLANE_FIGURES, "pdf"),
         reported_figures("{plane}", PLANE_FIGURES, "plane {plane}"),
     log:
-        f"{RESULTS}/{{run}}/logs/figures/{{plane}}.log",
+        f"{RESULTS}/{{run}}/logs/figures/planes/{{plane}}.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/figures/{{plane}}.benchmark.tsv"
+        f"{RESULTS}/{{run}}/logs/figures/planes/{{plane}}.benchmark.tsv"
     conda:
         "../../envs/render.yaml"
     resources:
@@ -25,8 +25,8 @@ rule figures:
     message:
         "Figures of plane {wildcards.plane} of {wildcards.run}"
     shell:
-        "python {params.script} --landscape {input.landscape} --trajectory {input.trajectory}"
-        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+        "python {params.script:q} --landscape {input.landscape:q} --trajectory {input.trajectory:q}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix:q} 2>&1 | logged {log:q}"
 
 
 rule metrics_figure:
@@ -46,15 +46,15 @@ rule metrics_figure:
         runtime=growing(10),
     params:
         script=SCRIPTS / "figures.py",
-        metrics=lambda wildcards: " ".join(RUNS[wildcards.run]["metrics"]),
+        metrics=lambda wildcards: list(RUNS[wildcards.run]["metrics"]),
         choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
         prefix=lambda wildcards: f"{RESULTS}/{wildcards.run}/figures/{wildcards.plane}",
         title=title,
     message:
         "Figure of the metrics on plane {wildcards.plane} of {wildcards.run}"
     shell:
-        "python {params.script} --landscape {input.landscape} --metrics {params.metrics}"
-        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+        "python {params.script:q} --landscape {input.landscape:q} --metrics {params.metrics:q}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix:q} 2>&1 | logged {log:q}"
 
 
 rule curvature_figure:
@@ -81,8 +81,8 @@ rule curvature_figure:
     message:
         "Figure of the curvature on plane {wildcards.plane} of {wildcards.run}"
     shell:
-        "python {params.script} --landscape {input.landscape} --curvature {input.curvature}"
-        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+        "python {params.script:q} --landscape {input.landscape:q} --curvature {input.curvature:q}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix:q} 2>&1 | logged {log:q}"
 
 
 rule curve_figure:
@@ -109,8 +109,8 @@ rule curve_figure:
     message:
         "Figure of curve {wildcards.curve} of {wildcards.run}"
     shell:
-        "python {params.script} --curves {input.curves} --view {params.view:q}"
-        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+        "python {params.script:q} --curves {input.curves:q} --view {params.view:q}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix:q} 2>&1 | logged {log:q}"
 
 
 rule spectra_figures:
@@ -136,8 +136,8 @@ rule spectra_figures:
     message:
         "Figures of the spectra of {wildcards.run}"
     shell:
-        "python {params.script} --spectra {input.spectra}"
-        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+        "python {params.script:q} --spectra {input.spectra:q}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix:q} 2>&1 | logged {log:q}"
 
 
 rule variants_figure:
@@ -164,8 +164,8 @@ rule variants_figure:
     message:
         "Figure that compares the spectra of {wildcards.run}"
     shell:
-        "python {params.script} --spectra {input.spectra} --variants {input.variants}"
-        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+        "python {params.script:q} --spectra {input.spectra:q} --variants {input.variants:q}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix:q} 2>&1 | logged {log:q}"
 
 
 rule line_figure:
@@ -191,8 +191,8 @@ rule line_figure:
     message:
         "Figure of the spectra of {wildcards.run} on line {wildcards.line}"
     shell:
-        "python {params.script} --line {input.spectra}"
-        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+        "python {params.script:q} --line {input.spectra:q}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix:q} 2>&1 | logged {log:q}"
 
 
 rule tracking_figure:
@@ -218,8 +218,8 @@ rule tracking_figure:
     message:
         "Figure of the eigenvectors of {wildcards.run} along training"
     shell:
-        "python {params.script} --tracking {input.tracking}"
-        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+        "python {params.script:q} --tracking {input.tracking:q}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix:q} 2>&1 | logged {log:q}"
 
 
 rule null_figure:
@@ -247,8 +247,8 @@ rule null_figure:
     message:
         "Figure of {wildcards.directions} of {wildcards.run} beside a random walk"
     shell:
-        "python {params.script} --pca {input.pca}"
-        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix} 2>&1 | logged {log}"
+        "python {params.script:q} --pca {input.pca:q}"
+        " --choices {params.choices:q} --title {params.title:q} --prefix {params.prefix:q} 2>&1 | logged {log:q}"
 
 
 rule video:
@@ -274,14 +274,14 @@ rule video:
         fps=lambda wildcards: RUNS[wildcards.run]["video"]["fps"],
         hold=lambda wildcards: RUNS[wildcards.run]["video"]["hold_seconds"],
         title=title,
-        spectra=lambda wildcards, input: f"--spectra {input.spectra}" if input.spectra else "",
+        spectra=lambda wildcards, input: ["--spectra", input.spectra] if input.spectra else [],
     message:
         "Video of plane {wildcards.plane} of {wildcards.run}"
     shell:
-        "python {params.script} --landscape {input.landscape} --trajectory {input.trajectory}"
-        " {params.spectra}"
-        " --choices {params.choices:q} --title {params.title:q} --label {wildcards.run}/video/{wildcards.plane}"
-        " --fps {params.fps} --hold-seconds {params.hold} --output {output.video} --player {output.player} 2>&1 | logged {log}"
+        "python {params.script:q} --landscape {input.landscape:q} --trajectory {input.trajectory:q}"
+        " {params.spectra:q}"
+        " --choices {params.choices:q} --title {params.title:q} --label {wildcards.run:q}/video/{wildcards.plane:q}"
+        " --fps {params.fps:q} --hold-seconds {params.hold:q} --output {output.video:q} --player {output.player:q} 2>&1 | logged {log:q}"
 
 
 rule frames:
@@ -304,14 +304,14 @@ rule frames:
         script=SCRIPTS / "video.py",
         choices=lambda wildcards: as_json(RUNS[wildcards.run]["figures"]),
         title=title,
-        spectra=lambda wildcards, input: f"--spectra {input.spectra}" if input.spectra else "",
+        spectra=lambda wildcards, input: ["--spectra", input.spectra] if input.spectra else [],
     message:
         "Frames of plane {wildcards.plane} of {wildcards.run} as PNG"
     shell:
-        "python {params.script} --landscape {input.landscape} --trajectory {input.trajectory}"
-        " {params.spectra}"
-        " --choices {params.choices:q} --title {params.title:q} --label {wildcards.run}/frames/{wildcards.plane}"
-        " --frames {output} 2>&1 | logged {log}"
+        "python {params.script:q} --landscape {input.landscape:q} --trajectory {input.trajectory:q}"
+        " {params.spectra:q}"
+        " --choices {params.choices:q} --title {params.title:q} --label {wildcards.run:q}/frames/{wildcards.plane:q}"
+        " --frames {output:q} 2>&1 | logged {log:q}"
 
 
 rule report:
@@ -352,16 +352,16 @@ rule report:
         settings=lambda wildcards: as_json(reported_settings(wildcards.run)),
         planes=lambda wildcards: list(RUNS[wildcards.run]["planes"]),
         directions=lambda wildcards: sets_in_use(wildcards.run),
-        spectra=lambda wildcards: " ".join(["--spectra", *spectra_figures(wildcards.run)]),
-        lines=lambda wildcards: " ".join(["--lines", *RUNS[wildcards.run]["spectra_between"]]),
-        curves=lambda wildcards: " ".join(["--curves", *RUNS[wildcards.run]["curves"]]),
-        curvature=lambda wildcards: " ".join(["--curvature", *curved_planes(wildcards.run)]),
+        spectra=lambda wildcards: ["--spectra", *spectra_figures(wildcards.run)],
+        lines=lambda wildcards: ["--lines", *RUNS[wildcards.run]["spectra_between"]],
+        curves=lambda wildcards: ["--curves", *RUNS[wildcards.run]["curves"]],
+        curvature=lambda wildcards: ["--curvature", *curved_planes(wildcards.run)],
         metrics=lambda wildcards: "--metrics" if metric_figures(wildcards.run) else "",
         tracking=lambda wildcards: "--tracking" if tracking_files(wildcards.run) else "",
-        nulls=lambda wildcards: " ".join(["--nulls", *pca_sets(wildcards.run)]),
+        nulls=lambda wildcards: ["--nulls", *pca_sets(wildcards.run)],
     message:
         "Report of {wildcards.run}"
     shell:
-        "python {params.script} --run {wildcards.run} --run-dir {params.run_dir} --settings {params.settings:q}"
-        " --planes {params.planes} --directions {params.directions} {params.spectra} {params.lines}"
-        " {params.curves} {params.curvature} {params.metrics} {params.tracking} {params.nulls} --output {output} 2>&1 | logged {log}"
+        "python {params.script:q} --run {wildcards.run:q} --run-dir {params.run_dir:q} --settings {params.settings:q}"
+        " --planes {params.planes:q} --directions {params.directions:q} {params.spectra:q} {params.lines:q}"
+        " {params.curves:q} {params.curvature:q} {params.metrics:q} {params.tracking:q} {params.nulls:q} --output {output:q} 2>&1 | logged {log:q}"

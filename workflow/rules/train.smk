@@ -3,40 +3,40 @@
 
 rule download:
     output:
-        touch(f"{CONFIG['data_root']}/.{{dataset}}.ready"),
+        touch(f"{DATA_ROOT}/.{{dataset}}.ready"),
     log:
-        f"{CONFIG['data_root']}/.{{dataset}}.log",
+        f"{DATA_ROOT}/.{{dataset}}.log",
     wildcard_constraints:
         dataset="fashion-mnist|cifar10|cifar100",
     conda:
         "../../envs/torch.yaml"
     params:
-        root=lambda wildcards: CONFIG["data_root"],
+        root=lambda wildcards: DATA_ROOT,
         script=SCRIPTS / "download.py",
     message:
         "Download {wildcards.dataset} into {params.root}"
     shell:
-        "python {params.script} --dataset {wildcards.dataset} --root {params.root:q} 2>&1 | logged {log}"
+        "python {params.script:q} --dataset {wildcards.dataset:q} --root {params.root:q} 2>&1 | logged {log:q}"
 
 
 rule weights:
     output:
-        touch(f"{CONFIG['data_root']}/.{{network}}-{{weights}}.ready"),
+        touch(f"{DATA_ROOT}/.{{network}}-{{weights}}.ready"),
     log:
-        f"{CONFIG['data_root']}/.{{network}}-{{weights}}.log",
+        f"{DATA_ROOT}/.{{network}}-{{weights}}.log",
     wildcard_constraints:
         network="mobilenet-v2",
         weights="imagenet1k-v1|imagenet1k-v2",
     conda:
         "../../envs/torch.yaml"
     params:
-        root=lambda wildcards: CONFIG["data_root"],
+        root=lambda wildcards: DATA_ROOT,
         script=SCRIPTS / "weights.py",
     message:
         "Download weights {wildcards.weights} of {wildcards.network} into {params.root}"
     shell:
-        "python {params.script} --network {wildcards.network} --name {wildcards.weights} --root {params.root:q}"
-        " 2>&1 | logged {log}"
+        "python {params.script:q} --network {wildcards.network:q} --name {wildcards.weights:q} --root {params.root:q}"
+        " 2>&1 | logged {log:q}"
 
 
 rule train:
@@ -67,9 +67,9 @@ rule train:
     message:
         "Train {wildcards.run} and record its trajectory"
     shell:
-        "python {params.script} --output {output} --run-dir {params.run_dir} --label {wildcards.run}/train"
-        " --spec {params.spec:q} --device {params.device} --threads {params.threads} {params.fresh}"
-        " 2>&1 | logged {log}"
+        "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q} --label {wildcards.run:q}/train"
+        " --spec {params.spec:q} --device {params.device:q} --threads {params.threads:q} {params.fresh:q}"
+        " 2>&1 | logged {log:q}"
 
 
 rule checkpoints:
@@ -96,6 +96,6 @@ rule checkpoints:
     message:
         "Read the checkpoints of {wildcards.run} into a trajectory"
     shell:
-        "python {params.script} --output {output} --run-dir {params.run_dir} --label {wildcards.run}/checkpoints"
-        " --spec {params.spec:q} --files {input.files:q} {params.fresh}"
-        " 2>&1 | logged {log}"
+        "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q} --label {wildcards.run:q}/checkpoints"
+        " --spec {params.spec:q} --files {input.files:q} {params.fresh:q}"
+        " 2>&1 | logged {log:q}"

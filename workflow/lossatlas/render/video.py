@@ -15,7 +15,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     """Encode opaque RGBA frames (720, 1280, 4) uint8 as H.264 in MP4; the file appears only when it is complete."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     encoder = imageio_ffmpeg.write_frames(
-        str(temporary),
+        os.path.abspath(temporary),  # the encoder takes -x for an option and a:b for a protocol
         (WIDTH, HEIGHT),
         fps=fps,
         codec="libx264",
