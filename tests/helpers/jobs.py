@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.conftest import BIN, ROOT, environment, snakemake
@@ -27,6 +27,12 @@ class Job:
     @property
     def uses_mpi(self) -> bool:
         return "--ranks" in self.words
+
+    def with_spec(self, **changes: object) -> "Job":
+        """Return the same job with some keys of its spec changed."""
+        words, place = list(self.words), self.words.index("--spec") + 1
+        words[place] = json.dumps({**json.loads(words[place]), **changes})
+        return replace(self, words=tuple(words))
 
     def command(self, ranks: int = 2, **changes: str) -> list[str]:
         """Return the whole command line, for some ranks and with other values of some options."""

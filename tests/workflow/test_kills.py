@@ -4,20 +4,26 @@ The command lines are those of the workflow, ranks and signals are real; the los
 snakemake can do wrong is shown through it, at the end.
 """
 
+import contextlib
+import json
 import os
 import random
 import re
 import shutil
 import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import xarray as xr
 
-from tests.conftest import contents
+from tests.conftest import BIN, ROOT, contents, environment, snakemake
 from tests.helpers.closed_form.bowl import loss, second
-from tests.helpers.jobs import CLOSED_FORM, said
-from tests.workflow.conftest import all_contents
+from tests.helpers.jobs import CLOSED_FORM, run_together, said
+from tests.workflow.conftest import all_contents, closed_form_config, run_config, test_config, write_config
 
 pytestmark = [pytest.mark.workflow, pytest.mark.mpi]
 
@@ -161,3 +167,110 @@ def test_training_that_is_told_to_stop_saves_its_state(closed_form, tmp_path, wa
     assert "stopped by SIGTERM at iteration 37; run the same command again" in said(tmp_path)
     assert "resuming at iteration 37 of 80; 37 of 81 rows found finished" in job.run(tmp_path, **CLOSED_FORM)
     assert contents(job.store(tmp_path)) == closed_form.contents["results/tiny/trajectory.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "data_ranks", "queue"), [(1, "auto", "counter"), (3, "3", "counter"), (4, "2", "static")]
+)
+def test_oracle_14_stores_are_equal_bit_for_bit_on_any_number_of_ranks(closed_form, tmp_path, ranks, data_ranks, queue):
+    """All jobs; there are two probes, so three and four ranks are more than there are.
+
+    Fixed shares give every rank at least two units. The counter promises one: a rank that gets no processor on a busy
+    machine leaves the others to the rest, which is what the counter is for.
+    """
+    changes = {"data-ranks": data_ranks, "queue": queue}
+    run_together(list(closed_form.jobs.values()), tmp_path, ranks, changes)
+    for folder, size, how in ((tmp_path, ranks, queue), (closed_form.folder, 2, "counter")):
+        for job in ("landscape/pca", "landscape/random", "spectra"):
+            timing = json.loads((folder / f"results/tiny/logs/{job}.timing.json").read_text())
+            assert len(timing["ranks"]) == size
+            assert all(rank["units"] >= (2 if how == "static" else 1) for rank in timing["ranks"]), timing
+    assert all_contents(tmp_path) == closed_form.contents
+
+
+def test_settings_that_return_bring_their_store_back(closed_form, tmp_path):
+    folder, job = closed_form.copy(tmp_path), closed_form.jobs["landscape/pca"]
+    other = job.with_spec(evaluation={"train_samples": 60, "test_samples": 0, "batch_size": 40, "seed": 0})
+    assert "set aside" in other.run(folder, **CLOSED_FORM)
+    assert "brought back" in job.run(folder, **CLOSED_FORM)
+    assert all_contents(folder) == closed_form.contents
+
+
+def test_fresh_recomputes_and_gets_the_same(closed_form, tmp_path):
+    folder, job = closed_form.copy(tmp_path), closed_form.jobs["landscape/pca"]
+    told = replace(job, words=(*job.words, "--fresh")).run(folder, **CLOSED_FORM)
+    assert "asked to compute afresh" in told
+    assert re.search(FOUND, told)[1] == "0"
+    assert all_contents(folder) == closed_form.contents
+
+
+def test_a_torn_store_is_named_and_mended_by_deleting_it(closed_form, tmp_path):
+    plane, pca = closed_form.jobs["landscape/pca"], closed_form.jobs["directions/pca"]
+    folder = closed_form.copy(tmp_path, [plane.name])
+    (pca.store(folder) / "used/c/1/0").unlink()
+    told = plane.run(folder, check=False, **CLOSED_FORM)
+    assert "Traceback" not in told
+    there, written = re.search(
+        r"directions/pca\.zarr: torn, (\d+) of (\d+) chunk files are there; delete", told
+    ).groups()
+    assert int(there) == int(written) - 1
+    shutil.rmtree(pca.store(folder))
+    pca.run(folder, **CLOSED_FORM)
+    plane.run(folder, **CLOSED_FORM)
+    assert all_contents(folder) == closed_form.contents
+
+
+def start_workflow(folder: Path, *arguments: str, **extra: str) -> subprocess.Popen:
+    """Start snakemake in the background, as a session of its own."""
+    command = [str(BIN / "snakemake"), "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml"]
+    command += ["--cores", "2", "--rerun-incomplete", *arguments]
+    with (folder / "output.log").open("a") as log:
+        how = {"cwd": folder, "env": environment(**extra), "stdout": log, "stderr": log, "start_new_session": True}
+        return subprocess.Popen(command, **how)
+
+
+def victim(controller: psutil.Process, target: str) -> psutil.Process:
+    """Return a process of a kind that runs below the controller."""
+    if target == "controller":
+        return controller
+    for process in controller.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            program, *rest = process.cmdline() or [""]
+            name = os.path.basename(program)
+            is_rank = name.startswith("python") and rest and re.search(r"scripts/\w+\.py$", rest[0])
+            if is_rank if target == "rank" else name.startswith("mpiexec"):
+                return process
+    raise AssertionError(f"no {target} is running")
+
+
+@pytest.mark.parametrize("problem", ["closed form", pytest.param("network", marks=pytest.mark.full)])
+def test_oracle_19_snakemake_goes_on_after_kills_of_ranks_jobs_and_itself(request, tmp_path, wait_until, problem):
+    """First training dies between finishing and linking; then a job, held in its units, loses one process after the
+    other, and is told to stop."""
+    if problem == "closed form":
+        config, expected, extra = closed_form_config(), request.getfixturevalue("closed_form").contents, CLOSED_FORM
+    else:
+        config, expected = test_config(), all_contents(request.getfixturevalue("undisturbed"))
+        extra = CLOSED_FORM | {"REAL_NETWORK": "1"}
+    write_config(tmp_path, config)
+    stores = ("--until", "landscape", "spectra")
+    assert start_workflow(tmp_path, *stores, EVENTS_KILL="0 os.symlink 1", **extra).wait(timeout=300) != 0
+    for target in ("rank", "job", "controller", "told to stop"):
+        process = start_workflow(tmp_path, *stores, EVENTS_HOLD=f"1 unit 2 {tmp_path}/{target.split()[0]}", **extra)
+        mark, controller = tmp_path / f"{target.split()[0]}-1", psutil.Process(process.pid)
+        wait_until(mark.exists, process)
+        children = controller.children(recursive=True)
+        victim(controller, target).send_signal(signal.SIGTERM if target == "told to stop" else signal.SIGKILL)
+        if target != "told to stop":
+            mark.unlink(missing_ok=True)  # what has lost its controller goes on
+        assert process.wait(timeout=300) != 0
+        psutil.wait_procs(children, timeout=300)
+        if target == "controller":
+            snakemake("--unlock", "--configfile", "config.yaml", cwd=tmp_path)
+    done = run_config(tmp_path, config, "--rerun-incomplete", *stores, **extra)
+    found, text = all_contents(tmp_path), said(tmp_path) + done.stdout + done.stderr
+    assert found == {name: expected[name] for name in found}
+    assert {Path(name).stem for name in found} == {"trajectory", "spectra", "training", "pca", "random", "eigen"}
+    assert "train: found finished, nothing to compute" in text
+    assert re.search(r"What failed:\n  tiny/\S+: stopped by SIGTERM", text)
+    assert max(int(n) for n in re.findall(FOUND, text)) > 0

@@ -5,8 +5,8 @@ Environment (each optional):
     EVENTS_HOLD: "RANK WHAT NUMBER FILE"; this rank makes the file FILE-RANK there, and waits until it is told to stop
         or the file is gone.
     EVENTS_COUNT: folder where each rank leaves the number of its events.
-RANK may be ``all``. WHAT is ``evaluate``, ``unit`` (a chunk of results takes its place), an audit event of Python's such as ``os.symlink``,
-or ``any``.
+RANK may be ``all``. WHAT is ``evaluate`` (in closed form only), ``unit`` (a chunk of results takes its place), an audit
+event of Python's such as ``os.symlink``, or ``any``.
 """
 
 import atexit

@@ -1,8 +1,10 @@
 """Put this folder on PYTHONPATH: the workflow's scripts work on a loss in closed form, in place of PyTorch.
 
 Nothing else about them changes: command lines, ranks, stores and signals are the real ones, and a job takes a second.
+With REAL_NETWORK in the environment PyTorch stays, and only the events are there.
 """
 
+import os
 import sys
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -20,5 +22,6 @@ class ClosedForm:
         return spec_from_file_location(name, FOLDER / "backend.py") if name == "lossatlas.backends.torch" else None
 
 
-sys.meta_path.insert(0, ClosedForm)
+if "REAL_NETWORK" not in os.environ:
+    sys.meta_path.insert(0, ClosedForm)
 events.listen()
