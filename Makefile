@@ -4,12 +4,14 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help demo test test-slurm check bench docs install clean prune
+.PHONY: help demo test test-rest test-slurm test-all check bench docs install clean prune
 
 help:
 	@echo "make demo    train LeNet and make videos of its loss surface (minutes)"
-	@echo "make test    linters and all tests"
+	@echo "make test    linters, and tests of everything (10 minutes)"
+	@echo "make test-rest    costly repetitions, which make test leaves out"
 	@echo "make test-slurm   the workflow on a real, private one-node Slurm (needs root; installs Slurm on Debian)"
+	@echo "make test-all     these three, one after the other"
 	@echo "make bench   speed against peers, into results/bench.json"
 	@echo "make docs    regenerate config/README.md from the schema"
 	@echo "make prune   remove stores of former settings that were set aside"
@@ -19,7 +21,15 @@ demo: $(STAMP)
 	snakemake --profile workflow/profiles/local
 
 test: $(STAMP) check
-	pytest
+	pytest -m "not full" --durations=15
+
+test-rest: $(STAMP)
+	pytest -m full --durations=15
+
+test-all:
+	$(MAKE) test
+	$(MAKE) test-rest
+	$(MAKE) test-slurm
 
 test-slurm: $(STAMP)
 	python tests/slurm/cluster.py

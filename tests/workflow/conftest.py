@@ -1,11 +1,16 @@
-"""One undisturbed run of config/test.yaml, shared by the workflow tests."""
+"""Two undisturbed runs, shared by all tests that read them or copy them: of config/test.yaml, and in closed form."""
 
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT, contents, snakemake
+from tests.helpers.jobs import Job, planned_jobs, run_together
 
 
 def test_config(**changes) -> dict:
@@ -43,3 +48,54 @@ def undisturbed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     run_config(folder, test_config())
     return folder
+
+
+class ClosedForm(NamedTuple):
+    """A run on the loss in closed form: its folder, its jobs by the names of their stores, and what the stores hold."""
+
+    folder: Path
+    jobs: dict[str, Job]
+    contents: dict[str, dict[str, bytes]]
+
+    def copy(self, to: Path, without: tuple[str, ...] | list[str] = ()) -> Path:
+        """Copy the folder, where the stores of some jobs are still to be made."""
+        shutil.copytree(self.folder, to, symlinks=True, dirs_exist_ok=True)
+        for name in without:
+            self.jobs[name].link(to).unlink()
+            shutil.rmtree(self.jobs[name].store(to))
+        return to
+
+
+def closed_form_config(**changes) -> dict:
+    """Return config/test.yaml with enough to do for every job, where evaluations cost next to nothing."""
+    config = test_config(**changes)
+    tiny = config["runs"]["tiny"]
+    tiny["train"] |= {"epochs": 2, "record_every": 1}  # four chunks of rows
+    tiny["planes"]["random"] |= {"points": [21, 21], "grid": {"mode": "adaptive", "tolerance": 0.001}}
+    tiny["spectra"] |= {"stride": 16, "steps": 12}
+    tiny["tracking"] |= {"stride": 8}
+    tiny["planes"]["random"]["curvature"]["points"] = [3, 3]
+    return config
+
+
+@pytest.fixture(scope="session")
+def closed_form(tmp_path_factory) -> ClosedForm:
+    """A run in closed form by two ranks that nothing disturbed; do not write into its folder."""
+    folder = tmp_path_factory.mktemp("closed_form")
+    jobs = planned_jobs(write_config(folder, closed_form_config()), folder)
+    run_together(list(jobs.values()), folder)
+    return ClosedForm(folder, jobs, all_contents(folder))
+
+
+@pytest.fixture
+def wait_until() -> Callable:
+    """Return a function that waits for a state of a process that runs, which must not end before."""
+
+    def wait(state: Callable[[], bool], process, limit: float = 300.0) -> None:
+        deadline = time.monotonic() + limit
+        while not state():
+            assert process.poll() is None, "the process ended before"
+            assert time.monotonic() < deadline, "a state was never reached"
+            time.sleep(0.02)
+
+    return wait

@@ -1,239 +1,276 @@
-"""`kill -9` at random instants: the same command goes on, nothing computed is lost, stores end up equal."""
+"""Jobs that are killed, told to stop, run twice at once or on other numbers of ranks end with the same stores.
 
+The command lines are those of the workflow, ranks and signals are real; the loss is in closed form. What only
+snakemake can do wrong is shown through it, at the end.
+"""
+
+import contextlib
+import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
-import time
-from functools import cache
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import xarray as xr
 
-from tests.conftest import BIN, ROOT, environment, snakemake
-from tests.workflow.conftest import all_contents, run_config, test_config, write_config
+from tests.conftest import BIN, ROOT, contents, environment, snakemake
+from tests.helpers.closed_form.bowl import loss, second
+from tests.helpers.jobs import CLOSED_FORM, run_together, said
+from tests.workflow.conftest import all_contents, closed_form_config, run_config, test_config, write_config
 
 pytestmark = [pytest.mark.workflow, pytest.mark.mpi]
-TARGETS = ["rank", "job", "controller"]
-STORES = ("--until", "landscape", "spectra")
-EVERY_STORE = (*STORES, "curves", "curvature", "tracking")
 
-
-def long_config() -> dict:
-    """The test run with finer grids, so that there is something to interrupt."""
-    config = test_config()
-    tiny = config["runs"]["tiny"]
-    tiny["train"] |= {"epochs": 8, "record_every": 4}
-    tiny["planes"]["pca"]["points"] = [31, 21]
-    tiny["planes"]["random"] |= {"points": [41, 41], "grid": {"mode": "adaptive", "tolerance": 0.001}}
-    tiny["tracking"]["stride"] = 9
-    return config
-
-
-def spectra_config(data_ranks: int = 2) -> dict:
-    """A short training with enough spectra to be killed ten times, whose units save their state all the time."""
-    often = {"save_minutes": 1e-3, "data_ranks": data_ranks}
-    spectra = {"stride": 1, "probes": 4, "steps": 30, "batch_size": 50, "strategy": "split"}
-    return test_config(spectra=spectra, planes={}, mpi=often)
-
-
-CASES = {
-    "landscape and spectra": (long_config, STORES),
-    "spectra": (spectra_config, ("--until", "spectra")),
-    "every store": (test_config, EVERY_STORE),
+KINDS = {
+    "train": "trajectory",
+    "pca": "directions/pca",
+    "directions": "directions/random",
+    "derivatives": "directions/eigen",
+    "landscape": "landscape/random",
+    "curves": "curves/gaussian",
+    "spectra": "spectra",
+    "curvature": "curvature/random",
+    "tracking": "tracking",
 }
-USUAL_SECONDS = {"landscape and spectra": 40.0, "spectra": 20.0}
-"""What undisturbed runs take on two quiet cores; on a slower machine the random instants are later."""
+"""A job of each script that makes stores."""
+
+IN_UNITS = ("landscape", "curves", "spectra", "curvature", "tracking")
+FOUND = r"(\d+) of \d+ chunks found finished"
 
 
-def start(folder, *arguments, **extra):
-    """Start snakemake in the background, as a process group of its own."""
+def test_every_script_that_makes_stores_is_killed_below(closed_form):
+    assert {name: closed_form.jobs[name].script for name in KINDS.values()} == {n: kind for kind, n in KINDS.items()}
+    assert {job.script for job in closed_form.jobs.values()} == set(KINDS)
+
+
+def test_stores_in_closed_form_hold_the_closed_form(closed_form):
+    """What all stores below are compared with is right."""
+    run = closed_form.folder / "results/tiny"
+    path = xr.open_zarr(run / "trajectory.zarr", chunks=None)["parameters"].values.astype(float)
+    plane = xr.open_zarr(run / "landscape/pca.zarr", chunks=None)
+    expected = [loss(theta) for theta in path]
+    assert np.allclose(plane["path_true_loss"].sel(split="train").values - 1, expected, rtol=1e-12)
+    spectra = xr.open_zarr(run / "spectra.zarr", chunks=None)
+    for i, at in enumerate(spectra["iteration"].values):
+        diagonal, found = second(path[int(at)]), spectra.isel(iteration=i)
+        spread = np.sqrt(2 * np.square(diagonal).sum() / found.sizes["probe"])  # of Gaussian probes
+        assert abs(found["trace"] - diagonal.sum()) < 4 * spread
+        assert diagonal.max() - 0.1 < found["largest"] < diagonal.max() + 1e-5
+        assert diagonal.min() - 1e-5 < found["smallest"] < diagonal.min() + 0.3
+    eigen = xr.open_zarr(run / "directions/eigen.zarr", chunks=None)["eigenvalue"].values
+    assert np.allclose(eigen, [second(path[-1]).max(), second(path[-1]).min()], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_oracle_19_each_kind_of_job_is_killed_half_way_and_before_its_link(closed_form, tmp_path, kind):
+    """The first attempt dies before it writes its third chunk or row; the second finishes the store and dies."""
+    job = closed_form.jobs[KINDS[kind]]
+    folder = closed_form.copy(tmp_path, [job.name])
+    when = "unit 3" if kind in (*IN_UNITS, "train") else "any 100"
+    said_first = job.run(folder, check=False, EVENTS_KILL=f"0 {when}", **CLOSED_FORM)
+    assert "Traceback" not in said_first
+    assert not job.link(folder).exists()
+    said_second = job.run(folder, check=False, EVENTS_KILL="0 os.symlink 1", **CLOSED_FORM)
+    if kind in IN_UNITS:
+        assert int(re.search(FOUND, said_second)[1]) >= 2, "what was computed is kept"
+    if kind == "train":
+        assert int(re.search(r"resuming at iteration (\d+) of 80", said_second)[1]) >= 50
+    assert not job.link(folder).exists()
+    assert contents(job.store(folder)) == closed_form.contents[f"results/tiny/{job.name}.zarr"]
+    assert "found finished, nothing to compute" in job.run(folder, **CLOSED_FORM)
+    assert all_contents(folder) == closed_form.contents
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(int(os.environ.get("LOSSATLAS_KILL_ROUNDS", "1"))))
+def test_oracle_19_fifty_random_kills_change_nothing(closed_form, tmp_path, seed):
+    """Each at a random event, an evaluation or a change of a file, of a random rank of a job."""
+    rng, kills = random.Random(seed), 0
+    counts = {name: events_of(closed_form, job, tmp_path / "counts") for name, job in closed_form.jobs.items()}
+    folder = closed_form.copy(tmp_path / "killed", list(closed_form.jobs))
+    while kills < 50:
+        for name, job in closed_form.jobs.items():  # in an order in which each finds its inputs
+            for _ in range(4):
+                rank = rng.choice([r for r, count in enumerate(counts[name]) if count])
+                when = f"{rank} any {rng.randint(1, counts[name][rank])}"
+                status = job.start(folder, EVENTS_KILL=when, **CLOSED_FORM).wait(timeout=300)
+                kills += status != 0
+            job.run(folder, **CLOSED_FORM)
+        assert all_contents(folder) == closed_form.contents
+        shutil.rmtree(folder / "results")
+    assert "Traceback" not in said(folder)
+
+
+def events_of(run, job, folder) -> list[int]:
+    """Return how many events each rank of an undisturbed job has."""
+    made = run.copy(folder / job.name.replace("/", "-"), [job.name])
+    (made / "events").mkdir()
+    job.run(made, EVENTS_COUNT=str(made / "events"), **CLOSED_FORM)
+    return [int(file.read_text()) for file in sorted((made / "events").iterdir())]
+
+
+def test_two_attempts_that_overlap_do_no_harm(closed_form, tmp_path, wait_until):
+    """As after a requeue, or when a job outlives a killed snakemake: both compute the same units of one store."""
+    job = closed_form.jobs["spectra"]
+    folder = closed_form.copy(tmp_path, [job.name])
+    attempts = []
+    for number in (1, 2):  # the ranks of each wait within their first unit until all are there
+        hold = f"all evaluate 5 {tmp_path}/{number}"
+        attempts.append(job.start(folder, EVENTS_HOLD=hold, **CLOSED_FORM))
+        wait_until(lambda n=number: len(list(tmp_path.glob(f"{n}-?"))) == 2, attempts[-1])
+    for mark in tmp_path.glob("?-?"):
+        mark.unlink()
+    assert 0 in [attempt.wait(timeout=300) for attempt in attempts], said(folder)
+    job.run(folder, **CLOSED_FORM)
+    assert all_contents(folder) == closed_form.contents
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "data_ranks"),
+    [
+        ("spectra", "SIGTERM", "1"),
+        ("spectra", "SIGUSR1", "2"),
+        ("tracking", "SIGTERM", "2"),
+        ("landscape", "SIGUSR1", "auto"),
+        ("curves", "SIGTERM", "auto"),
+        ("curvature", "SIGUSR1", "auto"),
+    ],
+)
+def test_a_job_that_is_told_to_stop_keeps_its_units_and_goes_on(
+    closed_form, tmp_path, wait_until, kind, name, data_ranks
+):
+    job = closed_form.jobs[KINDS[kind]]
+    folder, mark = closed_form.copy(tmp_path, [job.name]), tmp_path / "mark-1"
+    changes = {"data-ranks": data_ranks, "save-minutes": "0.001"}
+    process = job.start(folder, changes=changes, EVENTS_HOLD=f"1 evaluate 7 {tmp_path}/mark", **CLOSED_FORM)
+    wait_until(mark.exists, process)
+    process.send_signal(getattr(signal, name))
+    assert process.wait(timeout=300) != 0
+    assert re.search(rf"{job.name}: stopped by {name}, \d+ chunks missing; run the same command again", said(folder))
+    job.run(folder, changes=changes, **CLOSED_FORM)
+    assert all_contents(folder) == closed_form.contents
+    assert not list(folder.glob("results/tiny/.stores/*.states-*")), "states of long units were left behind"
+
+
+def test_training_that_is_told_to_stop_saves_its_state(closed_form, tmp_path, wait_until):
+    job, mark = closed_form.jobs["trajectory"], tmp_path / "mark-0"
+    process = job.start(tmp_path, EVENTS_HOLD=f"0 evaluate 37 {tmp_path}/mark", **CLOSED_FORM)
+    wait_until(mark.exists, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=300) == 75
+    assert "stopped by SIGTERM at iteration 37; run the same command again" in said(tmp_path)
+    assert "resuming at iteration 37 of 80; 37 of 81 rows found finished" in job.run(tmp_path, **CLOSED_FORM)
+    assert contents(job.store(tmp_path)) == closed_form.contents["results/tiny/trajectory.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "data_ranks", "queue"), [(1, "auto", "counter"), (3, "3", "counter"), (4, "2", "static")]
+)
+def test_oracle_14_stores_are_equal_bit_for_bit_on_any_number_of_ranks(closed_form, tmp_path, ranks, data_ranks, queue):
+    """All jobs; there are two probes, so three and four ranks are more than there are.
+
+    Fixed shares give every rank at least two units. The counter promises one: a rank that gets no processor on a busy
+    machine leaves the others to the rest, which is what the counter is for.
+    """
+    changes = {"data-ranks": data_ranks, "queue": queue}
+    run_together(list(closed_form.jobs.values()), tmp_path, ranks, changes)
+    for folder, size, how in ((tmp_path, ranks, queue), (closed_form.folder, 2, "counter")):
+        for job in ("landscape/pca", "landscape/random", "spectra"):
+            timing = json.loads((folder / f"results/tiny/logs/{job}.timing.json").read_text())
+            assert len(timing["ranks"]) == size
+            assert all(rank["units"] >= (2 if how == "static" else 1) for rank in timing["ranks"]), timing
+    assert all_contents(tmp_path) == closed_form.contents
+
+
+def test_settings_that_return_bring_their_store_back(closed_form, tmp_path):
+    folder, job = closed_form.copy(tmp_path), closed_form.jobs["landscape/pca"]
+    other = job.with_spec(evaluation={"train_samples": 60, "test_samples": 0, "batch_size": 40, "seed": 0})
+    assert "set aside" in other.run(folder, **CLOSED_FORM)
+    assert "brought back" in job.run(folder, **CLOSED_FORM)
+    assert all_contents(folder) == closed_form.contents
+
+
+def test_fresh_recomputes_and_gets_the_same(closed_form, tmp_path):
+    folder, job = closed_form.copy(tmp_path), closed_form.jobs["landscape/pca"]
+    told = replace(job, words=(*job.words, "--fresh")).run(folder, **CLOSED_FORM)
+    assert "asked to compute afresh" in told
+    assert re.search(FOUND, told)[1] == "0"
+    assert all_contents(folder) == closed_form.contents
+
+
+def test_a_torn_store_is_named_and_mended_by_deleting_it(closed_form, tmp_path):
+    plane, pca = closed_form.jobs["landscape/pca"], closed_form.jobs["directions/pca"]
+    folder = closed_form.copy(tmp_path, [plane.name])
+    (pca.store(folder) / "used/c/1/0").unlink()
+    told = plane.run(folder, check=False, **CLOSED_FORM)
+    assert "Traceback" not in told
+    there, written = re.search(
+        r"directions/pca\.zarr: torn, (\d+) of (\d+) chunk files are there; delete", told
+    ).groups()
+    assert int(there) == int(written) - 1
+    shutil.rmtree(pca.store(folder))
+    pca.run(folder, **CLOSED_FORM)
+    plane.run(folder, **CLOSED_FORM)
+    assert all_contents(folder) == closed_form.contents
+
+
+def start_workflow(folder: Path, *arguments: str, **extra: str) -> subprocess.Popen:
+    """Start snakemake in the background, as a session of its own."""
     command = [str(BIN / "snakemake"), "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml"]
     command += ["--cores", "2", "--rerun-incomplete", *arguments]
-    log = (folder / "output.log").open("a")
-    return subprocess.Popen(
-        command, cwd=folder, env=environment(**extra), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    with (folder / "output.log").open("a") as log:
+        how = {"cwd": folder, "env": environment(**extra), "stdout": log, "stderr": log, "start_new_session": True}
+        return subprocess.Popen(command, **how)
 
 
-def victims(controller: psutil.Process, target: str) -> list[psutil.Process]:
-    """Return the processes of a kind that run below the controller."""
+def victim(controller: psutil.Process, target: str) -> psutil.Process:
+    """Return a process of a kind that runs below the controller."""
     if target == "controller":
-        return [controller]
-    found = []
+        return controller
     for process in controller.children(recursive=True):
-        try:
-            line = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        is_rank = (
-            re.search(r"scripts/(landscape|curves|spectra|curvature|tracking)\.py", line)
-            and "python" in line.split()[0]
-        )
-        is_job = line.split()[:1] and os.path.basename(line.split()[0]) in ("mpiexec", "mpiexec.hydra")
-        is_training = "scripts/train.py" in line and "python" in line.split()[0]
-        if {"rank": is_rank, "job": is_job, "train": is_training}[target]:
-            found.append(process)
-    return found
+        with contextlib.suppress(psutil.Error):
+            program, *rest = process.cmdline() or [""]
+            name = os.path.basename(program)
+            is_rank = name.startswith("python") and rest and re.search(r"scripts/\w+\.py$", rest[0])
+            if is_rank if target == "rank" else name.startswith("mpiexec"):
+                return process
+    raise AssertionError(f"no {target} is running")
 
 
-def has_begun_a_store(folder) -> bool:
-    """Return whether a store that is not finished holds results of a unit."""
-    finished = {link.resolve() for link in folder.glob("results/**/*.zarr") if link.is_symlink()}
-    chunks = folder.glob("results/*/.stores/**/work/rows/c/**/*")
-    return any(chunk.is_file() and not finished & set(chunk.parents) for chunk in chunks)
-
-
-def kill_once(folder, target: str, rng: random.Random, pace: float, *arguments: str, begun: bool = False) -> bool:
-    """Start the workflow, kill one process of a kind at a random instant; return whether one was there.
-
-    ``pace`` is how much slower than usual this machine is now. ``begun`` waits until there is something to lose, and
-    then kills at once.
-    """
-    process = start(folder, *arguments)
-    controller = psutil.Process(process.pid)
-    deadline = time.monotonic() + pace * (rng.uniform(0.5, 3.0) + (4.0 if target == "controller" else 0.0))
-    while time.monotonic() < deadline or target != "controller":
-        if process.poll() is not None:
-            return False
-        if begun and has_begun_a_store(folder) and victims(controller, target):
-            break
-        if not begun and target != "controller" and victims(controller, target):
-            time.sleep(pace * rng.uniform(0.0, 5.0))
-            break
-        time.sleep(0.05)
-    found = victims(controller, target) if process.poll() is None else []
-    if not found:
-        process.wait(timeout=300)
-        return False
-    os.kill(rng.choice(found).pid, signal.SIGKILL)
-    process.wait(timeout=600)
-    assert process.returncode != 0
-    return True
-
-
-def unlock(folder) -> None:
-    snakemake("--unlock", "--configfile", "config.yaml", cwd=folder)
-
-
-@pytest.fixture(scope="module")
-def expected_of(tmp_path_factory):
-    """A function from a case to the stores of a run that nothing disturbed, and the seconds that it took."""
-
-    @cache
-    def contents_of(case: str) -> tuple[dict, float]:
-        make_config, stores = CASES[case]
-        folder, begun = tmp_path_factory.mktemp("expected"), time.monotonic()
-        run_config(folder, make_config(), *stores)
-        return all_contents(folder), time.monotonic() - begun
-
-    return contents_of
-
-
-@pytest.mark.parametrize(("case", "kills"), [("landscape and spectra", 10), ("spectra", 5)])
-@pytest.mark.parametrize("seed", range(int(os.environ.get("LOSSATLAS_KILL_ROUNDS", "1"))))
-def test_oracle_19_random_kills_change_nothing(tmp_path, expected_of, case, kills, seed):
-    make_config, stores = CASES[case]
-    write_config(tmp_path, make_config())
-    expected, seconds = expected_of(case)
-    rng, killed, pace = random.Random(seed), [], max(1.0, seconds / USUAL_SECONDS[case])
-    while len(killed) < kills:
-        target = TARGETS[len(killed) % 3]
-        last = len(killed) == kills - 1
-        if kill_once(tmp_path, target, rng, pace, *stores, begun=last):
-            killed.append(target)
-            if target == "controller":
-                unlock(tmp_path)
-        else:  # it was quicker: begin anew, so that there is something to kill
-            subprocess.run(["rm", "-rf", str(tmp_path / "results")], check=True)
-    done = run_config(tmp_path, make_config(), "--rerun-incomplete", *stores)
-    assert all_contents(tmp_path) == expected
-    said = (tmp_path / "output.log").read_text() + done.stdout + done.stderr
-    found = [int(n) for n in re.findall(r"(\d+) of \d+ chunks found finished", said)]
-    assert max(found) > 0, "the attempt after the last kill found finished chunks"
-
-
-def test_two_attempts_that_overlap_do_no_harm(tmp_path, expected_of):
-    """As after a requeue, or when a job outlives a killed snakemake: both compute the same units of one store."""
-    make_config, stores = CASES["spectra"]
-    write_config(tmp_path, make_config())
-    run_config(tmp_path, make_config(), "--until", "train")
-    attempts = [start(tmp_path, *stores, "--nolock") for _ in range(2)]
-    for attempt in attempts:
-        attempt.wait(timeout=400)
-    assert 0 in [attempt.returncode for attempt in attempts], (tmp_path / "output.log").read_text()[-5000:]
-    run_config(tmp_path, make_config(), "--rerun-incomplete", *stores)
-    assert all_contents(tmp_path) == expected_of("spectra")[0]
-
-
-@pytest.mark.parametrize(("name", "data_ranks"), [("SIGTERM", 1), ("SIGUSR1", 2)])
-def test_a_job_that_is_told_to_stop_keeps_its_units_and_goes_on(tmp_path, expected_of, name, data_ranks):
-    config = spectra_config(data_ranks)
+@pytest.mark.parametrize("problem", ["closed form", pytest.param("network", marks=pytest.mark.full)])
+def test_oracle_19_snakemake_goes_on_after_kills_of_ranks_jobs_and_itself(request, tmp_path, wait_until, problem):
+    """First training dies between finishing and linking; then a job, held in its units, loses one process after the
+    other, and is told to stop."""
+    if problem == "closed form":
+        config, expected, extra = closed_form_config(), request.getfixturevalue("closed_form").contents, CLOSED_FORM
+    else:
+        config, expected = test_config(), all_contents(request.getfixturevalue("undisturbed"))
+        extra = CLOSED_FORM | {"REAL_NETWORK": "1"}
     write_config(tmp_path, config)
-    process = start(tmp_path, "--until", "spectra")
-    log = tmp_path / "results/tiny/logs/spectra.log"
-    while not (log.exists() and "chunks found finished" in log.read_text()):
-        assert process.poll() is None
-        time.sleep(0.05)
-    (launcher,) = victims(psutil.Process(process.pid), "job")
-    launcher.send_signal(getattr(signal, name))
-    process.wait(timeout=60)
-    assert process.returncode != 0
-    assert re.search(rf"spectra: stopped by {name}, \d+ chunks missing; run the same command again", log.read_text())
-    assert f"What failed:\n  tiny/spectra: stopped by {name}" in (tmp_path / "output.log").read_text()
-    run_config(tmp_path, config, "--rerun-incomplete", "--until", "spectra")
-    assert all_contents(tmp_path) == expected_of("spectra")[0]
-    assert not list(tmp_path.glob("results/tiny/.stores/*.states-*")), "states of long units were left behind"
-
-
-def test_training_that_is_told_to_stop_saves_its_state(tmp_path, expected_of):
-    config = long_config()
-    config["runs"]["tiny"]["train"]["epochs"] = 20
-    write_config(tmp_path, config)
-    process = start(tmp_path, "--until", "train")
-    log = tmp_path / "results/tiny/logs/train.log"
-    while not (log.exists() and " iterations, " in log.read_text()):
-        assert process.poll() is None
-        time.sleep(0.05)
-    (trainer,) = victims(psutil.Process(process.pid), "train")
-    trainer.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
-    stopped = int(re.search(r"stopped by SIGTERM at iteration (\d+)", log.read_text())[1])
-    done = run_config(tmp_path, config, "--rerun-incomplete", "--until", "train")
-    assert f"resuming at iteration {stopped} of 800" in done.stdout + done.stderr
-    fresh = tmp_path / "fresh"
-    run_config(fresh, config, "--until", "train")
-    assert all_contents(tmp_path / "results") == all_contents(fresh / "results")
-
-
-def test_kills_between_finishing_and_linking(tmp_path, expected_of):
-    """Every store is killed once between its last write and its link; each attempt then goes one store further."""
-    write_config(tmp_path, test_config())
-    marks = tmp_path / "marks"
-    marks.mkdir()
-    extra = {
-        "PYTHONPATH": str(ROOT / "tests/helpers/kill_before_link"),
-        "KILL_BEFORE_LINK_MARKS": str(marks),
-    }
-    attempts = 0
-    while attempts < 18:
-        attempts += 1
-        arguments = ("--rerun-incomplete", *EVERY_STORE)
-        done = run_config(tmp_path, test_config(), *arguments, check=False, **extra)
-        if done.returncode == 0:
-            break
-    stores = (
-        "trajectory",
-        *["directions"] * 3,
-        *["landscape"] * 3,
-        *["curves"] * 2,
-        "curvature",
-        "spectra",
-        "line",
-        "tracking",
-    )
-    assert len(list(marks.iterdir())) == len(stores), stores
-    assert 4 <= attempts <= len(stores) + 2
-    assert "found finished, nothing to compute" in done.stdout + done.stderr
-    assert all_contents(tmp_path) == expected_of("every store")[0]
+    stores = ("--until", "landscape", "spectra")
+    assert start_workflow(tmp_path, *stores, EVENTS_KILL="0 os.symlink 1", **extra).wait(timeout=300) != 0
+    for target in ("rank", "job", "controller", "told to stop"):
+        process = start_workflow(tmp_path, *stores, EVENTS_HOLD=f"1 unit 2 {tmp_path}/{target.split()[0]}", **extra)
+        mark, controller = tmp_path / f"{target.split()[0]}-1", psutil.Process(process.pid)
+        wait_until(mark.exists, process)
+        children = controller.children(recursive=True)
+        victim(controller, target).send_signal(signal.SIGTERM if target == "told to stop" else signal.SIGKILL)
+        if target != "told to stop":
+            mark.unlink(missing_ok=True)  # what has lost its controller goes on
+        assert process.wait(timeout=300) != 0
+        psutil.wait_procs(children, timeout=300)
+        if target == "controller":
+            snakemake("--unlock", "--configfile", "config.yaml", cwd=tmp_path)
+    done = run_config(tmp_path, config, "--rerun-incomplete", *stores, **extra)
+    found, text = all_contents(tmp_path), said(tmp_path) + done.stdout + done.stderr
+    assert found == {name: expected[name] for name in found}
+    assert {Path(name).stem for name in found} == {"trajectory", "spectra", "training", "pca", "random", "eigen"}
+    assert "train: found finished, nothing to compute" in text
+    assert re.search(r"What failed:\n  tiny/\S+: stopped by SIGTERM", text)
+    assert max(int(n) for n in re.findall(FOUND, text)) > 0

@@ -168,35 +168,16 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else(undisturbed, tmp_pa
     assert planned.keys() - {"all", "total"} == expected
 
 
+@pytest.mark.full
 @pytest.mark.mpi
 @pytest.mark.parametrize(
     ("ranks", "data_ranks", "queue"), [(1, "auto", "counter"), (3, 3, "counter"), (4, 2, "static")]
 )
-def test_oracle_14_stores_are_equal_bit_for_bit_on_any_number_of_ranks(undisturbed, tmp_path, ranks, data_ranks, queue):
-    """The spectra have two probes, so three and four ranks are more than there are probes.
-
-    Fixed shares give every rank at least two units. The counter promises one: a rank that gets no processor on a busy
-    machine leaves the others to the rest, which is what the counter is for.
-    """
+def test_oracle_14_a_networks_stores_are_equal_on_any_number_of_ranks(undisturbed, tmp_path, ranks, data_ranks, queue):
+    """As in ``test_kills``, with a network and through snakemake."""
     mpi = {"ranks": ranks, "data_ranks": data_ranks, "queue": queue}
     run_config(tmp_path, test_config(mpi=mpi), "--until", *RULES)
-    for folder, size, how in ((tmp_path, ranks, queue), (undisturbed, 2, "counter")):
-        for job in ("landscape/pca", "landscape/random", "spectra"):
-            timing = json.loads((folder / f"results/tiny/logs/{job}.timing.json").read_text())
-            assert len(timing["ranks"]) == size
-            assert all(rank["units"] >= (2 if how == "static" else 1) for rank in timing["ranks"]), timing
     assert all_contents(tmp_path) == all_contents(undisturbed)
-
-
-def test_settings_that_return_bring_their_store_back(undisturbed, tmp_path):
-    shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
-    before = all_contents(tmp_path / "copy")
-    other = test_config(evaluation={"train_samples": 60, "test_samples": 0})
-    done = run_config(tmp_path / "copy", other, "results/tiny/landscape/pca.zarr")
-    assert "set aside" in done.stdout + done.stderr
-    done = run_config(tmp_path / "copy", test_config(), "results/tiny/landscape/pca.zarr")
-    assert "brought back" in done.stdout + done.stderr
-    assert all_contents(tmp_path / "copy") == before
 
 
 def test_variants_of_the_spectra_are_made_and_compared(undisturbed, tmp_path):
@@ -219,15 +200,6 @@ def test_variants_of_the_spectra_are_made_and_compared(undisturbed, tmp_path):
 
 def open_trajectory(folder):
     return xr.open_zarr(folder / "results/tiny/trajectory.zarr", chunks=None)
-
-
-def test_fresh_recomputes_and_gets_the_same(undisturbed, tmp_path):
-    shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
-    before = all_contents(tmp_path / "copy")
-    done = run_config(tmp_path / "copy", test_config(fresh=True), "results/tiny/landscape/pca.zarr")
-    assert "asked to compute afresh" in done.stdout + done.stderr
-    assert "0 of 22 chunks found finished" in done.stdout + done.stderr
-    assert all_contents(tmp_path / "copy") == before
 
 
 OWN = "tests.workflow.own_code.tiny_transformer"
@@ -374,20 +346,3 @@ def test_failing_jobs_say_one_line_and_keep_what_was_computed(undisturbed, tmp_p
     assert "error: plane: the directions 'to iteration 0' and 'to iteration 0' are linearly dependent" in text
     assert "error: directions: 11 principal components need at least 13 recorded checkpoints" in text
     assert contents(tmp_path / "copy/results/tiny/trajectory.zarr") == before
-
-
-def test_a_torn_store_is_named_and_mended_by_deleting_it(undisturbed, tmp_path):
-    shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
-    before = all_contents(tmp_path / "copy")
-    store = tmp_path / "copy/results/tiny/.stores/directions/pca.zarr"
-    (store / "used" / "c" / "1" / "0").unlink()
-    (tmp_path / "copy/results/tiny/landscape/pca.zarr").unlink()
-    shutil.rmtree(tmp_path / "copy/results/tiny/.stores/landscape/pca.zarr")
-    text = refused(tmp_path / "copy", test_config(), "results/tiny/landscape/pca.zarr")
-    there, written = re.search(
-        r"directions/pca\.zarr: torn, (\d+) of (\d+) chunk files are there; delete", text
-    ).groups()
-    assert int(there) == int(written) - 1
-    shutil.rmtree(store)
-    run_config(tmp_path / "copy", test_config(), "results/tiny/landscape/pca.zarr")
-    assert all_contents(tmp_path / "copy") == before
