@@ -14,8 +14,8 @@ TOKENS = (6,)
 
 
 def head(network: nn.Module, width: int) -> nn.Sequential:
-    """Classes from what a network makes of its samples."""
-    return nn.Sequential(network, nn.Flatten(), nn.LazyLinear(CLASSES) if not width else nn.Linear(width, CLASSES))
+    """Classes from the ``width`` numbers that a network makes of a sample."""
+    return nn.Sequential(network, nn.Flatten(), nn.Linear(width, CLASSES))
 
 
 class First(nn.Module):
@@ -206,11 +206,21 @@ class Affine(nn.Module):
         made = torch.add(self.layer(x), x, alpha=0.5) - torch.sub(self.shift, x, alpha=2)
         made = torch.cat([made, x, torch.ones_like(x), self.shift.expand(len(x), -1)], 1)
         made = functional.pad(made, (1, 1), value=0.7) / 1.5
-        rows = torch.stack(
-            [made, made.flip(1), 2 - made, torch.addmm(made, x, self.layer.weight @ made[:12], beta=0.5)]
-        )
+        product = torch.addmm(made, x, self.layer.weight[:, :1].expand(-1, 50), beta=0.5, alpha=2)
+        rows = torch.stack([made, made.flip(1), 2 - made, product])
         rows = torch.cat([rows, rows.cumsum(0), torch.roll(rows, 1, 2)])
         return torch.tanh(rows.mean(0) + rows.sum(0, keepdim=True)[0] + torch.where(made > 0.1, made, 0.5 * made))
+
+
+class Scaled(nn.Module):
+    """A dense layer whose bias and product have factors, before a BatchNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm = nn.Linear(12, 9), nn.BatchNorm1d(9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(torch.addmm(self.layer.bias, x, self.layer.weight.T, beta=0.5, alpha=2)))
 
 
 class Rounded(nn.Module):
@@ -223,7 +233,8 @@ class Rounded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         made = self.layer(x)
         steps = torch.div(made, 0.3, rounding_mode="floor") + made.round() + made.int() + made.clamp(-0.5, 0.5)
-        return steps + made.remainder(0.4) + made.abs() + torch.maximum(made, x)
+        steps = steps + made.remainder(0.4) + made.abs() + torch.maximum(made, x)
+        return steps + made.sum(1, keepdim=True, dtype=torch.int64)
 
 
 class Pools(nn.Module):
@@ -266,6 +277,7 @@ NETWORKS: dict[str, tuple[tuple, Callable[[], nn.Module]]] = {
         VECTOR,
         lambda: head(nn.Sequential(nn.Linear(12, 9, bias=False), nn.BatchNorm1d(9), nn.ReLU()), 9),
     ),
+    "scaled": (VECTOR, lambda: head(Scaled(), 9)),
     "twice": (VECTOR, lambda: head(Twice(), 12)),
     "twice linear": (VECTOR, lambda: head(TwiceLinear(), 12)),
     "affine": (VECTOR, lambda: head(Affine(), 50)),

@@ -247,9 +247,8 @@ def test_networks_that_hide_a_state_are_found_out(capsys):
     problem.network.module.bias.data = problem.network.theta[120:]
     chosen = problem.choose_evaluation(theta, directions, buffers, POINTS, 10**9, "folded")
     assert chosen.strategy == "eager"
-    assert (
-        "strategy 'eager' instead of 'folded' (its outputs are off by 5.0e-01, rounding is" in capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert "strategy 'eager' instead of 'folded' (its outputs are off by 5.0e-01, rounding is" in said
 
 
 @pytest.mark.parametrize("strategy", ["folded", "first-layer", "vmapped"])
