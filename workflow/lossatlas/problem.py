@@ -97,6 +97,9 @@ class Problem(Protocol):
     def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the gradient of the loss at theta, float64 (N,)."""
 
+    def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the flat buffers with BatchNorm's statistics estimated at theta, on all samples at once."""
+
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Any) -> Hessian:
         """Return the Hessian at theta; what is reusable between products is kept in it."""
 

@@ -136,6 +136,10 @@ class KerasProblem:
         value, gradient = self.curvature().gradient(theta, buffers, *chunk)
         return to_numpy(value), to_numpy(gradient)
 
+    def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the flat buffers with BatchNorm's statistics estimated at theta, on all samples at once."""
+        return to_numpy(self.statistics(self.network.vector(theta), self.network.vector(buffers)))
+
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: object) -> KerasHessian:
         """Return the Hessian at theta; ``choices`` are those of ``KerasHessian``."""
         return KerasHessian(self, theta, buffers, **choices)
