@@ -87,6 +87,8 @@ class Problem(Protocol):
     layout: ParameterLayout
     samples: int
     batchnorm: str
+    class_count: int | None
+    """How many classes the outputs hold scores of, None where targets are no classes."""
     metric_names: tuple[str, ...]
     """``loss`` first, then ``accuracy`` where outputs are class scores of integer targets, and
     ``loss_standard_error``, sd / sqrt(n) of the losses of the n samples, where outputs are one tensor."""

@@ -60,6 +60,7 @@ class TorchProblem:
         accuracy = self._weigh_classes(known)
         error = ["loss_standard_error"] if self.each is not None else []
         self.metric_names = ("loss", *accuracy, *self.own, *error)
+        self.class_count = self.fit.class_count
         self.chunks = self._cut(inputs, targets, batch_size)
         self.batchnorm = "frozen"
         ends = self.chunks[0][0], self.chunks[-1][0]  # the last one may be too small
