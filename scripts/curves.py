@@ -22,7 +22,8 @@ def main(args, world) -> None:
     if world.rank == 0:
         inputs |= {"trajectory": trajectory.store.identity}
         inputs |= {f"subset/{name}": subset.digest for name, subset in subsets.items()}
-        guess = curves.random_guess(spec["loss"], dataset.train.targets)
+        classes = problems["train"].class_count
+        guess = curves.random_guess(spec["loss"], dataset.train.targets, classes)
         prepare(args, inputs, curves.Plan(spec["curve"], course, problems, subsets, guess))
     with timing("idle"):
         world.barrier()

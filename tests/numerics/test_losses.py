@@ -382,3 +382,10 @@ def test_several_outputs_have_no_gauss_newton_matrix():
     loss = lambda o, t: functional.cross_entropy(scores(o), t)  # noqa: E731
     with pytest.raises(LossAtlasError, match="operator: 'ggn' needs a network that returns one tensor, not tuple"):
         lossatlas.hessian(wrapped("tuple"), loss, (X, LABELS), operator="ggn")
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", nn.CrossEntropyLoss(label_smoothing=0.1)])
+def test_a_random_guess_is_among_the_classes_of_the_outputs_not_those_present(loss):
+    labels = np.minimum(LABELS, 1)
+    found = lossatlas.curve(network(CASES["plain"]), loss, (X, labels), points=3)
+    assert found.attrs["random_guess"] == pytest.approx(np.log(CLASSES))

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from lossatlas import directions, landscape, store, units
+from lossatlas import curvature, directions, landscape, store, units
 from lossatlas.backends.torch import FlatNetwork, TorchProblem
 from lossatlas.data import Split, Subset
 from lossatlas.directions.build import Axes, read_axes
@@ -13,6 +13,7 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import Timing, World
 from lossatlas.trajectory import RowWriter, Trajectory
 from torch import nn
+from torch.func import functional_call
 
 from tests.numerics.test_batchnorm import CROSS_ENTROPY, FLOAT64, network, point, problem_of
 
@@ -161,3 +162,54 @@ def test_stores_of_planes_say_which_and_refuse_what_cannot_move(tmp_path, record
     assert (np.abs(frozen["loss"][:] / recomputed["loss"][:] - 1) > 1e-6).all()
     with pytest.raises(LossAtlasError, match=r"plane.batchnorm: 'interpolate' needs differences of checkpoints"):
         built(tmp_path, trajectory, problem, axes, "interpolate")
+
+
+@pytest.mark.parametrize("policy", ["frozen", "recompute", "interpolate"])
+def test_curvature_follows_the_statistics_of_the_plane(tmp_path, recorded, policy):
+    """Extreme eigenvalues of dense Hessians of the module itself, given each point's statistics."""
+    trajectory, problem = recorded
+    module, (split, _) = network().eval(), problem_of(network(), batchnorm="frozen")
+    thetas, buffers = ([one(k) for k in range(3)] for one in (trajectory.parameters, trajectory.buffers))
+    vectors, moving = (np.stack([one[k] - one[2] for k in (0, 1)]) for one in (thetas, buffers))
+    axes = Axes(vectors, ["a", "b"], np.array([0.5, 0.2]), {}, buffers=moving)
+    plane = {"center": "last", "border": 0.4, "range": {"x": [-2, 1], "y": [0, 1]}, "batchnorm": policy}
+    spec = {"points": [2, 2], "tolerance": 1e-9, "max_products": 900, "operator": "hessian", "parameters": ["*"]}
+    spec |= {"seed": 0, "memory_gb": 1.0, "strategy": "rebuild", "batchnorm": "frozen"}
+    subset = Subset(split, np.arange(13), "digest", False)
+    plan = curvature.Plan(spec, plane, axes, trajectory, problem, subset)
+    made = store.create(tmp_path / "c.zarr", tmp_path, store.Fingerprint("curvature", spec), plan.build)
+    assert made.attrs["batchnorm"].startswith(f"{policy}: ")
+    evaluator = curvature.Evaluator(made, spec, axes, trajectory, problem)
+    names = dict(module.named_parameters())
+    inputs, targets = torch.tensor(split.inputs), torch.tensor(split.targets)
+    for number, at in enumerate([(-2, 0), (1, 0), (-2, 1), (1, 1)]):
+        theta = thetas[2] + np.array(at) @ vectors
+        moved = buffers[2] + (np.array(at) @ moving if policy == "interpolate" else 0)
+        moved[[3, 4, 5, 11, 12, 13, 14, 15]] = np.maximum(moved[[3, 4, 5, 11, 12, 13, 14, 15]], 0)
+        if policy == "recompute":
+            passed = after_a_pass_in_training_mode(module, theta, split.inputs)
+            moved = np.concatenate([b.flatten() for b in passed.buffers() if b.is_floating_point()])
+        kept = [(n, b) for n, b in module.named_buffers() if b.is_floating_point()]
+        given = torch.tensor(moved).split([b.numel() for _, b in kept])
+        statistics = {n: part.view(b.shape) for (n, b), part in zip(kept, given, strict=True)}
+
+        def loss(t, statistics=statistics):
+            parts = t.split([p.numel() for p in names.values()])
+            parameters = {n: part.view(p.shape) for (n, p), part in zip(names.items(), parts, strict=True)}
+            return nn.functional.cross_entropy(functional_call(module, (parameters, statistics), (inputs,)), targets)
+
+        dense = np.linalg.eigvalsh(torch.autograd.functional.hessian(loss, torch.tensor(theta)).numpy())
+        found = dict(zip(curvature.COLUMNS, evaluator.point(number), strict=True))
+        assert found["loss"] == pytest.approx(float(loss(torch.tensor(theta))), rel=1e-10)
+        assert found["largest"] == pytest.approx(dense[-1], rel=1e-6)
+        assert found["smallest"] == pytest.approx(dense[0], abs=1e-6 * abs(dense).max())
+
+
+def test_curvature_refuses_statistics_that_cannot_move(tmp_path, recorded):
+    trajectory, problem = recorded
+    axes = Axes(plane_of(problem)[1], ["a", "b"], np.array([0.5, 0.2]), {})
+    spec = {"points": [2, 2], "tolerance": 1e-9, "max_products": 9, "operator": "hessian", "parameters": ["*"]}
+    plane = {"center": "last", "border": 0.4, "batchnorm": "interpolate"}
+    plan = curvature.Plan(spec, plane, axes, trajectory, problem, Subset(None, np.arange(13), "digest", False))
+    with pytest.raises(LossAtlasError, match=r"'interpolate' needs differences of checkpoints"):
+        store.create(tmp_path / "c.zarr", tmp_path, store.Fingerprint("curvature", spec), plan.build)

@@ -314,7 +314,7 @@ def curve(
             course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory)
         else:
             course, added = _between(spec, trajectory), {}
-        plan = curves.Plan(spec, course, problems, subsets, _random_guess(loss, subsets["train"]))
+        plan = curves.Plan(spec, course, problems, subsets, _random_guess(loss, subsets["train"], problems["train"]))
         return _evaluate_curves(Path(folder), plan).assign(added)
 
 
@@ -324,9 +324,9 @@ def _check_count(directions: Any, choices: dict) -> None:
         raise LossAtlasError(f"curve: count: {choices['count']} is for random directions and eigenvectors")
 
 
-def _random_guess(loss: Any, subset: Subset) -> float | None:
-    known = backend.as_loss(loss) is backend.as_loss("cross-entropy")
-    return curves.random_guess({"name": "cross-entropy" if known else ""}, subset.samples.targets)
+def _random_guess(loss: Any, subset: Subset, problem: Problem) -> float | None:
+    name = "cross-entropy" if backend.is_cross_entropy(backend.as_loss(loss)) else ""
+    return curves.random_guess({"name": name}, subset.samples.targets, problem.class_count)
 
 
 def _course(between: bool, range: Sequence[float] | None, batchnorm: str | None, **choices: Any) -> dict:

@@ -16,9 +16,10 @@ from lossatlas.directions.build import Axes
 from lossatlas.errors import LossAtlasError, NonFiniteError
 from lossatlas.krylov import eigenpairs
 from lossatlas.krylov.eigenpairs import check_count
-from lossatlas.landscape import MAX_CHUNKS, grid
+from lossatlas.landscape import BATCHNORM, MAX_CHUNKS, check_moves, grid
 from lossatlas.paths import Others, join, project_path
 from lossatlas.problem import Problem, batchnorm_note, choices_of
+from lossatlas.sites import variance_mask
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
 
@@ -35,6 +36,11 @@ COLUMNS = {
     "products": "Hessian products used",
 }
 """Arrays (y, x) of a store, in the order of the columns of a unit."""
+
+HELD = "; at each point derivatives hold them fixed"
+NOTES = {"frozen": "frozen: running statistics of theta_c"}
+NOTES |= {policy: BATCHNORM[policy] + HELD for policy in ("recompute", "interpolate")}
+"""What BatchNorm normalises by, by the policy of the plane."""
 
 
 def points_per_chunk(points: int) -> int:
@@ -61,8 +67,12 @@ class Plan:
         """Create all arrays of the store.
 
         Raises:
-            LossAtlasError: fewer than two parameters match, so that there are no two ends.
+            LossAtlasError: fewer than two parameters match, so that there are no two ends; or running statistics are
+                to move along axes that are no differences of checkpoints.
         """
+        policy = self.plane.get("batchnorm", "frozen")
+        if policy == "interpolate":
+            check_moves(self.axes)
         size = self.problem.layout.select(self.spec["parameters"]).size
         check_count(size, 2)
         row = self.trajectory.row_of(self.plane["center"], "plane.center")
@@ -77,7 +87,8 @@ class Plan:
                 "summary": "The largest and smallest eigenvalue and the gradient at theta_c + x d_x + y d_y; NaN where "
                 "the loss or a derivative is NaN or infinite.",
                 "center": self.plane["center"],
-                "batchnorm": batchnorm_note(self.spec, "frozen: running statistics of theta_c"),
+                "batchnorm": batchnorm_note(self.spec, NOTES[policy]),
+                "plane_batchnorm": policy,
                 "x_label": self.axes.labels[0],
                 "y_label": self.axes.labels[1],
                 **self.axes.notes,
@@ -106,6 +117,7 @@ class Evaluator:
         self.spec, self.axes, self.problem = spec, axes, problem
         row = trajectory.row_of(store.attrs["center"], "plane.center")
         self.center, self.buffers = trajectory.parameters(row).astype(np.float64), trajectory.buffers(row)
+        self.policy, self.variances = store.attrs.get("plane_batchnorm", "frozen"), variance_mask(trajectory)
         x, y = store["x"][:], store["y"][:]
         self.points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
 
@@ -116,19 +128,29 @@ class Evaluator:
     def point(self, point: int) -> np.ndarray:
         """Return the columns of one grid point; no eigenvalues where something is NaN or infinite."""
         theta = self.center + self.points[point] @ self.axes.vectors
-        loss = self.problem.metrics(theta, self.buffers)[0]
-        slope = np.linalg.norm(self.problem.gradient(theta, self.buffers))
+        buffers = self.buffers_at(theta, self.points[point])
+        loss = self.problem.metrics(theta, buffers)[0]
+        slope = np.linalg.norm(self.problem.gradient(theta, buffers))
         try:
-            return np.array([loss, slope, *self._extremes(theta)])
+            return np.array([loss, slope, *self._extremes(theta, buffers)])
         except NonFiniteError:
             return np.array([loss, slope, *np.full(len(COLUMNS) - 2, np.nan)])
         except LossAtlasError as error:
             x, y = self.points[point]
             raise LossAtlasError(f"curvature: x = {x:.6g}, y = {y:.6g}: {error}") from error
 
-    def _extremes(self, theta: np.ndarray) -> list[float]:
+    def buffers_at(self, theta: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+        """Return the running statistics at a point, by the policy of the plane."""
+        if self.policy == "recompute":
+            return self.problem.recomputed(theta, self.buffers)
+        if self.policy == "interpolate":
+            moved = self.buffers + coefficients @ self.axes.buffers
+            return np.where(self.variances & (moved < 0), 0.0, moved)
+        return self.buffers
+
+    def _extremes(self, theta: np.ndarray, buffers: np.ndarray) -> list[float]:
         choices = choices_of(self.spec)
-        operator = self.problem.linearize(theta, self.buffers, **choices)
+        operator = self.problem.linearize(theta, buffers, **choices)
         search = (self.spec[key] for key in ("tolerance", "max_products", "seed"))
         pairs = eigenpairs(operator, 1, 1, *search)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -327,8 +327,12 @@ def finish(store: Store, attempt: dict[str, Any]) -> dict:
     return {"curves": len(loss), "points": len(alpha), "nonfinite_points": nonfinite}
 
 
-def random_guess(loss: dict, targets: np.ndarray) -> float | None:
-    """Return log C, the cross-entropy of a uniform guess among the C classes of ``targets``; None for other losses."""
+def random_guess(loss: dict, targets: np.ndarray, classes: int | None = None) -> float | None:
+    """Return log C, the cross-entropy of a uniform guess among C classes; None for other losses.
+
+    Args:
+        classes: how many the model tells apart; left out, how many there are among the ``targets``.
+    """
     if loss.get("name") != "cross-entropy" or not np.issubdtype(targets.dtype, np.integer):
         return None
-    return float(np.log(np.unique(targets).size))
+    return float(np.log(classes or np.unique(targets).size))

@@ -141,11 +141,7 @@ class Plane:
 
     def _add_clipped(self, group: zarr.Group, x: np.ndarray, y: np.ndarray) -> None:
         """Count the running variances that are below zero at each grid point."""
-        if self.axes.buffers is None:
-            raise LossAtlasError(
-                "plane.batchnorm: 'interpolate' needs differences of checkpoints as axes, of which the running "
-                "statistics are known; choose 'frozen' or 'recompute'"
-            )
+        check_moves(self.axes)
         row, mask = self.trajectory.row_of(self.spec["center"], "plane.center"), variance_mask(self.trajectory)
         center, (along_x, along_y) = self.trajectory.buffers(row)[mask], self.axes.buffers[:, mask]
         counts = [[int((center + a * along_x + b * along_y < 0).sum()) for a in x] for b in y]
@@ -175,6 +171,19 @@ class Plane:
                     description=f"{name} {text}",
                     units=units_of,
                 )
+
+
+def check_moves(axes: Axes) -> None:
+    """Refuse to move running statistics along axes of which they are not known.
+
+    Raises:
+        LossAtlasError: the axes are no differences of checkpoints.
+    """
+    if axes.buffers is None:
+        raise LossAtlasError(
+            "plane.batchnorm: 'interpolate' needs differences of checkpoints as axes, of which the running "
+            "statistics are known; choose 'frozen' or 'recompute'"
+        )
 
 
 def metric_names(problems: dict[str, Problem]) -> tuple[str, ...]:

@@ -93,6 +93,8 @@ class Problem(Protocol):
     layout: ParameterLayout
     samples: int
     batchnorm: str
+    class_count: int | None
+    """How many classes the outputs hold scores of, None where targets are no classes."""
     metric_names: tuple[str, ...]
     """``loss`` first, then ``accuracy`` where outputs are class scores of integer targets, and
     ``loss_standard_error``, sd / sqrt(n) of the losses of the n samples, where outputs are one tensor."""
@@ -102,6 +104,9 @@ class Problem(Protocol):
 
     def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the gradient of the loss at theta, float64 (N,)."""
+
+    def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the flat buffers with BatchNorm's statistics estimated at theta, on all samples at once."""
 
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Any) -> Hessian:
         """Return the Hessian at theta; what is reusable between products is kept in it."""

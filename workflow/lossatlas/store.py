@@ -38,10 +38,10 @@ FORMAT = 1
 """Version of the stores' structure; part of every fingerprint."""
 
 ALGORITHMS = {
-    "trajectory": 1,
+    "trajectory": 2,
     "directions": 5,
-    "landscape": 2,
-    "curves": 1,
+    "landscape": 3,
+    "curves": 2,
     "spectra": 2,
     "curvature": 2,
     "tracking": 1,

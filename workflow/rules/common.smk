@@ -228,7 +228,7 @@ def curvature_spec(wildcards):
     spec.pop("metrics", None)
     if "curvature" not in settings:
         raise WorkflowError(f"config: runs.{wildcards.run}.planes.{wildcards.plane}: no key 'curvature'")
-    left_out = ("points", "points_per_chunk", "paths_losses", "grid", "strategy", "precision", "batchnorm")
+    left_out = ("points", "points_per_chunk", "paths_losses", "grid", "strategy", "precision")
     plane = {key: value for key, value in spec["plane"].items() if key not in left_out}
     return {**spec, "plane": plane, "curvature": settings["curvature"]}
 

@@ -185,7 +185,7 @@ def _plane(name: str, m: Materials) -> dict:
         ("points that are NaN or inf", nonfinite),
         ("checkpoint against its projection", f"losses differ by up to {np.nanmax(gap):.3g}; distance from the plane "
                                               f"up to {plane['path_residual'].values.max():.3g}"),
-        ("BatchNorm", "running statistics of the plane's centre on the plane, each checkpoint's own for its true loss"),
+        ("BatchNorm", plane.attrs["batchnorm"]),
     ]  # fmt: skip
     if "other_run" in plane:
         count, runs = plane.attrs["other_evaluations"], ", ".join(dict.fromkeys(plane["other_run"].values.tolist()))
@@ -223,6 +223,7 @@ def _curvature_facts(curvature: xr.Dataset) -> list[tuple]:
         ("of the matrix", f"{curvature.attrs['operator']} of {curvature.attrs['parameters']:,} parameters over "
                           f"{curvature.attrs['samples']} training samples, at {curvature.sizes['x']} x "
                           f"{curvature.sizes['y']} points"),
+        ("BatchNorm of the matrix", curvature.attrs["batchnorm"]),
         ("negative curvature", f"at {int((values['smallest'] < 0).sum())} points; NaN or inf at "
                                f"{curvature.attrs['nonfinite_points']}, not converged at "
                                f"{curvature.attrs['unconverged_points']}"),

@@ -137,6 +137,16 @@ class KerasProblem:
         value, gradient = self.curvature().gradient(theta, buffers, *chunk)
         return to_numpy(value), to_numpy(gradient)
 
+    @property
+    def class_count(self) -> int | None:
+        """How many classes the outputs hold scores of, None where targets are no classes."""
+        shape = getattr(self.network.model, "output_shape", None)
+        return shape[-1] if self.classes and isinstance(shape, tuple) else None
+
+    def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the flat buffers with BatchNorm's statistics estimated at theta, on all samples at once."""
+        return to_numpy(self.statistics(self.network.vector(theta), self.network.vector(buffers)))
+
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: object) -> KerasHessian:
         """Return the Hessian at theta; ``choices`` are those of ``KerasHessian``."""
         return KerasHessian(self, theta, buffers, **choices)

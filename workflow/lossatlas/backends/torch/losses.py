@@ -105,6 +105,12 @@ def recognised(loss: Any) -> ClassLoss | None:
     return None
 
 
+def is_cross_entropy(loss: Any) -> bool:
+    """Return whether a loss is a cross-entropy of logits, of which a uniform guess among C classes has log C."""
+    known = recognised(loss)
+    return known is not None and known.function is functional.cross_entropy
+
+
 class OverSamples:
     """A ``ClassLoss`` over all of some targets, as a mean over samples of what each contributes.
 

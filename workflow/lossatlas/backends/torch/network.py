@@ -16,6 +16,8 @@ from lossatlas.layout import ParameterLayout, ParameterSlot, is_variance
 from lossatlas.trajectory import Recording
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_SHIFTS = {"bias", "beta", "shift"}
+_PARAMETRIZATIONS = "parametrizations"
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -32,7 +34,7 @@ class FlatNetwork:
 
     def __init__(self, module: nn.Module, device: Device):
         self.device = device
-        self.module = copy.deepcopy(module).to(device=device.device, dtype=device.dtype).eval()
+        self.module = _copied(module).to(device=device.device, dtype=device.dtype).eval()
         trainable = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
         if not trainable:
             raise LossAtlasError("model: no parameter requires a gradient, so there is no loss surface")
@@ -125,6 +127,22 @@ def untouched(module: nn.Module) -> Iterator[None]:
             own.update(was)
 
 
+def _copied(module: nn.Module) -> nn.Module:
+    """Return a copy, in which tensors that a module computes and keeps (``torch.nn.utils.weight_norm``) have no past.
+
+    Raises:
+        LossAtlasError: it cannot be copied.
+    """
+    kept = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
+    try:
+        return copy.deepcopy(module, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
+    except Exception as error:
+        told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise LossAtlasError(
+            f"model: copy.deepcopy of it fails ({told}); keep nothing in it that has no copy"
+        ) from error
+
+
 def _gather(tensors: list[tuple[str, Tensor]], dtype: torch.dtype) -> np.ndarray:
     if not tensors:
         return torch.zeros(0, dtype=dtype).numpy()
@@ -146,23 +164,37 @@ def _layout(module: nn.Module, trainable: list[tuple[str, Tensor]]) -> Parameter
     owners = dict(module.named_modules())
     slots, offset = [], 0
     for name, parameter in trainable:
-        prefix, _, leaf = name.rpartition(".")
+        prefix, leaf = _owner(name)
         shape = tuple(parameter.shape)
-        kind = _kind(owners[prefix], leaf, len(shape))
+        kind = _kind(owners[prefix], leaf, shape)
         slots.append(ParameterSlot(name, shape, offset, kind, _filter_axis(owners[prefix], kind, shape)))
         offset += math.prod(shape)
     return ParameterLayout(tuple(slots))
 
 
-def _kind(owner: nn.Module, leaf: str, dims: int) -> str:
-    norm = isinstance(owner, _NORMS) or "norm" in type(owner).__name__.lower()
-    if norm and dims <= 1:
-        return "norm-shift" if leaf.endswith("bias") else "norm-scale"
-    return "bias" if leaf.endswith("bias") and dims <= 1 else "weight"
+def _owner(name: str) -> tuple[str, str]:
+    """Return the name of the module that a parameter belongs to, and what it is called there.
+
+    What a parametrisation (``weight_norm``) is made from belongs to the module whose parameter it makes.
+    """
+    parts = name.split(".")
+    if _PARAMETRIZATIONS in parts:
+        at = len(parts) - 1 - parts[::-1].index(_PARAMETRIZATIONS)
+        return ".".join(parts[:at]), parts[at + 1]
+    return ".".join(parts[:-1]), parts[-1]
+
+
+def _kind(owner: nn.Module, leaf: str, shape: tuple[int, ...]) -> str:
+    words = leaf.lower().split("_")  # bias_ih_l0, in_proj_bias
+    along_one_axis = sum(size > 1 for size in shape) <= 1
+    named = along_one_axis and "norm" in type(owner).__name__.lower()
+    if isinstance(owner, _NORMS) or named:  # those of PyTorch may have several axes, LayerNorm([C, H, W])
+        return "norm-shift" if _SHIFTS.intersection(words) else "norm-scale"
+    return "bias" if "bias" in words and along_one_axis else "weight"
 
 
 def _filter_axis(owner: nn.Module, kind: str, shape: tuple[int, ...]) -> int | None:
     if kind != "weight" or len(shape) < 2:
         return None
     # A transposed convolution keeps its output channels on axis 1 (in, out / groups, ...).
-    return 1 if isinstance(owner, _TRANSPOSED) else 0
+    return 1 if isinstance(owner, _TRANSPOSED) and shape[1] > 1 else 0

@@ -60,6 +60,7 @@ class TorchProblem:
         accuracy = self._weigh_classes(known)
         error = ["loss_standard_error"] if self.each is not None else []
         self.metric_names = ("loss", *accuracy, *self.own, *error)
+        self.class_count = self.fit.class_count
         self.chunks = self._cut(inputs, targets, batch_size)
         self.batchnorm = "frozen"
         ends = self.chunks[0][0], self.chunks[-1][0]  # the last one may be too small
@@ -183,6 +184,11 @@ class TorchProblem:
         for chunk in self.chunks:
             total.add_(self.chunk_gradient(theta, buffers, chunk)[1], alpha=len(chunk[0]) / self.samples)
         return total.cpu().numpy()
+
+    def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the flat buffers with BatchNorm's statistics estimated at theta, on all samples at once."""
+        self.network.load(theta=theta)
+        return self.statistics(buffers)
 
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: object) -> TorchHessian:
         """Return the Hessian at theta; ``choices`` are those of ``TorchHessian``."""
@@ -353,7 +359,7 @@ def to_tensors(split: Split, network: FlatNetwork) -> tuple[Tensor, Tensor]:
     return tensors[0], tensors[1]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _as_fast_images(images: Tensor, module: nn.Module) -> Tensor:
     """Return images channels-last, on which convolutions run fastest, unless only plain ones go through the network.
 
