@@ -76,6 +76,41 @@ def without_second_derivative(layer: str) -> keras.Model:
     return keras.Sequential([keras.Input((4, 4, 3)), *steps])
 
 
+_moments = tf.nn.moments  # taken before anything could replace it
+
+
+class OneTermMissing(layers.Layer):
+    """Normalises by moments whose second derivative TensorFlow gets wrong."""
+
+    def call(self, x):
+        mean, variance = _moments(x, [-1], keepdims=True)
+        return (x - mean) / keras.ops.sqrt(variance + 0.1)
+
+
+class Stopped(layers.Layer):
+    """Half of what it hands on has no gradient."""
+
+    def call(self, x):
+        return 0.5 * x + 0.5 * keras.ops.stop_gradient(x)
+
+
+class Counting(layers.Layer):
+    """Another function whenever Python has seen it often, which a traced graph does not notice."""
+
+    calls = 0
+
+    def call(self, x):
+        Counting.calls += 1
+        return x * (1 + 1e-3 * (Counting.calls // 1000))
+
+
+def with_layer(layer: str) -> keras.Model:
+    """Three dense layers, with one of these in the middle."""
+    made = {"moments": OneTermMissing, "stopped": Stopped, "counting": Counting}[layer]()
+    steps = [layers.Dense(5, activation="tanh", name="first"), layers.Dense(4, name="before"), made]
+    return keras.Sequential([keras.Input((6,)), *steps, layers.Dense(3, name="behind")])
+
+
 def confidence(outputs, targets):
     """The largest share of each sample, a metric."""
     return keras.ops.max(keras.ops.softmax(outputs), axis=1)

@@ -45,11 +45,13 @@ def choices_of(spec: dict) -> dict[str, Any]:
 
 
 class Choice(Protocol):
-    """How products are computed: a ``strategy`` by name, why and with how much memory in words, and its bytes."""
+    """How products are computed: a ``strategy`` by name, why and with how much memory in words, its bytes, and how well
+    it agreed with double backward where they were tried."""
 
     strategy: str
     told: str
     peak: int
+    agreement: dict | None
 
 
 def with_standard_error(means: np.ndarray, samples: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from lossatlas.backends.tensorflow.checks import probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, choose
 from lossatlas.backends.tensorflow.network import FlatNetwork, to_numpy
+from lossatlas.backends.tensorflow.points import Agreement, compare
 from lossatlas.backends.tensorflow.products import Curvature
 from lossatlas.backends.tensorflow.restriction import Interpolated, Recomputed, Restriction
 from lossatlas.data import Split, Subset
@@ -19,11 +20,15 @@ from lossatlas.problem import with_standard_error
 
 
 class Evaluation(NamedTuple):
-    """How points of a subspace are evaluated, in a word and in words; ``error`` is that of a lower precision."""
+    """How points of a subspace are evaluated, in a word and in words; ``error`` is that of a lower precision.
+
+    ``agreement`` says how well it agreed with the model called eagerly.
+    """
 
     strategy: str
     told: str
     error: float | None
+    agreement: Agreement | None = None
 
 
 class KerasProblem:
@@ -62,7 +67,7 @@ class KerasProblem:
         self.chunks = [(inputs[i : i + batch_size], targets[i : i + batch_size]) for i in places]
         self._curvatures: dict[tuple, Curvature] = {}
         self._inputs = inputs
-        self._sums, self._statistics = Graphs(self._measure), Graphs(self._reestimate)
+        self.sums, self._statistics = Graphs(self._measure), Graphs(self._reestimate)
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the metrics at theta, in the order of ``metric_names``."""
@@ -72,7 +77,7 @@ class KerasProblem:
         """Return the metrics at theta: each chunk's mean weighted by its size, summed in float64."""
         total = np.zeros(len(self.metric_names) + 1)
         for inputs, targets in self.chunks:
-            total += to_numpy(self._sums(theta, buffers, inputs, targets)) * len(inputs)
+            total += to_numpy(self.sums(theta, buffers, inputs, targets)) * len(inputs)
         return with_standard_error(total / self.samples, self.samples)
 
     def restrict(
@@ -118,9 +123,13 @@ class KerasProblem:
         strategy: str = "auto",
         precision: str = "full",
     ) -> Evaluation:
-        """Return how points are evaluated: by the one strategy that there is."""
-        self.restrict(center, directions, buffers, strategy, precision)
-        return Evaluation("graph", "graph", None)
+        """Return how points are evaluated: by the one strategy that there is.
+
+        Raises:
+            LossAtlasError: it does not agree with the model called eagerly.
+        """
+        agreement = compare(self.restrict(center, directions, buffers, strategy, precision), points)
+        return Evaluation("graph", f"graph (as called eagerly to {agreement.difference:.0e})", None, agreement)
 
     def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the gradient of the mean loss at theta, shape (N,), float64."""

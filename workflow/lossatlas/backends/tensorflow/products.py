@@ -88,7 +88,7 @@ class Curvature:
 
     def _gradient(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> tuple:
         """Return loss and gradient of one chunk's mean."""
-        at, outputs = self._point(theta, buffers, inputs)
+        at, outputs = self.point(theta, buffers, inputs)
         with tf.GradientTape() as tape:
             tape.watch(at)
             value = self.loss(outputs(at), targets)
@@ -98,7 +98,7 @@ class Curvature:
         self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor, v: tf.Tensor
     ) -> tf.Tensor:
         """Return the product with v by nested tapes."""
-        at, outputs = self._point(theta, buffers, inputs)
+        at, outputs = self.point(theta, buffers, inputs)
         along = cut(v, self._shapes)
         product = tf.zeros_like(v)
         if self.operator != "ggn":
@@ -126,7 +126,7 @@ class Curvature:
         self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor, v: tf.Tensor
     ) -> tf.Tensor:
         """Return the product with v by forward derivatives of the gradient."""
-        at, outputs = self._point(theta, buffers, inputs)
+        at, outputs = self.point(theta, buffers, inputs)
         along = cut(v, self._shapes)
         with tf.autodiff.ForwardAccumulator(at, along) as accumulator:
             with tf.GradientTape(persistent=True) as tape:
@@ -158,7 +158,7 @@ class Curvature:
         gauss_newton = join(dense(tape, values, at, curved))
         return gauss_newton if self.operator == "ggn" else hessian - gauss_newton
 
-    def _point(
+    def point(
         self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor
     ) -> tuple[Tensors, Callable[[Tensors], tf.Tensor]]:
         """Return the chosen parameters of theta, and the network's outputs as a function of them."""
