@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from lossatlas.backends.tensorflow.batchnorm import BATCHNORM, batchnorms, reestimated, statistics
-from lossatlas.backends.tensorflow.build import Loss
+from lossatlas.backends.tensorflow.build import Loss, sample_losses
 from lossatlas.backends.tensorflow.checks import probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, choose
@@ -61,6 +61,9 @@ class KerasProblem:
         inputs, targets = to_tensors(split, network)
         self.own = metrics or {}
         self.classes = probe(network, loss, inputs, targets, self.own)
+        if self.classes:  # targets that are ignored count neither as hits nor as misses
+            self._share = float(tf.reduce_mean(tf.cast(self._counted(targets), tf.float64)))
+            self.classes = self._share > 0
         self.metric_names = ("loss", *(["accuracy"] if self.classes else []), *self.own, "loss_standard_error")
         self.batchnorm = batchnorm if batchnorms(network.model) else "frozen"
         places = range(0, len(inputs), batch_size)
@@ -188,17 +191,21 @@ class KerasProblem:
     def _reestimate(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
         return reestimated(self.network, self.network.parts(theta), buffers, inputs)
 
+    def _counted(self, targets: tf.Tensor) -> tf.Tensor:
+        """Return which targets are classes that can be hit."""
+        ignored = getattr(self.loss, "ignored", None)
+        return (targets >= 0) & (targets != (-1 if ignored is None else ignored))
+
     def _measure(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Return the metrics of one chunk, in place of the standard error mean and mean square, float64."""
         with statistics(self.network.model, self.batchnorm):
             outputs = self.network.outputs(self.network.parts(theta), buffers, inputs)
         values = [tf.cast(self.loss(outputs, targets), tf.float64)]
         if self.classes:
-            hits = tf.argmax(outputs, -1, output_type=targets.dtype) == targets
-            values.append(tf.reduce_mean(tf.cast(hits, tf.float64)))
+            hits = (tf.argmax(outputs, -1, output_type=targets.dtype) == targets) & self._counted(targets)
+            values.append(tf.reduce_mean(tf.cast(hits, tf.float64)) / self._share)
         values += [tf.cast(metric(outputs, targets), tf.float64) for metric in self.own.values()]
-        each = tf.vectorized_map(lambda pair: self.loss(pair[0][None], pair[1][None]), (outputs, targets))
-        each = tf.cast(each, tf.float64)
+        each = tf.cast(sample_losses(self.loss, outputs, targets), tf.float64)
         return tf.stack([*values, tf.reduce_mean(each), tf.reduce_mean(tf.square(each))])
 
 

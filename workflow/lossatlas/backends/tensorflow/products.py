@@ -9,6 +9,7 @@ A graph takes theta and the vector as arguments, so that it serves every theta.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import tensorflow as tf
 
@@ -114,7 +115,7 @@ class Curvature:
         with tf.GradientTape() as outer:
             with tf.GradientTape(persistent=True) as inner:
                 inner.watch(at)
-                values = outputs(at)
+                values = _one(outputs(at))
             dummy = tf.zeros_like(values)
             outer.watch(dummy)
             pulled = dense(inner, values, at, dummy)
@@ -140,7 +141,7 @@ class Curvature:
             product = join(accumulator.jvp(slope, unconnected_gradients=_ZERO))
         if self.operator == "hessian":
             return product
-        pushed = accumulator.jvp(values, unconnected_gradients=_ZERO)
+        pushed = accumulator.jvp(_one(values), unconnected_gradients=_ZERO)
         return self._with_gauss_newton(product, values, targets, pushed, tape, at)
 
     def _with_gauss_newton(
@@ -187,6 +188,14 @@ def operations(graph: tf.Graph) -> Iterator[str]:
     yield from (operation.type for operation in graph.get_operations())
     for function in bodies(graph).values():
         yield from (node.op for node in function.node_def)
+
+
+def _one(outputs: Any) -> tf.Tensor:
+    if not tf.is_tensor(outputs):
+        raise LossAtlasError(
+            f"operator: 'ggn' and 'residual' are for models with one output; this one returns {type(outputs).__name__}"
+        )
+    return outputs
 
 
 @contextmanager
