@@ -76,6 +76,93 @@ def without_second_derivative(layer: str) -> keras.Model:
     return keras.Sequential([keras.Input((4, 4, 3)), *steps])
 
 
+_moments = tf.nn.moments  # taken before anything could replace it
+
+
+class OneTermMissing(layers.Layer):
+    """Normalises by moments whose second derivative TensorFlow gets wrong."""
+
+    def call(self, x):
+        mean, variance = _moments(x, [-1], keepdims=True)
+        return (x - mean) / keras.ops.sqrt(variance + 0.1)
+
+
+class Stopped(layers.Layer):
+    """Half of what it hands on has no gradient."""
+
+    def call(self, x):
+        return 0.5 * x + 0.5 * keras.ops.stop_gradient(x)
+
+
+class Counting(layers.Layer):
+    """Another function whenever Python has seen it often, which a traced graph does not notice."""
+
+    calls = 0
+
+    def call(self, x):
+        Counting.calls += 1
+        return x * (1 + 1e-3 * (Counting.calls // 1000))
+
+
+def with_layer(layer: str) -> keras.Model:
+    """Three dense layers, with one of these in the middle."""
+    made = {"moments": OneTermMissing, "stopped": Stopped, "counting": Counting}[layer]()
+    steps = [layers.Dense(5, activation="tanh", name="first"), layers.Dense(4, name="before"), made]
+    return keras.Sequential([keras.Input((6,)), *steps, layers.Dense(3, name="behind")])
+
+
+class Two(keras.Model):
+    """A model with two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.a, self.b = layers.Dense(4, activation="tanh"), layers.Dense(3), layers.Dense(1)
+
+    def call(self, x):
+        x = self.body(x)
+        return {"scores": self.a(x), "size": self.b(x)}
+
+
+def two() -> keras.Model:
+    """Return it, built."""
+    model = Two()
+    model(tf.zeros((1, 6), keras.config.floatx()))
+    return model
+
+
+def masked() -> keras.Model:
+    """Scores for each token, with the mask of the padded ones."""
+    steps = [layers.Embedding(5, 3, mask_zero=True), layers.LSTM(3, return_sequences=True), layers.Dense(3)]
+    return keras.Sequential([keras.Input((4,), dtype="int32"), *steps])
+
+
+def of_both(outputs, targets):
+    """A loss of two outputs, one value per sample."""
+    scores, size = outputs["scores"], outputs["size"][:, 0]
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, scores) + tf.square(size - 1)
+
+
+def share_of_both(outputs, targets):
+    """The same, divided by something of all samples together."""
+    return of_both(outputs, targets) / (1 + tf.reduce_mean(tf.square(outputs["size"])))
+
+
+WEIGHTS = [1.0, 1.0, 20.0]
+
+
+def weighted(outputs, targets):
+    """Mean over the samples weighted by class, as frameworks do it."""
+    weights = tf.cast(tf.gather(WEIGHTS, targets), outputs.dtype)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, outputs)
+    return tf.reduce_sum(weights * losses) / tf.reduce_sum(weights)
+
+
+def weighed(outputs, targets):
+    """Each sample's loss times the weight of its class."""
+    weights = tf.cast(tf.gather(WEIGHTS, targets), outputs.dtype)
+    return weights * tf.nn.sparse_softmax_cross_entropy_with_logits(targets, outputs)
+
+
 def confidence(outputs, targets):
     """The largest share of each sample, a metric."""
     return keras.ops.max(keras.ops.softmax(outputs), axis=1)

@@ -8,13 +8,15 @@ from itertools import pairwise
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from lossatlas import config
 from lossatlas.backends import metrics_of_run
 from lossatlas.backends import tensorflow as backend
-from lossatlas.backends.tensorflow import optimizers
+from lossatlas.backends.tensorflow import hessian, optimizers
 from lossatlas.backends.tensorflow.memory import peak_bytes
 from lossatlas.backends.tensorflow.network import to_numpy
 from lossatlas.backends.tensorflow.optimizers import make_optimizer, make_rate
+from lossatlas.backends.tensorflow.products import Curvature
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from lossatlas.team import LEAVES, fold
@@ -194,10 +196,10 @@ def test_no_retracing_per_product_or_point():
         operator.matmat(np.random.default_rng(seed).standard_normal((4, len(theta))))
         made.metrics(theta + seed, buffers)
     assert made.curvature().products["nested"].traces == 2, "whole chunks and a ragged last one"
-    assert made._sums.traces == 2
+    assert made.sums.traces == 2
     plane = made.restrict(theta, np.stack([theta, 1 - theta]), buffers)
     plane.metrics(np.random.default_rng(0).standard_normal((5, 2)))
-    assert (made._sums.traces, plane._place.traces) == (2, 1)
+    assert (made.sums.traces, plane._place.traces) == (2, 1)
 
 
 def test_sums_do_not_depend_on_who_sums_which_leaves():
@@ -440,6 +442,68 @@ def test_operations_without_second_derivative_are_named(layer, said):
     assert np.isfinite(made.gradient(theta, buffers)).all()
     with pytest.raises(LossAtlasError, match=f"no second derivative in TensorFlow .*{said}"):
         made.linearize(theta, buffers).matvec(theta)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("operator", ["hessian", "ggn", "residual"])
+def test_what_a_strategy_was_compared_with_and_how_well_it_agreed(dtype, operator):
+    net = network("own", dtype)
+    found = problem(net, IMAGES).choose_strategy(*at(net), 2, operator=operator).agreement
+    assert (found["against"], found["samples"], found["vectors"]) == ("double backward", 4, 3)
+    eps = np.finfo(dtype).eps
+    assert 0 < found["rounding"] < 100 * eps
+    assert max(found["difference"], found["asymmetry"]) < 100 * eps
+    assert 0 < found["central_differences"] < 1e-6, "in float64, whatever the network's precision"
+    assert {v.dtype for v in net.model.trainable_variables} == {dtype}
+    assert {layer.compute_dtype for layer in net.model._flatten_layers()} == {dtype}
+
+
+def test_a_strategy_that_disagrees_is_dropped_and_said(monkeypatch):
+    right = Curvature._forward
+    monkeypatch.setattr(Curvature, "_forward", lambda self, *given: right(self, *given) * (1 + 1e-9))
+    monkeypatch.setattr(hessian, "_seconds", lambda curvature, strategy, *_: {"nested": 1.0, "forward": 0.1}[strategy])
+    net = network()
+    choice = problem(net).choose_strategy(*at(net), 1)
+    assert choice.strategy == "nested"
+    words = "those of strategy 'forward' differ from double backward by 1.0e-09 of their size, where rounding is "
+    assert words in choice.told and "so it is left out" in choice.told and "\n" not in choice.told
+    with pytest.raises(LossAtlasError, match=words):
+        problem(net).choose_strategy(*at(net), 1, strategy="forward")
+    monkeypatch.setattr(Curvature, "_forward", lambda self, *given: tf.roll(right(self, *given), 1, 0))
+    with pytest.raises(LossAtlasError, match="differ from double backward"):
+        problem(network()).choose_strategy(*at(net), 1, strategy="forward")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("moments", "second derivatives in TensorFlow are not those of the gradient .* parameters of 'before'"),
+        ("stopped", "the gradient that TensorFlow gives is not the derivative of the loss .* parameters of 'before'"),
+    ],
+)
+def test_wrong_derivatives_are_found_and_their_layer_is_named(layer, message, dtype):
+    """Every strategy gives the same wrong products here, and so does double backward."""
+    net = network("with_layer", dtype, layer=layer)
+    with pytest.raises(LossAtlasError, match=message) as error:
+        problem(net).choose_strategy(*at(net), 1)
+    assert "\n" not in str(error.value)
+
+
+def test_points_agree_with_the_model_called_eagerly_or_are_refused():
+    net = network("own", "float32")
+    made, (theta, buffers) = problem(net, IMAGES), at(net)
+    points = np.array([[0.0], [0.5]])
+    found = made.choose_evaluation(theta, np.ones((1, len(theta))), buffers, points, 2).agreement
+    assert (found.strategy, found.points, found.samples) == ("graph", 2, 3)
+    assert found.difference <= 1e-5 and 0 < found.rounding <= 1e-4
+    keras_models.Counting.calls = 0
+    net = network("with_layer", layer="counting")
+    made, (theta, buffers) = problem(net), at(net)
+    made.metrics(theta, buffers)
+    keras_models.Counting.calls = 1000
+    with pytest.raises(LossAtlasError, match="traced model differ from those of the model called eagerly by"):
+        made.choose_evaluation(theta, np.ones((1, len(theta))), buffers, points, 2)
 
 
 @pytest.mark.parametrize(

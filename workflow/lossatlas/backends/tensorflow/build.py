@@ -1,6 +1,8 @@
 """From the config's ``model`` and ``loss`` to a Keras model and a function."""
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -41,7 +43,7 @@ def build_loss(spec: dict) -> Loss:
     A user's function may return one value per sample instead; the mean is taken here.
     """
     if "import" not in spec:
-        return {"cross-entropy": cross_entropy, "mse": _mse}[spec["name"]]
+        return dict(zip(("cross-entropy", "mse"), BUILT_IN, strict=True))[spec["name"]]
     own = sources.load(spec["import"], spec["python_path"], "loss.import")
     return mean_over_samples(own, f"loss.import: {spec['import']!r}")
 
@@ -76,8 +78,8 @@ def mean_over_samples(own: Callable, who: str) -> Loss:
     """
     keras_loss = isinstance(own, keras.losses.Loss)  # those take the targets first
 
-    def mean_loss(outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        value = own(targets, outputs) if keras_loss else own(outputs, targets)
+    def mean_loss(outputs: Any, targets: tf.Tensor) -> tf.Tensor:
+        value = _in_precision_of(own, outputs)(targets, outputs) if keras_loss else own(outputs, targets)
         if not tf.is_tensor(value) or len(value.shape) > 1:
             raise LossAtlasError(
                 f"{who} must return a scalar or one value per sample, "
@@ -85,8 +87,33 @@ def mean_over_samples(own: Callable, who: str) -> Loss:
             )
         return tf.reduce_mean(value if value.dtype.is_floating else tf.cast(value, tf.float64))
 
+    mean_loss.heeds_masks = keras_loss
+    mean_loss.ignored = getattr(own, "ignore_class", None)
     return mean_loss
+
+
+def sample_losses(loss: Loss, outputs: Any, targets: tf.Tensor) -> tf.Tensor:
+    """Return the loss of each sample alone, (sample,)."""
+
+    def alone(pair: tuple) -> tf.Tensor:
+        return loss(*tf.nest.map_structure(lambda tensor: tensor[None], pair))
+
+    return tf.vectorized_map(alone, (outputs, targets))
+
+
+def _in_precision_of(own: keras.losses.Loss, outputs: Any) -> keras.losses.Loss:
+    """Return a Keras loss that computes in the precision of the outputs, whichever it was made with."""
+    dtype = tf.nest.flatten(outputs)[0].dtype.name
+    if own.dtype == dtype:
+        return own
+    twin = copy.copy(own)
+    twin._dtype_policy, twin._dtype = keras.DTypePolicy(dtype), dtype
+    return twin
 
 
 def _mse(outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.square(outputs - tf.reshape(tf.cast(targets, outputs.dtype), tf.shape(outputs))))
+
+
+BUILT_IN = cross_entropy, _mse
+"""Losses that are known to be means over samples."""

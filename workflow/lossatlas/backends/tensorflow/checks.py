@@ -1,11 +1,12 @@
 """Whether model, loss and data fit together, tried on a few samples before any work starts."""
 
 import re
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from lossatlas.backends.tensorflow.build import Loss, cross_entropy
+from lossatlas.backends.tensorflow.build import BUILT_IN, Loss, cross_entropy, sample_losses
 from lossatlas.backends.tensorflow.network import FlatNetwork
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
@@ -68,6 +69,7 @@ def probe(
     if loss is cross_entropy and not targets.dtype.is_floating and int(tf.reduce_min(targets)) < 0:
         raise LossAtlasError(f"loss: cross-entropy of the class {int(tf.reduce_min(targets))}; classes count from 0")
     few = np.linspace(0, len(inputs) - 1, min(CHECKED, len(inputs))).astype(int)
+    every, all_targets = inputs, targets
     inputs, targets = tf.gather(inputs, few), tf.gather(targets, few)
     try:
         outputs = _call(network, inputs)
@@ -81,11 +83,16 @@ def probe(
             f"model and data do not fit: inputs {tuple(inputs.shape)} {inputs.dtype.name}, targets "
             f"{tuple(targets.shape)} {targets.dtype.name} gave {type(error).__name__}: {first_line(error)}"
         ) from error
-    if not tf.is_tensor(outputs):
-        return False
+    _check_rows(outputs, len(inputs))
     _check_model(network, inputs, outputs)
+    _check_constants(network, loss, outputs, targets)
+    _check_masks(network, loss, every)
     _check_mean("loss", loss, outputs, targets)
     _check_metrics(metrics or {}, outputs, targets)
+    if loss not in BUILT_IN:
+        _check_everywhere(loss, outputs, all_targets)
+    if not tf.is_tensor(outputs):
+        return False
     shape, scores = tuple(targets.shape), tuple(outputs.shape)
     return not targets.dtype.is_floating and len(scores) == len(shape) + 1 and scores[:-1] == shape and scores[-1] > 1
 
@@ -98,19 +105,83 @@ def first_line(error: Exception) -> str:
     return next((line for line in lines if line and not line.startswith("Exception encountered")), "no message")
 
 
-def _check_model(network: FlatNetwork, inputs: tf.Tensor, outputs: tf.Tensor) -> None:
+def _check_rows(outputs: Any, samples: int) -> None:
+    """Refuse outputs, or parts of them, that do not hold one row for each sample."""
+    for part in tf.nest.flatten(outputs):
+        if not tf.is_tensor(part) or part.shape[:1] != (samples,):
+            found = f"shape {tuple(part.shape)}" if tf.is_tensor(part) else type(part).__name__
+            raise LossAtlasError(
+                f"model: of {samples} samples it returned {found}; every output must hold a row of each"
+            )
+
+
+def _check_model(network: FlatNetwork, inputs: tf.Tensor, outputs: Any) -> None:
     """Refuse outputs that are random, or depend on the other samples of a batch."""
-    outputs, half = outputs.numpy(), len(inputs) // 2
-    finite = outputs[np.isfinite(outputs)]
-    tolerance = 1e-4 * float(np.abs(finite).max()) if finite.size else 0.0
+    half, whole = len(inputs) // 2, [part.numpy() for part in tf.nest.flatten(outputs)]
 
-    def differs(again: np.ndarray) -> bool:
-        return again.shape == outputs.shape and not np.allclose(again, outputs, 1e-3, tolerance, equal_nan=True)
+    def called(part: tf.Tensor) -> list[np.ndarray]:
+        return [found.numpy() for found in tf.nest.flatten(_call(network, part))]
 
-    if differs(_call(network, inputs).numpy()):
+    if not _alike(whole, called(inputs)):
         raise LossAtlasError("model: evaluated twice it gave two results; it draws random numbers (dropout left on?)")
-    if half and differs(np.concatenate([_call(network, part).numpy() for part in (inputs[:half], inputs[half:])])):
+    halves = zip(called(inputs[:half]), called(inputs[half:]), strict=True) if half else ()
+    if half and not _alike(whole, [np.concatenate(pair) for pair in halves]):
         raise LossAtlasError("model: the outputs of a sample depend on the others of its batch")
+
+
+def _alike(outputs: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    for one, two in zip(outputs, others, strict=True):
+        finite = one[np.isfinite(one)]
+        tolerance = 1e-4 * float(np.abs(finite).max()) if finite.size else 0.0
+        if one.shape != two.shape or not np.allclose(two, one, 1e-3, tolerance, equal_nan=True):
+            return False
+    return True
+
+
+def _check_constants(network: FlatNetwork, loss: Loss, outputs: Any, targets: tf.Tensor) -> None:
+    """Refuse losses that read the model's variables, which derivatives would take for constants."""
+    with tf.GradientTape() as tape:
+        loss(outputs, targets)
+    read = {id(variable) for variable in tape.watched_variables()}
+    for variable in network.model.trainable_variables:
+        if id(variable.value) in read:
+            raise LossAtlasError(
+                f"loss: besides outputs and targets it reads the model's variable {variable.path!r}; a loss here is a "
+                "mean over samples without penalties: leave it out, or give the layer a regularizer, which training "
+                "heeds and nothing else"
+            )
+
+
+def _check_masks(network: FlatNetwork, loss: Loss, inputs: tf.Tensor) -> None:
+    """Refuse Keras's losses where masks of padded positions, by whose number they weigh samples, reach the outputs."""
+    if not getattr(loss, "heeds_masks", False) or not network.masked(inputs[:1]):
+        return
+    if any(network.padded(inputs[i : i + CHECKED]) for i in range(0, len(inputs), CHECKED)):
+        raise LossAtlasError(
+            "loss: the model's outputs carry a mask of padded positions (mask_zero, Masking), by which Keras's losses "
+            "weigh samples by their lengths; import a function that returns one value per sample instead"
+        )
+
+
+def _check_everywhere(loss: Loss, outputs: Any, targets: tf.Tensor) -> None:
+    """Refuse losses that are no mean over samples for some targets, of whatever outputs."""
+
+    def both(outputs: Any, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return loss(outputs, targets), sample_losses(loss, outputs, targets)
+
+    graph, size = tf.function(both), len(tf.nest.flatten(outputs)[0])
+    for start in range(0, len(targets), size):
+        group = targets[start : start + size]
+        most = len(group)
+        part = tf.nest.map_structure(lambda tensor, most=most: tensor[:most], outputs)
+        try:
+            whole, single = graph(part, group)
+        except (tf.errors.OpError, TypeError, ValueError, AttributeError) as error:
+            raise LossAtlasError(
+                f"loss: TensorFlow cannot trace it ({type(error).__name__}: {first_line(error)}); write it with "
+                "operations of TensorFlow or keras.ops"
+            ) from error
+        _compare("loss", whole, single.numpy())
 
 
 def _check_classes(outputs: tf.Tensor, targets: tf.Tensor) -> None:
@@ -147,17 +218,26 @@ def _check_metrics(metrics: dict[str, Loss], outputs: tf.Tensor, targets: tf.Ten
 
 def _check_mean(who: str, loss: Loss, outputs: tf.Tensor, targets: tf.Tensor) -> None:
     """Refuse losses and metrics that draw random numbers or are no mean over samples."""
-    whole, again = float(loss(outputs, targets)), float(loss(outputs, targets))
-    if not np.isfinite(whole):
-        return  # NaN and inf are kept, counted and drawn as such
-    if whole != again:
+    value = loss(outputs, targets)
+    whole, again = float(value), float(loss(outputs, targets))
+    if np.isfinite(whole) and whole != again:
         raise LossAtlasError(
             f"{who}: evaluated twice it gave {whole:.6g} and {again:.6g}; it draws random numbers (dropout left on?)"
         )
-    single = np.array([float(loss(outputs[i : i + 1], targets[i : i + 1])) for i in range(len(outputs))])
-    if not abs(single.mean() - whole) <= 1e-3 * abs(whole) + 1e-6 * np.abs(single).max():
+    places = range(len(targets))
+    alone = [tf.nest.map_structure(lambda tensor, i=i: tensor[i : i + 1], (outputs, targets)) for i in places]
+    _compare(who, value, np.array([float(loss(*pair)) for pair in alone]))
+
+
+def _compare(who: str, whole: tf.Tensor, single: np.ndarray) -> None:
+    """Refuse a mean that is not that of the samples' own; NaN and inf are kept, counted and drawn as such."""
+    value, largest = float(whole), float(np.abs(single).max())
+    if (
+        np.isfinite(value)
+        and not abs(single.mean() - value) <= 1e3 * np.finfo(whole.dtype.as_numpy_dtype).eps * largest
+    ):
         raise LossAtlasError(
-            f"{who}: that of {len(outputs)} samples is {whole:.6g}, the mean of their own {single.mean():.6g}; "
+            f"{who}: that of {len(single)} samples is {value:.6g}, the mean of their own {single.mean():.6g}; "
             "it must be the mean over samples. Instead of a sum, a weighted mean, or a mean that leaves samples out, "
             "return one value per sample"
         )

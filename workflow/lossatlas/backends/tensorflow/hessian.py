@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from lossatlas.backends.tensorflow.agreement import Disagreement, Reference
 from lossatlas.backends.tensorflow.memory import peak_bytes
 from lossatlas.backends.tensorflow.network import to_numpy
 from lossatlas.backends.tensorflow.products import STRATEGIES, Curvature
@@ -113,11 +114,12 @@ class KerasHessian:
 
 
 class Choice(NamedTuple):
-    """A strategy and why: ``told`` in words, ``peak`` in bytes."""
+    """A strategy and why: ``told`` in words, ``peak`` in bytes; how well it agreed with double backward."""
 
     strategy: str
     told: str
     peak: int
+    agreement: dict | None = None
 
 
 def arrange(
@@ -147,29 +149,70 @@ def arrange(
         pieces = problem.pieces(max(1, min(size - 1, int(0.9 * size * budget / peak))))
 
 
+class Way(NamedTuple):
+    """A strategy that can be used: its pieces of samples, peak in bytes, and seconds of a product over all samples."""
+
+    pieces: list[Piece]
+    peak: int
+    seconds: float
+
+
 def choose(problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, asked: str) -> Choice:
-    """Return the strategy ``asked``, or for ``auto`` the faster one of those that the network allows."""
-    if asked != "auto":
-        _, peak = arrange(problem, curvature, theta, buffers, memory_gb, asked)
-        return Choice(asked, f"{asked}, {_memory(peak, memory_gb)}", peak)
+    """Return the strategy ``asked``, or for ``auto`` the faster one that the network allows, once it agrees.
+
+    Raises:
+        LossAtlasError: no strategy can be used, or none agrees with double backward.
+    """
+    at = theta, buffers
+    ways, errors = _ways(problem, curvature, *at, memory_gb, STRATEGIES if asked == "auto" else (asked,))
+    left, reference = [], None
+    while ways:
+        best = _fastest(ways)
+        pieces, peak, each = ways.pop(best)
+        reference = reference or Reference(curvature, *at, _parts(problem, pieces[0], peak, memory_gb))
+        try:
+            agreement = reference.compare(best, pieces[0])
+        except Disagreement as error:
+            errors.append(error)
+            left.append(f"; {error}, so it is left out")
+            continue
+        others = "".join(f"; {name} {way.seconds:.2g}" for name, way in ways.items())
+        time = f" ({each:.2g} s each{others})" if asked == "auto" else ""
+        agrees = f"as double backward to {agreement['difference']:.0e}" if agreement else "not finite here"
+        return Choice(best, f"{best}{time}, {_memory(peak, memory_gb)}, {agrees}{''.join(left)}", peak, agreement)
+    raise errors[0]
+
+
+def _ways(
+    problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, names: tuple[str, ...]
+) -> tuple[dict[str, Way], list[LossAtlasError]]:
+    """Return the strategies that can be used, and why others cannot."""
     vector = tf.zeros(curvature.chosen.size, theta.dtype)
     found, errors = {}, []
-    for name in STRATEGIES:
+    for name in names:
         try:
             pieces, peak = arrange(problem, curvature, theta, buffers, memory_gb, name)
-            each = _seconds(curvature, name, theta, buffers, pieces[0], vector) * problem.samples / len(pieces[0][0])
-            found[name] = each, peak
+            each = 0.0
+            if len(names) > 1:
+                each = _seconds(curvature, name, theta, buffers, pieces[0], vector)
+            found[name] = Way(pieces, peak, each * problem.samples / len(pieces[0][0]))
         except LossAtlasError as error:
             errors.append(error)
-    if not found:
-        raise errors[0]
-    best = next(iter(found))
-    for name, (each, _) in found.items():
-        best = name if each < MARGIN * found[best][0] else best
-    others = ", ".join(f"{name} {each:.2g}" for name, (each, _) in found.items() if name != best)
-    each, peak = found[best]
-    told = f"{best} ({each:.2g} s each{f'; {others}' if others else ''}), {_memory(peak, memory_gb)}"
-    return Choice(best, told, peak)
+    return found, errors
+
+
+def _fastest(ways: dict[str, Way]) -> str:
+    best = next(iter(ways))
+    for name, way in ways.items():
+        best = name if way.seconds < MARGIN * ways[best].seconds else best
+    return best
+
+
+def _parts(problem, piece: Piece, peak: int, memory_gb: float) -> int:
+    """Return into how many parts a piece is cut where tapes keep twice what a graph does, to stay in the memory."""
+    if problem.batchnorm == "batch":
+        return 1
+    return min(len(piece[0]), int(np.ceil(2 * peak / (memory_gb * 2**30))))
 
 
 def _memory(peak: int, memory_gb: float) -> str:

@@ -85,8 +85,27 @@ class FlatNetwork:
         return cut(theta, [slot.shape for slot in self.layout])
 
     def outputs(self, parts: Sequence[tf.Tensor], buffers: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
-        """Return the model's outputs in inference mode, a pure function of its parameters and buffers."""
-        return self._call(parts, buffers, inputs)[0]
+        """Return the model's outputs in inference mode, a pure function of its parameters and buffers.
+
+        Without the masks of padded positions that Keras hands on with them: see ``checks``.
+        """
+        return tf.nest.map_structure(
+            lambda tensor: tf.identity(tensor) if hasattr(tensor, "_keras_mask") else tensor,
+            self._call(parts, buffers, inputs)[0],
+        )
+
+    def masked(self, inputs: tf.Tensor) -> bool:
+        """Return whether outputs carry masks of padded positions."""
+        return bool(self._masks(inputs))
+
+    def padded(self, inputs: tf.Tensor) -> bool:
+        """Return whether the outputs of some samples, at the model's own parameters, are masked in part."""
+        return not all(bool(tf.reduce_all(mask)) for mask in self._masks(inputs))
+
+    def _masks(self, inputs: tf.Tensor) -> list[tf.Tensor]:
+        theta, buffers = self.vector(self.parameters()), self.vector(self.buffers())
+        outputs = tf.nest.flatten(self._call(self.parts(theta), buffers, inputs)[0])
+        return [mask for mask in (getattr(output, "_keras_mask", None) for output in outputs) if mask is not None]
 
     def _call(self, parts: Sequence[tf.Tensor], buffers: tf.Tensor, inputs: tf.Tensor) -> tuple:
         """Return outputs and state that is not trained."""

@@ -6,11 +6,12 @@ import numpy as np
 import tensorflow as tf
 
 from lossatlas.backends.tensorflow.batchnorm import BATCHNORM, batchnorms, reestimated, statistics
-from lossatlas.backends.tensorflow.build import Loss
+from lossatlas.backends.tensorflow.build import Loss, sample_losses
 from lossatlas.backends.tensorflow.checks import probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, choose
 from lossatlas.backends.tensorflow.network import FlatNetwork, to_numpy
+from lossatlas.backends.tensorflow.points import Agreement, compare
 from lossatlas.backends.tensorflow.products import Curvature
 from lossatlas.backends.tensorflow.restriction import Interpolated, Recomputed, Restriction
 from lossatlas.data import Split, Subset
@@ -19,12 +20,15 @@ from lossatlas.problem import with_standard_error
 
 
 class Evaluation(NamedTuple):
-    """How points of a subspace are evaluated, in a word and in words; ``error`` is that of a lower precision."""
+    """How points of a subspace are evaluated, in a word and in words; ``error`` is that of a lower precision.
+
+    ``agreement`` says how well it agreed with the model called eagerly.
+    """
 
     strategy: str
     told: str
     error: float | None
-    agreement: None = None
+    agreement: Agreement | None = None
 
 
 class KerasProblem:
@@ -57,13 +61,16 @@ class KerasProblem:
         inputs, targets = to_tensors(split, network)
         self.own = metrics or {}
         self.classes = probe(network, loss, inputs, targets, self.own)
+        if self.classes:  # targets that are ignored count neither as hits nor as misses
+            self._share = float(tf.reduce_mean(tf.cast(self._counted(targets), tf.float64)))
+            self.classes = self._share > 0
         self.metric_names = ("loss", *(["accuracy"] if self.classes else []), *self.own, "loss_standard_error")
         self.batchnorm = batchnorm if batchnorms(network.model) else "frozen"
         places = range(0, len(inputs), batch_size)
         self.chunks = [(inputs[i : i + batch_size], targets[i : i + batch_size]) for i in places]
         self._curvatures: dict[tuple, Curvature] = {}
         self._inputs = inputs
-        self._sums, self._statistics = Graphs(self._measure), Graphs(self._reestimate)
+        self.sums, self._statistics = Graphs(self._measure), Graphs(self._reestimate)
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the metrics at theta, in the order of ``metric_names``."""
@@ -73,7 +80,7 @@ class KerasProblem:
         """Return the metrics at theta: each chunk's mean weighted by its size, summed in float64."""
         total = np.zeros(len(self.metric_names) + 1)
         for inputs, targets in self.chunks:
-            total += to_numpy(self._sums(theta, buffers, inputs, targets)) * len(inputs)
+            total += to_numpy(self.sums(theta, buffers, inputs, targets)) * len(inputs)
         return with_standard_error(total / self.samples, self.samples)
 
     def restrict(
@@ -119,9 +126,13 @@ class KerasProblem:
         strategy: str = "auto",
         precision: str = "full",
     ) -> Evaluation:
-        """Return how points are evaluated: by the one strategy that there is."""
-        self.restrict(center, directions, buffers, strategy, precision)
-        return Evaluation("graph", "graph", None)
+        """Return how points are evaluated: by the one strategy that there is.
+
+        Raises:
+            LossAtlasError: it does not agree with the model called eagerly.
+        """
+        agreement = compare(self.restrict(center, directions, buffers, strategy, precision), points)
+        return Evaluation("graph", f"graph (as called eagerly to {agreement.difference:.0e})", None, agreement)
 
     def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the gradient of the mean loss at theta, shape (N,), float64."""
@@ -136,16 +147,6 @@ class KerasProblem:
         """Return loss and gradient of one chunk's mean."""
         value, gradient = self.curvature().gradient(theta, buffers, *chunk)
         return to_numpy(value), to_numpy(gradient)
-
-    @property
-    def class_count(self) -> int | None:
-        """How many classes the outputs hold scores of, None where targets are no classes."""
-        shape = getattr(self.network.model, "output_shape", None)
-        return shape[-1] if self.classes and isinstance(shape, tuple) else None
-
-    def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
-        """Return the flat buffers with BatchNorm's statistics estimated at theta, on all samples at once."""
-        return to_numpy(self.statistics(self.network.vector(theta), self.network.vector(buffers)))
 
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: object) -> KerasHessian:
         """Return the Hessian at theta; ``choices`` are those of ``KerasHessian``."""
@@ -190,17 +191,21 @@ class KerasProblem:
     def _reestimate(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
         return reestimated(self.network, self.network.parts(theta), buffers, inputs)
 
+    def _counted(self, targets: tf.Tensor) -> tf.Tensor:
+        """Return which targets are classes that can be hit."""
+        ignored = getattr(self.loss, "ignored", None)
+        return (targets >= 0) & (targets != (-1 if ignored is None else ignored))
+
     def _measure(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Return the metrics of one chunk, in place of the standard error mean and mean square, float64."""
         with statistics(self.network.model, self.batchnorm):
             outputs = self.network.outputs(self.network.parts(theta), buffers, inputs)
         values = [tf.cast(self.loss(outputs, targets), tf.float64)]
         if self.classes:
-            hits = tf.argmax(outputs, -1, output_type=targets.dtype) == targets
-            values.append(tf.reduce_mean(tf.cast(hits, tf.float64)))
+            hits = (tf.argmax(outputs, -1, output_type=targets.dtype) == targets) & self._counted(targets)
+            values.append(tf.reduce_mean(tf.cast(hits, tf.float64)) / self._share)
         values += [tf.cast(metric(outputs, targets), tf.float64) for metric in self.own.values()]
-        each = tf.vectorized_map(lambda pair: self.loss(pair[0][None], pair[1][None]), (outputs, targets))
-        each = tf.cast(each, tf.float64)
+        each = tf.cast(sample_losses(self.loss, outputs, targets), tf.float64)
         return tf.stack([*values, tf.reduce_mean(each), tf.reduce_mean(tf.square(each))])
 
 

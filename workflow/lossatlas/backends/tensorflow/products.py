@@ -9,6 +9,7 @@ A graph takes theta and the vector as arguments, so that it serves every theta.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import tensorflow as tf
 
@@ -88,7 +89,7 @@ class Curvature:
 
     def _gradient(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> tuple:
         """Return loss and gradient of one chunk's mean."""
-        at, outputs = self._point(theta, buffers, inputs)
+        at, outputs = self.point(theta, buffers, inputs)
         with tf.GradientTape() as tape:
             tape.watch(at)
             value = self.loss(outputs(at), targets)
@@ -98,7 +99,7 @@ class Curvature:
         self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor, v: tf.Tensor
     ) -> tf.Tensor:
         """Return the product with v by nested tapes."""
-        at, outputs = self._point(theta, buffers, inputs)
+        at, outputs = self.point(theta, buffers, inputs)
         along = cut(v, self._shapes)
         product = tf.zeros_like(v)
         if self.operator != "ggn":
@@ -114,7 +115,7 @@ class Curvature:
         with tf.GradientTape() as outer:
             with tf.GradientTape(persistent=True) as inner:
                 inner.watch(at)
-                values = outputs(at)
+                values = _one(outputs(at))
             dummy = tf.zeros_like(values)
             outer.watch(dummy)
             pulled = dense(inner, values, at, dummy)
@@ -126,7 +127,7 @@ class Curvature:
         self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor, v: tf.Tensor
     ) -> tf.Tensor:
         """Return the product with v by forward derivatives of the gradient."""
-        at, outputs = self._point(theta, buffers, inputs)
+        at, outputs = self.point(theta, buffers, inputs)
         along = cut(v, self._shapes)
         with tf.autodiff.ForwardAccumulator(at, along) as accumulator:
             with tf.GradientTape(persistent=True) as tape:
@@ -140,7 +141,7 @@ class Curvature:
             product = join(accumulator.jvp(slope, unconnected_gradients=_ZERO))
         if self.operator == "hessian":
             return product
-        pushed = accumulator.jvp(values, unconnected_gradients=_ZERO)
+        pushed = accumulator.jvp(_one(values), unconnected_gradients=_ZERO)
         return self._with_gauss_newton(product, values, targets, pushed, tape, at)
 
     def _with_gauss_newton(
@@ -158,7 +159,7 @@ class Curvature:
         gauss_newton = join(dense(tape, values, at, curved))
         return gauss_newton if self.operator == "ggn" else hessian - gauss_newton
 
-    def _point(
+    def point(
         self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor
     ) -> tuple[Tensors, Callable[[Tensors], tf.Tensor]]:
         """Return the chosen parameters of theta, and the network's outputs as a function of them."""
@@ -187,6 +188,14 @@ def operations(graph: tf.Graph) -> Iterator[str]:
     yield from (operation.type for operation in graph.get_operations())
     for function in bodies(graph).values():
         yield from (node.op for node in function.node_def)
+
+
+def _one(outputs: Any) -> tf.Tensor:
+    if not tf.is_tensor(outputs):
+        raise LossAtlasError(
+            f"operator: 'ggn' and 'residual' are for models with one output; this one returns {type(outputs).__name__}"
+        )
+    return outputs
 
 
 @contextmanager

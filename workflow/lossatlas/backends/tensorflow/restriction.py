@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from lossatlas.backends.tensorflow.graphs import Graphs
+from lossatlas.backends.tensorflow.network import to_numpy
 
 
 class Restriction:
@@ -19,8 +20,17 @@ class Restriction:
         return np.stack([self._at(np.asarray(point)) for point in points])
 
     def _at(self, coefficients: np.ndarray) -> np.ndarray:
+        return self.problem.evaluate(*self.at(coefficients))
+
+    def at(self, coefficients: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return theta and buffers at a point."""
         theta = self._place(self.center, self.directions, self.vector(coefficients))
-        return self.problem.evaluate(theta, self.buffers_at(theta, coefficients))
+        return theta, self.buffers_at(theta, coefficients)
+
+    def exactly(self, coefficients: np.ndarray) -> np.ndarray:
+        """Return theta at a point, computed in float64."""
+        directions = to_numpy(self.directions).astype(np.float64)
+        return to_numpy(self.center) + np.asarray(coefficients, np.float64) @ directions
 
     def buffers_at(self, theta: tf.Tensor, coefficients: np.ndarray) -> tf.Tensor:
         """Return the buffers at a point."""
