@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from lossatlas import sources
 from lossatlas.config_sizes import check_sizes
-from lossatlas.config_values import check_case, check_finite, check_folder, check_values
+from lossatlas.config_values import LOADER, check_case, check_finite, check_folder, check_values
 from lossatlas.errors import LossAtlasError
 
 SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
@@ -23,7 +23,7 @@ SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
 @cache
 def schema() -> dict:
     """Return the schema of the config."""
-    return yaml.safe_load(SCHEMA_FILE.read_text())
+    return yaml.load(SCHEMA_FILE.read_text(encoding="utf-8"), Loader=LOADER)
 
 
 def resolve(config: dict) -> dict:

@@ -11,6 +11,9 @@ import yaml
 
 from lossatlas.errors import LossAtlasError
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The faster one, where it is there."""
+
 LONGEST_NAME = 100
 """Characters of a name; file names of 255 hold it together with what stands around it."""
 
@@ -129,7 +132,7 @@ def check_file(file: str | Path) -> None:
     """
     try:
         with open(file, encoding="utf-8") as text:
-            root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            root = yaml.compose(text, Loader=LOADER)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return  # Snakemake, which has read it as JSON or says why it cannot, knows better
     queue, seen = [(root, "")], set()
