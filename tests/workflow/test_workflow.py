@@ -340,9 +340,8 @@ def test_failing_jobs_say_one_line_and_keep_what_was_computed(undisturbed, tmp_p
     shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
     before = contents(tmp_path / "copy/results/tiny/trajectory.zarr")
     flat = {"kind": "difference", "to": [{"iteration": 0}, {"iteration": 0}], "normalize": "none"}
-    config = test_config(directions={"flat": flat, "many": {"kind": "pca", "count": 11}}, curves={})
-    config["runs"]["tiny"]["planes"] = {"p": {"x": "flat/1", "y": "flat/2"}, "q": {"x": "many/1", "y": "many/2"}}
+    config = test_config(directions={"flat": flat}, curves={})
+    config["runs"]["tiny"]["planes"] = {"p": {"x": "flat/1", "y": "flat/2"}}
     text = refused(tmp_path / "copy", config, "--keep-going")
     assert "error: plane: the directions 'to iteration 0' and 'to iteration 0' are linearly dependent" in text
-    assert "error: directions: 11 principal components need at least 13 recorded checkpoints" in text
     assert contents(tmp_path / "copy/results/tiny/trajectory.zarr") == before

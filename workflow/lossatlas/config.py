@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -12,7 +13,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from lossatlas import sources
-from lossatlas.config_values import check_folder, check_values
+from lossatlas.config_sizes import check_sizes
+from lossatlas.config_values import LOADER, check_case, check_finite, check_folder, check_values
 from lossatlas.errors import LossAtlasError
 
 SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
@@ -21,7 +23,7 @@ SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
 @cache
 def schema() -> dict:
     """Return the schema of the config."""
-    return yaml.safe_load(SCHEMA_FILE.read_text())
+    return yaml.load(SCHEMA_FILE.read_text(encoding="utf-8"), Loader=LOADER)
 
 
 def resolve(config: dict) -> dict:
@@ -36,18 +38,50 @@ def resolve(config: dict) -> dict:
         config["fresh"] = config["fresh"] == "true"
     check_values(config)
     _validate({**config, "runs": {}} if isinstance(config.get("runs"), dict) else config, minimum_runs=0)
-    runs = config.get("runs") or {}
-    shared = config.get("defaults", {})
-    config["runs"] = {name: _merge(shared, run or {}) for name, run in runs.items()}
+    runs, shared = config.get("runs") or {}, config.pop("defaults", {})
+    _validate_defaults(shared)
+    config["runs"] = {name: _merge(shared, {} if run is None else run) for name, run in runs.items()}
+    try:
+        _resolve(config, runs)
+    except LossAtlasError as error:
+        raise LossAtlasError(_at_origin(str(error), runs, shared)) from error
+    return config
+
+
+def _resolve(config: dict, given: dict) -> None:
+    """Fill and check a config whose runs hold the shared keys beside the ``given`` ones."""
     _validate(config)
+    for name, run in config["runs"].items():
+        _drop_foreign(run.get("directions", {}), (given[name] or {}).get("directions", {}))
+    _check_kinds(config["runs"])
     _fill(config, schema())
+    config.pop("defaults")
     for key in ("results", "data_root"):
         check_folder(config[key], f"config: {key}")
     for name, run in config["runs"].items():
         _check_run(f"runs.{name}", run, config)
     _check_names(config["runs"])
-    config.pop("defaults")
-    return config
+    check_sizes(config)
+
+
+def _at_origin(message: str, runs: dict, shared: dict) -> str:
+    """Return a message that names a key under ``defaults`` where the run itself does not give it."""
+    found = re.match(r"config: runs\.([^.:]+)\.([^: ]+): ", message)
+    if found and not _holds(runs[found[1]], found[2]) and _holds(shared, found[2]):
+        return f"config: defaults.{message[found.start(2) :]}"
+    return message
+
+
+def _holds(value: Any, path: str) -> bool:
+    """Return whether a dict holds a key such as ``planes.p.points.0``."""
+    for part in path.split("."):
+        if isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
+            return False
+    return True
 
 
 def check(values: dict, definition: str, where: str) -> None:
@@ -58,6 +92,7 @@ def check(values: dict, definition: str, where: str) -> None:
     """
     rules = schema()["$defs"]
     found = rules.get(definition) or rules["run"]["properties"][definition]
+    check_finite(values, where)
     errors = list(Draft202012Validator({**found, "$defs": rules}).iter_errors(values))
     if errors:
         raise LossAtlasError(f"{where}: {_explain(errors[0])}")
@@ -69,8 +104,56 @@ def _merge(base: Any, over: Any) -> Any:
         return copy.deepcopy(over)
     rivals = [("name", "import"), ("train", "checkpoints"), ("import", "name"), ("checkpoints", "train")]
     dropped = {theirs for ours, theirs in rivals if ours in over and theirs not in over}
+    if dropped & {"name", "import"}:
+        dropped.add("kwargs")  # of the builder that is dropped
     merged = {k: copy.deepcopy(v) for k, v in base.items() if k not in dropped}
     return merged | {k: _merge(merged.get(k), v) for k, v in over.items()}
+
+
+def _drop_foreign(directions: dict, own: dict) -> None:
+    """Drop what shared directions hand to those of another kind that a run sets itself."""
+    for name, chosen in own.items():
+        for key in [key for key in directions[name] if key not in chosen and "kind" in chosen]:
+            if _foreign(key, directions[name]):
+                del directions[name][key]
+
+
+def _foreign(key: str, directions: dict) -> list[str]:
+    """Return the kinds that a key of directions belongs to, nothing where it belongs to theirs."""
+    kinds = schema()["$defs"]["directions"]["properties"].get(key, {}).get("kinds", [])
+    return [] if directions.get("kind") in kinds else kinds
+
+
+def _check_kinds(runs: dict) -> None:
+    """Refuse keys of directions that belong to another kind; they could not take effect."""
+    for run, settings in runs.items():
+        for name, directions in settings.get("directions", {}).items():
+            where = f"config: runs.{run}.directions.{name}"
+            for key in directions:
+                if kinds := _foreign(key, directions):
+                    known = " or ".join(kinds)
+                    raise LossAtlasError(
+                        f"{where}.{key}: belongs to kind: {known}; leave it out with kind: {directions['kind']}"
+                    )
+                if key in ("count", "seed") and directions["kind"] == "gradient" and "samples" not in directions:
+                    raise LossAtlasError(f"{where}.{key}: needs 'samples'; the gradient over all samples is one")
+
+
+def _validate_defaults(shared: dict) -> None:
+    """Check the shared keys on their own; a run may complete what is missing."""
+    rules = schema()["$defs"]
+    errors = list(Draft202012Validator({**_optional(rules["run"]), "$defs": _optional(rules)}).iter_errors(shared))
+    if errors:
+        raise LossAtlasError("config: " + _explain(min(errors, key=lambda e: len(e.absolute_path)), "defaults"))
+
+
+def _optional(rules: Any) -> Any:
+    """Return rules by which no key is required."""
+    if isinstance(rules, list):
+        return [_optional(rule) for rule in rules]
+    if not isinstance(rules, dict):
+        return rules
+    return {key: rule if key == "if" else _optional(rule) for key, rule in rules.items() if key != "required"}
 
 
 def _validate(config: dict, minimum_runs: int = 1) -> None:
@@ -86,17 +169,17 @@ def _without_minimum(rules: dict) -> dict:
     return rules
 
 
-def _explain(error) -> str:
-    where = ".".join(str(part) for part in error.absolute_path) or "top level"
+def _explain(error, top: str = "") -> str:
+    where = ".".join(str(part) for part in (*([top] if top else []), *error.absolute_path)) or "top level"
     known = sorted(error.schema.get("properties", {}))
     if error.validator == "additionalProperties":
         unknown = sorted(set(error.instance) - set(known))[0]
-        near = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else "known keys: " + ", ".join(known)
+        near = _nearest(unknown, known, 0.5)
+        hint = f"did you mean {near!r}?" if near else "known keys: " + ", ".join(known)
         return f"{where}: unknown key {unknown!r}; {hint}"
     if error.validator == "enum":
-        near = difflib.get_close_matches(str(error.instance), map(str, error.validator_value), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = _nearest(str(error.instance), [str(value) for value in error.validator_value])
+        hint = f"; did you mean {near!r}?" if near else ""
         return f"{where}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}{hint}"
     if error.validator == "required":
         missing = [key for key in error.validator_value if key not in error.instance]
@@ -115,12 +198,17 @@ def _explain(error) -> str:
     return f"{where}: {error.message}"
 
 
+def _nearest(word: str, known: list[str], cutoff: float = 0.6) -> str | None:
+    """Return what was probably meant: the same in another case, or something like it."""
+    same = [other for other in known if other.lower() == word.lower()]
+    return next(iter(same or difflib.get_close_matches(word, known, n=1, cutoff=cutoff)), None)
+
+
 def _is_number(text: Any) -> bool:
     try:
-        float(text)
-    except (TypeError, ValueError):
+        return isinstance(text, str) and math.isfinite(float(text))
+    except ValueError:
         return False
-    return True
 
 
 def _alternatives(options: list[dict]) -> str:
@@ -129,23 +217,35 @@ def _alternatives(options: list[dict]) -> str:
 
 
 def _fill(value: Any, rules: dict) -> None:
-    """Fill the defaults of ``rules`` into ``value``, in place and recursively."""
+    """Fill the defaults of ``rules`` into ``value``, in place and recursively; 10.0 becomes 10 for integers."""
     rules = _deref(rules)
+    if isinstance(value, list) and "items" in rules:
+        for number, item in enumerate(value):
+            value[number] = _whole(item, rules["items"])
+            _fill(value[number], rules["items"])
     if not isinstance(value, dict):
-        if isinstance(value, list) and "items" in rules:
-            for item in value:
-                _fill(item, rules["items"])
         return
+    named = rules.get("then", {}).get("properties", {}) if "name" in value else {}
     for key, sub in rules.get("properties", {}).items():
         sub = {**_deref(sub), **sub}
-        if key not in value and "default" in sub:
+        if key not in value and "default" in sub and value.get("kind") in sub.get("kinds", [value.get("kind")]):
             value[key] = copy.deepcopy(sub["default"])
         if key in value:
+            value[key] = _whole(value[key], sub)
             _fill(value[key], sub)
+            _fill(value[key], named.get(key, {}))
     extra = rules.get("additionalProperties")
     if isinstance(extra, dict):
         for key in value.keys() - rules.get("properties", {}).keys():
+            value[key] = _whole(value[key], extra)
             _fill(value[key], extra)
+
+
+def _whole(value: Any, rules: dict) -> Any:
+    """Return 10 for 10.0 where ``rules`` want an integer."""
+    rules = _deref(rules)
+    wanted = [_deref(option).get("type") for option in (rules, *rules.get("anyOf", []))]
+    return int(value) if isinstance(value, float) and "integer" in wanted else value
 
 
 def _deref(rules: dict) -> dict:
@@ -159,7 +259,8 @@ NETWORK_KINDS = ("eigen", "gradient")
 
 
 def _check_names(runs: dict) -> None:
-    """Refuse a name that means another kind in another run when two rules would make it."""
+    """Refuse a name that means another kind in another run when two rules would make it, and folders that are one."""
+    check_case(runs, "config: runs")
     kinds: dict[str, str] = {}
     for run, settings in runs.items():
         for name, directions in settings["directions"].items():
@@ -190,6 +291,11 @@ def _check_run(where: str, run: dict, config: dict) -> None:
         _fill(run.setdefault("train", {}), schema()["$defs"]["run"]["properties"]["train"])
         _check_optimizer(f"config: {where}.train", run["train"], run["backend"])
     _check_pairs(f"{where}.tracking", run.get("tracking"))
+    if "name" in run["data"] and run["data"]["kwargs"]:
+        raise LossAtlasError(f"config: {where}.data.kwargs: built-in datasets take none; they belong to 'import'")
+    for kind in ("directions", "planes", "curves", "spectra_between"):
+        check_case(run[kind], f"config: {where}.{kind}")
+    check_case(run.get("spectra", {}).get("variants", {}), f"config: {where}.spectra.variants")
     for name, directions in run["directions"].items():
         _check_directions(f"{where}.directions.{name}", directions, config)
     for name, plane in run["planes"].items():
@@ -225,15 +331,71 @@ def check_metrics(names: Iterable[str], where: str) -> None:
 SCHEDULES_OF_BOTH = ("StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR")
 """Schedules of PyTorch that runs with TensorFlow know too."""
 
+OPTIMIZERS = {
+    "torch": {
+        "home": "torch.optim",
+        "base": "Optimizer",
+        "unfit": ("LBFGS", "SparseAdam"),
+        "passed": ("self", "params", "lr"),
+        "aliases": {},
+    },
+    "tensorflow": {
+        "home": "keras.optimizers",
+        "base": "Optimizer",
+        "unfit": ("LossScaleOptimizer", "MultiOptimizer", "OptimizerMap"),
+        "passed": ("learning_rate",),
+        "aliases": {"betas": ("beta_1", "beta_2"), "eps": ("epsilon",), "alpha": ("rho",), "weight_decay": ()},
+    },
+}
+"""Where optimisers are, which of them cannot train here, what we pass ourselves, and PyTorch's names of Keras's."""
+
+SCHEDULES = {
+    "torch": {
+        "home": "torch.optim.lr_scheduler",
+        "base": "LRScheduler",
+        "unfit": (
+            "_LRScheduler",
+            "ReduceLROnPlateau",
+            "LambdaLR",
+            "MultiplicativeLR",
+            "SequentialLR",
+            "ChainedScheduler",
+        ),
+        "passed": ("optimizer",),
+    },
+    "tensorflow": {
+        "home": "keras.optimizers.schedules",
+        "base": "LearningRateSchedule",
+        "unfit": (),
+        "passed": ("initial_learning_rate",),
+    },
+}
+"""The same of schedules; those that watch the loss or take functions or other schedules do not fit."""
+
 
 def _check_optimizer(where: str, train: dict, backend: str) -> None:
-    """Refuse names of optimisers and schedules that the framework lacks, before a job finds out."""
-    home = {"torch": "torch.optim", "tensorflow": "keras.optimizers"}[backend]
-    sources.check_installed(home, train["optimizer"], f"{where}.optimizer")
+    """Refuse optimisers and schedules, and arguments of theirs, that the framework lacks, before a job finds out."""
+    has, given = OPTIMIZERS[backend], list(train["optimizer_kwargs"])
+    for rate in {"lr", "learning_rate"} & {*given}:
+        raise LossAtlasError(f"{where}.optimizer_kwargs.{rate}: give the learning rate as train.learning_rate")
+    for alias in [key for key in given if key in has["aliases"]]:
+        given.remove(alias)
+        given += has["aliases"][alias]
+    _check_class(f"{where}.optimizer", train["optimizer"], has)
+    closed = backend == "tensorflow"  # Keras's optimisers refuse what their **kwargs take
+    sources.check_call(has["home"], train["optimizer"], given, has["passed"], f"{where}.optimizer_kwargs", closed)
     name = train.get("schedule", {}).get("name")
     if name is not None and (backend == "torch" or name not in SCHEDULES_OF_BOTH):
-        home = {"torch": "torch.optim.lr_scheduler", "tensorflow": "keras.optimizers.schedules"}[backend]
-        sources.check_installed(home, name, f"{where}.schedule.name")
+        has = SCHEDULES[backend]
+        _check_class(f"{where}.schedule.name", name, has)
+        passed = has["passed"] if name != "PiecewiseConstantDecay" else ()
+        sources.check_call(has["home"], name, train["schedule"]["kwargs"], passed, f"{where}.schedule.kwargs")
+
+
+def _check_class(where: str, name: str, has: dict) -> None:
+    sources.check_installed(has["home"], name, where)
+    if name in has["unfit"] or not sources.is_kind_of(has["home"], name, has["base"]):
+        raise LossAtlasError(f"{where}: {name!r} of {has['home']} cannot be used here; choose another one")
 
 
 def _check_pretrained(where: str, run: dict) -> None:
@@ -295,6 +457,8 @@ def _check_framework(where: str, run: dict) -> None:
 def _check_directions(where: str, directions: dict, config: dict) -> None:
     kind = directions["kind"]
     unbent = kind in ("difference", *NETWORK_KINDS)
+    if kind == "gradient" and "samples" not in directions:
+        directions.pop("count"), directions.pop("seed")
     directions.setdefault("normalize", "none" if unbent else "filter")
     directions.setdefault("ignore", [] if unbent else ["bias", "norm"])
     needed = {"difference": "to", "file": "path"}.get(kind)

@@ -11,6 +11,9 @@ import yaml
 
 from lossatlas.errors import LossAtlasError
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The faster one, where it is there."""
+
 LONGEST_NAME = 100
 """Characters of a name; file names of 255 hold it together with what stands around it."""
 
@@ -37,7 +40,7 @@ def check_values(config: Any, where: str = "config") -> None:
             raise LossAtlasError(f"{shown}: a whole number of {len(str(abs(value)))} digits is beyond 64 bits")
         if not isinstance(value, dict | list | str | int | float | None):
             raise LossAtlasError(
-                f"{shown}: {str(value)!r} is of type {type(value).__name__} to YAML; put it into quotes if text is meant"
+                f"{shown}: {str(value)!r} is a {type(value).__name__} to YAML; put it into quotes if text is meant"
             )
         for name in value if isinstance(value, dict) else ():
             _check_name(shown, name)
@@ -69,6 +72,18 @@ def _check_name(where: str, name: Any) -> None:
         raise LossAtlasError(f"{where}: the name {name[:20]!r}... has {len(name)} characters; at most {LONGEST_NAME}")
 
 
+def check_finite(values: dict, where: str) -> None:
+    """Refuse NaN and inf among values and lists of values.
+
+    Raises:
+        LossAtlasError: names the first one.
+    """
+    for key, value in values.items():
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise LossAtlasError(f"{where}: {key}: {number} is no finite number")
+
+
 def check_case(names: Iterable[str], where: str) -> None:
     """Refuse names that differ only in case: they are one file on some file systems.
 
@@ -96,15 +111,17 @@ def check_folder(path: str, where: str) -> None:
     found = _CONTROL.search(path) or re.search("[{}]", path)
     if found:
         raise LossAtlasError(f"{where}: {path!r} holds {found[0]!r}, which Snakemake cannot take in a path")
-    for part in (Path(path), *Path(path).parents):
-        if part.exists() and not part.is_dir():
-            raise LossAtlasError(f"{where}: {path!r} cannot be a folder; {str(part)!r} is a file")
+    if long := [part for part in Path(path).parts if len(os.fsencode(part)) > 255]:
+        raise LossAtlasError(f"{where}: {long[0][:20]!r}... is longer than a file's name may be, 255 bytes")
+    for part in map(str, (Path(path), *Path(path).parents)):
+        if os.path.exists(part) and not os.path.isdir(part):
+            raise LossAtlasError(f"{where}: {path!r} cannot be a folder; {part!r} is a file")
 
 
 def plain_path(path: str) -> str:
     """Return a path in one spelling, which no program takes for an option."""
     path = os.path.normpath(path)
-    return os.path.join(".", path) if path.startswith("-") else path
+    return os.path.abspath(path) if path.startswith("-") else path
 
 
 def check_file(file: str | Path) -> None:
@@ -115,7 +132,7 @@ def check_file(file: str | Path) -> None:
     """
     try:
         with open(file, encoding="utf-8") as text:
-            root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            root = yaml.compose(text, Loader=LOADER)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return  # Snakemake, which has read it as JSON or says why it cannot, knows better
     queue, seen = [(root, "")], set()

@@ -13,12 +13,19 @@ RESOURCES = (
 )
 
 
-def check(given: dict[str, dict], rules: Iterable[str]) -> None:
+TEAM_RULES = ("spectra", "tracking")
+"""Rules whose ranks may compute one unit together."""
+
+
+def check(given: dict[str, dict], rules: Iterable[str], mpi: dict | None = None) -> None:
     """Check ``set-resources``: {rule: {resource: value}}.
 
+    Args:
+        mpi: the config's, whose ``ranks`` hold where the profile gives no ``tasks``.
+
     Raises:
-        LossAtlasError: a rule is unknown, a resource misspelt, a number none, or an MPI rule without a launcher
-            although another one has one.
+        LossAtlasError: a rule is unknown, a resource misspelt, a number none, an MPI rule without a launcher
+            although another one has one, or ranks cannot be dealt into teams of ``data_ranks``.
     """
     rules = list(rules)
     for name, settings in given.items():
@@ -37,6 +44,13 @@ def check(given: dict[str, dict], rules: Iterable[str]) -> None:
             raise LossAtlasError(
                 f"profile: set-resources.{name}: 'mpi' is missing, though {other} has {launchers[other]!r}; "
                 "all MPI rules need a launcher"
+            )
+    for name in TEAM_RULES if mpi else ():
+        ranks, together = given.get(name, {}).get("tasks", mpi["ranks"]), mpi["data_ranks"]
+        if together != "auto" and ranks % together:
+            raise LossAtlasError(
+                f"config: mpi.data_ranks: {together} does not divide the {ranks} ranks of rule {name}; "
+                "choose a divisor of up to 16, or auto"
             )
 
 

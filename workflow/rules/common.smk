@@ -6,25 +6,32 @@ import re
 import shlex
 import sys
 import time
+from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 from lossatlas import config as config_module
-from lossatlas import config_values, profile, sources
+from lossatlas import config_sizes, config_values, profile, sources
 from lossatlas.errors import LossAtlasError
 
 
-def resolved(given):
-    """Return the config with defaults; every mistake ends the workflow with one line."""
+@contextmanager
+def one_line():
+    """Let every mistake in the config end the workflow with one line."""
     try:
-        config_values.check_folder(str(workflow.basedir), "the project's own folder")
-        for file in workflow.configfiles:
-            config_values.check_file(file)
-        return config_module.resolve(given)
+        yield
     except LossAtlasError as error:
         raise WorkflowError(str(error))
+
+
+def resolved(given):
+    """Return the config with defaults."""
+    config_values.check_folder(str(workflow.basedir), "the project's own folder")
+    for file in workflow.configfiles:
+        config_values.check_file(file)
+    return config_module.resolve(given)
 
 
 # `--configfile` replaces the demo's config; merged, the demo's runs would come along.
@@ -33,7 +40,8 @@ if "runs" not in config:
     configfile: "config/config.yaml"
 
 
-CONFIG = resolved(config)
+with one_line():
+    CONFIG = resolved(config)
 RESULTS = config_values.plain_path(CONFIG["results"])
 DATA_ROOT = config_values.plain_path(CONFIG["data_root"])
 RUNS = CONFIG["runs"]
@@ -105,10 +113,8 @@ def own_code(where, choice):
     """Return a model, data or loss entry with the digest of the user's source where it has one."""
     if "import" not in choice:
         return choice
-    try:
-        digest = sources.source_digest(choice["import"], CONFIG["python_path"], where)
-    except LossAtlasError as error:
-        raise WorkflowError(f"config: {error}")
+    with one_line():
+        digest = sources.source_digest(choice["import"], CONFIG["python_path"], f"config: {where}")
     return {**choice, "python_path": CONFIG["python_path"], "source": digest}
 
 
@@ -136,10 +142,8 @@ def check_profile():
     """Refuse mistakes in the `set-resources` of a profile; called when all rules are there."""
     given = workflow.resource_settings.overwrite_resources
     plain = {name: {resource: value.raw for resource, value in named.items()} for name, named in given.items()}
-    try:
-        profile.check(plain, [one.name for one in workflow.rules])
-    except LossAtlasError as error:
-        raise WorkflowError(str(error))
+    with one_line():
+        profile.check(plain, [one.name for one in workflow.rules], MPI)
 
 
 def growing(minutes):
@@ -180,6 +184,7 @@ def checkpoint_files(run):
     """Return the files of a run's `checkpoints`, a glob in natural order."""
     wanted = RUNS[run]["checkpoints"]["files"]
     found = sorted(glob(wanted, recursive=True), key=natural) if isinstance(wanted, str) else wanted
+    found = [os.path.join(".", file) if file.startswith("-") else file for file in found]
     if not found:
         raise WorkflowError(f"config: runs.{run}.checkpoints.files: no file matches {wanted!r}")
     for file in found:
@@ -187,8 +192,13 @@ def checkpoint_files(run):
     return found
 
 
+def known_checkpoints():
+    """Return how many checkpoints each run reads, where they are files of one each."""
+    return {run: len(files) for run, files in CHECKPOINTS.items() if not any(f.endswith(".zarr") for f in files)}
+
+
 def require_file(where, file):
-    if not (Path(file).is_file() or (file.endswith(".zarr") and Path(file).is_dir())):
+    if not (os.path.isfile(file) or (file.endswith(".zarr") and os.path.isdir(file))):
         raise WorkflowError(f"config: {where}: no file {file!r}")
 
 
@@ -385,11 +395,6 @@ def derivatives_spec(wildcards):
     return {**spec, "directions": directions_spec(wildcards)}
 
 
-def pca_spec(wildcards):
-    """Return what determines principal components; they are the same whatever threads and ranks are."""
-    return {key: value for key, value in directions_spec(wildcards).items() if key != "threads"}
-
-
 def pca_sets(run):
     """Return the sets of principal components of a run that its planes lie in."""
     return [name for name in sets_in_use(run) if RUNS[run]["directions"][name]["kind"] == "pca"]
@@ -503,6 +508,8 @@ def run_dir(wildcards):
 # What the config refers to must be there before any job starts.
 PROBLEMS = {run: problem_spec(run) for run in RUNS}
 CHECKPOINTS = {run: checkpoint_files(run) for run in IMPORTED}
+with one_line():
+    config_sizes.check_sizes(CONFIG, known_checkpoints())
 for run, settings in RUNS.items():
     for name, directions in settings["directions"].items():
         if "path" in directions:

@@ -58,7 +58,7 @@ rule pca:
     params:
         script=SCRIPTS / "pca.py",
         run_dir=run_dir,
-        spec=lambda wildcards: as_json(pca_spec(wildcards)),
+        spec=lambda wildcards: as_json(directions_spec(wildcards)),
         timing=f"{RESULTS}/{{run}}/logs/directions/{{directions}}.timing.json",
         fresh=fresh(),
     message:
