@@ -44,6 +44,7 @@ def test_oracle_14_spectra_and_pairs_are_the_same_in_every_layout(alone, tmp_pat
             assert found["products"] == 2 * 20, "steps were done twice, or the noise measured anew"
 
 
+@pytest.mark.full
 def test_the_single_process_finds_what_dense_matrices_have(alone):
     made = layouts.problem("float64", 103)
     dense = made.linearize(made.network.parameters(), made.network.buffers(), strategy="rebuild").matmat(
