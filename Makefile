@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+PYTEST := pytest --numprocesses 2 --dist loadgroup --durations 15
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: help demo test test-rest test-slurm test-all check bench docs install clean prune
@@ -21,10 +22,10 @@ demo: $(STAMP)
 	snakemake --profile workflow/profiles/local
 
 test: $(STAMP) check
-	pytest -m "not full" --durations=15
+	$(PYTEST) -m "not full"
 
 test-rest: $(STAMP)
-	pytest -m full --durations=15
+	$(PYTEST) -m full
 
 test-all:
 	$(MAKE) test

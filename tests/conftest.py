@@ -52,6 +52,18 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.line(f"{number:>3}  {ORACLES[number]:<62}{passed:>4} passed{failed:>4} failed")
 
 
+SHARED = ("undisturbed", "closed_form")
+"""Fixtures that take long to make: what uses one runs in one worker, and so does each of the other files."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Say, before pytest-xdist reads it, which tests ``--dist loadgroup`` keeps together."""
+    for item in items:
+        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.nodeid.split("::")[0]))
+
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 

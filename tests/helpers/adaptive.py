@@ -1,5 +1,6 @@
-"""Landscape stores of surfaces in closed form; run by MPI ranks: adaptive.py FOLDER RANKS QUEUE SECONDS."""
+"""Landscape stores of surfaces in closed form; run by MPI ranks: adaptive.py FOLDER RANKS QUEUE [FILE]."""
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -93,14 +94,22 @@ def truth(surface, made) -> np.ndarray:
     return np.array([[surface(*np.float64([u, v])[:, None])[0] for u in x] for v in y])
 
 
-def main(everyone: World, folder: Path, queue: str, seconds: float) -> None:
-    """Compute a store by all ranks, which the first one creates and finishes; every point takes some time."""
+def main(everyone: World, folder: Path, queue: str, mark: Path | None) -> None:
+    """Compute a store by all ranks, which the first one creates and finishes.
 
-    def slow(u, v):
-        time.sleep(seconds)
+    Args:
+        mark: rank 0 makes this file at its 150th evaluation, and goes on when it has been told to stop.
+    """
+    evaluations = itertools.count(1)
+
+    def held(u, v):
+        if mark and everyone.rank == 0 and next(evaluations) == 150:
+            mark.touch()
+            while not interrupt.requested():
+                time.sleep(0.01)
         return SURFACES["banana"](u, v)
 
-    arguments = folder, slow, (41, 31), {"mode": "adaptive", "tolerance": 0.01}
+    arguments = folder, held, (41, 31), {"mode": "adaptive", "tolerance": 0.01}
     first = adaptive_store(*arguments) if everyone.rank == 0 else None
     everyone.barrier()
     made, evaluator = first or adaptive_store(*arguments)
@@ -115,5 +124,5 @@ def main(everyone: World, folder: Path, queue: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    path, ranks, kind, pause = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
-    cli.run(lambda everyone: main(everyone, path, kind, pause), ranks=ranks, label="test")
+    path, ranks, kind, *marks = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], *map(Path, sys.argv[4:])
+    cli.run(lambda everyone: main(everyone, path, kind, *(marks or [None])), ranks=ranks, label="test")

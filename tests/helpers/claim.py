@@ -1,34 +1,44 @@
-"""Run on several MPI ranks: claim units from a queue and print who claimed what, as JSON on rank 0.
+"""Run on several MPI ranks: claim units from queues and print who claimed what, as JSON on rank 0, a line a queue.
 
-mpiexec -n 3 python claim.py KIND UNITS SECONDS_THAT_RANK_0_COMPUTES
+mpiexec -n 3 python claim.py RANKS QUEUES [FILE]
+
+QUEUES is JSON, pairs (kind, units). With FILE rank 0 computes its first unit, without a single call into MPI, until
+another rank, which found no more to claim, has made the file.
 """
 
 import json
 import sys
 import time
+from pathlib import Path
 
 from lossatlas import cli
-from lossatlas.parallel import work_queue
+from lossatlas.parallel import World, work_queue
+
+LIMIT = 120.0
 
 
-def main(world) -> None:
-    kind, units, busy = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    queue = work_queue(world, units, kind)
-    claimed, times = [], []
+def claim(world: World, kind: str, units: int, done: Path | None) -> None:
+    queue, claimed = work_queue(world, units, kind), []
     world.barrier()
-    start = time.monotonic()
     while (unit := queue.claim()) is not None:
         claimed.append(unit)
-        times.append(time.monotonic() - start)
-        end = time.monotonic() + (busy if world.rank == 0 else 0.001)
-        while time.monotonic() < end:  # compute, without a single call into MPI
-            pass
+        limit = time.monotonic() + LIMIT
+        while done and world.rank == 0 and not done.exists():
+            if time.monotonic() > limit:
+                raise TimeoutError("the other ranks wait for rank 0")
+    if done:
+        done.touch()
     world.barrier()
     queue.close()
-    everyone = world.gather({"claimed": claimed, "times": times})
+    everyone = world.gather(claimed)
     if world.rank == 0:
-        print(json.dumps(everyone))
+        print(json.dumps(everyone), flush=True)
+
+
+def main(world: World) -> None:
+    for kind, units in json.loads(sys.argv[2]):
+        claim(world, kind, units, Path(sys.argv[3]) if sys.argv[3:] else None)
 
 
 if __name__ == "__main__":
-    cli.run(main, ranks=int(sys.argv[4]))
+    cli.run(main, ranks=int(sys.argv[1]))

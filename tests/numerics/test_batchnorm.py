@@ -87,7 +87,9 @@ def point(problem):
     return problem.network.parameters(), problem.network.buffers()
 
 
-@STRATEGIES
+@pytest.mark.parametrize(
+    "strategy", ["split", *(pytest.param(name, marks=pytest.mark.full) for name in ("retained", "rebuild"))]
+)
 def test_products_are_those_of_a_module_in_training_mode(strategy):
     """Three chunks of 5, 5 and 3 samples: the last one is a batch of its own."""
     module = network()

@@ -27,7 +27,7 @@ def setting(name: str, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("name", ["lenet", "resnet20"])
+@pytest.mark.parametrize("name", ["lenet", pytest.param("resnet20", marks=pytest.mark.full)])
 def test_oracle_16_products_equal_those_of_curvlinops(name, dtype, tolerance):
     module, network, problem = setting(name, dtype)
     parameters = list(module.parameters())

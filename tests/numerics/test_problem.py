@@ -30,7 +30,7 @@ def trained_statistics(module):
     return module.eval()
 
 
-@pytest.mark.parametrize("name", ["lenet", "mlp", "resnet20", "resnet20-noshort"])
+@pytest.mark.parametrize("name", ["lenet", "mlp", "resnet20", pytest.param("resnet20-noshort", marks=pytest.mark.full)])
 @pytest.mark.parametrize(("device", "tolerance"), [(FLOAT64, 1e-12), (FLOAT32, 1e-5)])
 def test_ragged_batches_give_what_one_batch_gives(name, device, tolerance):
     torch.manual_seed(0)

@@ -20,7 +20,12 @@ def alone():
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(
-    ("ranks", "layouts_of_ranks"), [(2, ["2-1", "1-2"]), (3, ["3-1", "1-3"]), (4, ["4-1", "2-2", "1-4"])]
+    ("ranks", "layouts_of_ranks"),
+    [
+        (2, ["2-1", "1-2"]),
+        pytest.param(3, ["3-1", "1-3"], marks=pytest.mark.full),
+        pytest.param(4, ["4-1", "2-2", "1-4"], marks=pytest.mark.full),
+    ],
 )
 def test_oracle_14_spectra_and_pairs_are_the_same_in_every_layout(alone, tmp_path, ranks, layouts_of_ranks):
     """Teams times ranks of each. Where one rank of a team is told to stop all do, and resume at the next step."""
@@ -39,6 +44,7 @@ def test_oracle_14_spectra_and_pairs_are_the_same_in_every_layout(alone, tmp_pat
             assert found["products"] == 2 * 20, "steps were done twice, or the noise measured anew"
 
 
+@pytest.mark.full
 def test_the_single_process_finds_what_dense_matrices_have(alone):
     made = layouts.problem("float64", 103)
     dense = made.linearize(made.network.parameters(), made.network.buffers(), strategy="rebuild").matmat(

@@ -243,15 +243,19 @@ def victim(controller: psutil.Process, target: str) -> psutil.Process:
     raise AssertionError(f"no {target} is running")
 
 
-@pytest.mark.parametrize("problem", ["closed form", pytest.param("network", marks=pytest.mark.full)])
-def test_oracle_19_snakemake_goes_on_after_kills_of_ranks_jobs_and_itself(request, tmp_path, wait_until, problem):
-    """First training dies between finishing and linking; then a job, held in its units, loses one process after the
-    other, and is told to stop."""
-    if problem == "closed form":
-        config, expected, extra = closed_form_config(), request.getfixturevalue("closed_form").contents, CLOSED_FORM
-    else:
-        config, expected = test_config(), all_contents(request.getfixturevalue("undisturbed"))
-        extra = CLOSED_FORM | {"REAL_NETWORK": "1"}
+def test_oracle_19_snakemake_goes_on_after_kills_of_ranks_jobs_and_itself(closed_form, tmp_path, wait_until):
+    kill_through_snakemake(tmp_path, closed_form_config(), closed_form.contents, wait_until, **CLOSED_FORM)
+
+
+@pytest.mark.full
+def test_oracle_19_a_network_goes_on_after_kills_of_ranks_jobs_and_snakemake(undisturbed, tmp_path, wait_until):
+    extra = CLOSED_FORM | {"REAL_NETWORK": "1"}
+    kill_through_snakemake(tmp_path, test_config(), all_contents(undisturbed), wait_until, **extra)
+
+
+def kill_through_snakemake(tmp_path: Path, config: dict, expected: dict, wait_until, **extra: str) -> None:
+    """First training dies between finishing and linking; then a job that is held in its units loses one process after
+    the other, and is told to stop; the stores are those expected."""
     write_config(tmp_path, config)
     stores = ("--until", "landscape", "spectra")
     assert start_workflow(tmp_path, *stores, EVENTS_KILL="0 os.symlink 1", **extra).wait(timeout=300) != 0
