@@ -178,10 +178,11 @@ class TorchProblem:
         parameters: tuple[str, ...] = ("*",),
         memory_gb: float = 2.0,
         strategy: str = "auto",
+        count: int | None = None,
     ) -> Choice:
         """Return how products with ``width`` vectors at once are to be computed; see ``strategies.choose``."""
         theta, buffers = self.network.vector(theta), self.network.vector(buffers)
-        return choose(self, self.curvature(operator, parameters), theta, buffers, width, memory_gb, strategy)
+        return choose(self, self.curvature(operator, parameters), theta, buffers, width, memory_gb, strategy, count)
 
     def strategy(self, curvature: Curvature, asked: str) -> str:
         """Return ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once."""
