@@ -5,13 +5,23 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import lossatlas
 import numpy as np
 import pytest
 import torch
-from lossatlas import hessian_job, spectra, store, team, units
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss, graphs, memory, strategies
+from lossatlas import hessian_job, readiness, spectra, store, team, units
+from lossatlas.backends.torch import (
+    Device,
+    FlatNetwork,
+    TorchProblem,
+    build_loss,
+    graphs,
+    least_product_bytes,
+    memory,
+    strategies,
+)
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import Timing, World
@@ -278,3 +288,41 @@ def test_notebooks_choose_too(monkeypatch):
     assert lossatlas.hessian(model, "cross-entropy", data, strategy="split").strategy == "split"
     with pytest.raises(LossAtlasError, match="strategy: 'quick' is not one of auto, split, retained, rebuild"):
         lossatlas.hessian(model, "cross-entropy", data, strategy="quick")
+
+
+def test_jobs_of_a_run_choose_once(tmp_path, monkeypatch):
+    clock(monkeypatch, split=2.0, retained=1.0, rebuild=3.0)
+    _, problem = problem_of()
+    known = readiness.Remembered(tmp_path, model="mlp")
+    build = [lambda group: None, "test", problem, point(problem), 4, SPEC]
+    chosen = []
+    for remembered, seconds in ((known, 1.0), (readiness.Remembered(tmp_path, model="mlp"), 9.0)):
+        clock(monkeypatch, split=2.0, retained=seconds, rebuild=3.0)
+        group = SimpleNamespace(attrs={})
+        hessian_job.with_strategy(*build, remembered)(group)
+        chosen.append(group.attrs)
+    assert chosen[0] == chosen[1]
+    assert chosen[0]["strategy"] == "retained"
+    for other in ({"model": "other"}, {}):  # another problem, and a file that cannot be read
+        if not other:
+            (tmp_path / ".stores/products.json").write_text('{"torn')
+        group = SimpleNamespace(attrs={})
+        hessian_job.with_strategy(*build, readiness.Remembered(tmp_path, **{"model": "mlp"} | other))(group)
+        assert group.attrs["strategy"] == "split"
+    assert len(json.loads((tmp_path / ".stores/products.json").read_text())) == 1
+
+
+def test_too_little_memory_is_said_from_one_sample_and_one_vector():
+    _, problem = problem_of((50, 2000, 3), samples=7, batch=5)
+    train, network = problem_of((50, 2000, 3))[0], problem.network
+    choices = {"batch_size": 5, "batchnorm": "frozen", "strategy": "auto", "operator": "hessian", "parameters": ["*"]}
+    needs = {"runs.x.spectra": {**choices, "memory_gb": 1.0}, "runs.x.tracking": {**choices, "memory_gb": 0.01}}
+    with pytest.raises(LossAtlasError, match=r"^runs.x.tracking.memory_gb: 0.01 is too little: at least about 0.0\d+"):
+        readiness.check_memory(lambda need: least_product_bytes(network, CROSS_ENTROPY, train, need), needs)
+    least = least_product_bytes(network, CROSS_ENTROPY, train, {**choices, "memory_gb": 0.0}) / 2**30
+    v = np.random.default_rng(0).standard_normal((4, problem.layout.size))
+    with pytest.raises(LossAtlasError, match="too little"):
+        problem.linearize(*point(problem), memory_gb=0.9 * least, strategy="auto").matmat(v)
+    products = problem.linearize(*point(problem), memory_gb=1.01 * least, strategy="auto").matmat(v)
+    expected = problem.linearize(*point(problem)).matmat(v)
+    assert np.abs(products - expected).max() < 1e-12 * np.abs(expected).max()

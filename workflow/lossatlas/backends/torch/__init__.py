@@ -5,7 +5,7 @@ from lossatlas.backends.torch.build import as_loss, as_metrics, build_loss, buil
 from lossatlas.backends.torch.checkpoints import read_checkpoint, read_pretrained
 from lossatlas.backends.torch.device import Device, device_of, own_modes, set_up
 from lossatlas.backends.torch.network import FlatNetwork
-from lossatlas.backends.torch.problem import TorchProblem, problems
+from lossatlas.backends.torch.problem import TorchProblem, least_product_bytes, problems
 from lossatlas.backends.torch.trainer import TorchTrainer, training_steps
 
 Trainer = TorchTrainer
@@ -23,6 +23,7 @@ __all__ = [
     "build_module",
     "collect",
     "device_of",
+    "least_product_bytes",
     "load_weights",
     "mean_over_samples",
     "own_modes",

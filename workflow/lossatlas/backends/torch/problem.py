@@ -17,7 +17,7 @@ from lossatlas.backends.torch.hessian import TorchHessian
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.products import Curvature
 from lossatlas.backends.torch.restriction import Eager, Interpolated, Recomputed, Staged, restrict
-from lossatlas.backends.torch.strategies import Choice, choose
+from lossatlas.backends.torch.strategies import Choice, choose, least_of
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import with_standard_error
@@ -398,6 +398,21 @@ def _check_mean(who: str, loss: Loss, outputs: Tensor, targets: Tensor) -> None:
             "must be the mean over samples. Instead of a sum, a weighted mean, or a mean that leaves samples out, "
             "return one value per sample"
         )
+
+
+def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: dict) -> int:
+    """Return the bytes that Hessian products need at least, found with the samples of one piece.
+
+    Args:
+        spec: the choices of a driver, see ``lossatlas.problem.CHOICES``, with ``batch_size`` and ``batchnorm``.
+    """
+    chunk = spec["batch_size"] if spec["batchnorm"] == "batch" else 4
+    own = FlatNetwork(network.module, network.device)  # what is evaluated here is not what is trained
+    few = Split(train.inputs[:chunk], train.targets[:chunk])
+    problem = TorchProblem(own, loss, few, chunk, spec["batchnorm"])
+    curvature = problem.curvature(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
+    at = own.theta.clone(), own.vector(own.buffers())
+    return least_of(problem, curvature, *at, spec["strategy"], spec["memory_gb"] * 2**30)
 
 
 def problems(

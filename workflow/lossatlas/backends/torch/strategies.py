@@ -184,6 +184,19 @@ def least_bytes(problem, strategy: Split | Retained) -> int:
     return _working(strategy, problem.pieces(1, 1), 1)
 
 
+def least_of(problem, curvature: Curvature, theta: Tensor, buffers: Tensor, asked: str, enough: float) -> int:
+    """Return the bytes that products need at least, of all strategies for ``auto``; ``enough`` ends the search.
+
+    What needs no trace is tried first.
+    """
+    least = []
+    for name in ("rebuild", "split") if asked == "auto" else (asked,):
+        least.append(least_bytes(problem, way(problem.strategy(curvature, name), curvature, theta, buffers)))
+        if least[-1] <= enough:
+            break
+    return min(least)
+
+
 def _cut(problem, strategy: Split | Retained, width: int, memory_gb: float) -> tuple[Arrangement | None, int]:
     """Return how products with all these vectors at once stay within the memory if they can, and the size wanted."""
     budget, at_once = memory_gb * 2**30, width if isinstance(strategy, Split) else 1
