@@ -3,9 +3,10 @@
 from lossatlas import backends, cli, curvature, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.directions import orthogonalize, read_axes
-from lossatlas.hessian_job import as_begun, with_strategy
+from lossatlas.hessian_job import as_begun, remembered, with_strategy
 from lossatlas.parallel import Timing
 from lossatlas.paths import Others
+from lossatlas.readiness import Remembered
 from lossatlas.trajectory import Trajectory
 
 
@@ -23,7 +24,8 @@ def main(args, world) -> None:
         chunks = spec["curvature"]["batch_size"], spec["curvature"]["batchnorm"]
         problem = backends.problems_of_run(backend, device, spec, trajectory, subsets, *chunks)["train"]
     if world.rank == 0:
-        prepare(args, trajectory, axes, problem, subset, cli.other_paths(args, losses=False))
+        known = remembered(args, spec, device.description)
+        prepare(args, trajectory, axes, problem, subset, cli.other_paths(args, losses=False), known)
     with timing("idle"):
         world.barrier()
     made = store.Store(store.hidden_path(args.output, args.run_dir), writable=True)
@@ -33,7 +35,7 @@ def main(args, world) -> None:
     cli.conclude(args, world, timing, made, curvature.finish, missing, device.description)
 
 
-def prepare(args, trajectory: Trajectory, axes, problem, subset, others: Others) -> None:
+def prepare(args, trajectory: Trajectory, axes, problem, subset, others: Others, known: Remembered) -> None:
     """Find or create the store."""
     spec = args.spec
     inputs = {"trajectory": trajectory.store.identity, **axes.identities, "subset/train": subset.digest}
@@ -42,7 +44,8 @@ def prepare(args, trajectory: Trajectory, axes, problem, subset, others: Others)
     if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
         at = trajectory.parameters(0), trajectory.buffers(0)
         plan = curvature.Plan(spec["curvature"], spec["plane"], axes, trajectory, problem, subset, others)
-        build = with_strategy(plan.build, args.label, problem, at, 1, spec["curvature"])
+        count = spec["curvature"]["points"] ** 2 * spec["curvature"]["max_products"]
+        build = with_strategy(plan.build, args.label, problem, at, 1, spec["curvature"], known, count)
         store.create(args.output, args.run_dir, fingerprint, build)
 
 

@@ -8,6 +8,7 @@ from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.directions import DirectionSet, complete
 from lossatlas.directions.eigen import eigen
 from lossatlas.directions.gradient import batches, gradient
+from lossatlas.hessian_job import remembered
 from lossatlas.trajectory import Trajectory
 
 
@@ -43,7 +44,7 @@ def compute(args, path: Trajectory, subset) -> DirectionSet:
     if choices["kind"] == "gradient":
         raw = gradient(problems, path, center, choices)
     else:
-        raw = eigen(problems["train"], path, center, choices)
+        raw = eigen(problems["train"], path, center, choices, remembered(args, spec, device.description))
         print(f"{args.label}: Hessian products: {raw.notes['strategy_note']}", flush=True)
     raw.notes["device"] = device.description
     return complete(raw, choices, path)

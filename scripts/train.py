@@ -1,11 +1,13 @@
 """Train a run and record its trajectory."""
 
+import json
 import time
 from pathlib import Path
 
 import numpy as np
 from lossatlas import backends, cli, store
 from lossatlas.data import load_dataset
+from lossatlas.readiness import check_memory
 from lossatlas.training import record_training, recorded_iterations
 from lossatlas.trajectory import check_disk
 from lossatlas.zoo import weights
@@ -25,6 +27,9 @@ def main(args, _world) -> None:
     iterations = recorded_iterations(trainer.steps, spec["train"]["record_every"])
     recording = network.recording(iterations, trainer.steps_per_epoch)
     print(check_disk(args.run_dir, recording), flush=True)
+    if args.needs:
+        loss = backend.build_loss(spec["loss"])
+        check_memory(lambda need: backend.least_product_bytes(network, loss, dataset.train, need), args.needs)
     fingerprint = store.Fingerprint("trajectory", spec, {"data": dataset.train.digest})
     found = store.find(args.output, args.run_dir, fingerprint, args.fresh)
     found = found or store.create(args.output, args.run_dir, fingerprint, recording.build)
@@ -51,5 +56,7 @@ if __name__ == "__main__":
     parser = cli.arguments(__doc__)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--device", required=True)
+    told = "choices of later jobs that compute Hessian products, by key of the config, as JSON"
+    parser.add_argument("--needs", type=json.loads, default={}, help=told)
     parsed = parser.parse_args()
     cli.run(lambda world: main(parsed, world), label=parsed.label)

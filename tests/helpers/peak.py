@@ -18,6 +18,10 @@ from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, set_up
 from lossatlas.data import Split
 from torch.nn import functional
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.helpers import networks
+
 
 def status(field: str) -> int:
     """Return a field of the process's status in bytes: VmRSS, the memory in use, or VmHWM, its peak."""
@@ -25,11 +29,14 @@ def status(field: str) -> int:
 
 
 def problem_of(name: str, samples: int) -> TorchProblem:
-    """Return the loss of a network with initial weights on random images in chunks of 100, float32."""
+    """Return the loss of a network with initial weights on random samples in chunks of 100, float32."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
+    build = {"vit": networks.ViT, "gpt": networks.GPT}.get(name) or zoo.builder(name)
     split = Split(rng.standard_normal((samples, 3, 32, 32)), rng.integers(0, 10, samples))
-    network = FlatNetwork(zoo.builder(name)(), Device(torch.device("cpu"), torch.float32))
+    if name == "gpt":
+        split = Split(*rng.integers(0, 65, (2, samples, 32)))
+    network = FlatNetwork(build(), Device(torch.device("cpu"), torch.float32))
     return TorchProblem(network, functional.cross_entropy, split, 100)
 
 
@@ -48,7 +55,7 @@ def main(name: str, samples: int, memory_gb: float, strategy: str, count: int) -
         peak = status("VmHWM") - before
     plan = operator._plan
     found = {"peak": peak, "predicted": plan.peak, "budget": int(memory_gb * 2**30), "kept": len(operator._kept)}
-    print(json.dumps(found | {"pieces": len(plan.pieces), "strategy": operator.strategy}))
+    print(json.dumps(found | {"pieces": len(plan.pieces), "strategy": operator.strategy, "width": plan.width}))
 
 
 if __name__ == "__main__":

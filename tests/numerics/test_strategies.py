@@ -11,8 +11,17 @@ import lossatlas
 import numpy as np
 import pytest
 import torch
-from lossatlas import hessian_job, spectra, store, units
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss, graphs, memory, strategies
+from lossatlas import hessian_job, readiness, spectra, store, team, units
+from lossatlas.backends.torch import (
+    Device,
+    FlatNetwork,
+    TorchProblem,
+    build_loss,
+    graphs,
+    least_product_bytes,
+    memory,
+    strategies,
+)
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.parallel import Timing, World
@@ -94,37 +103,69 @@ def test_real_times_are_of_whole_products(monkeypatch):
 
 
 @pytest.mark.parametrize("operator", ["hessian", "ggn", "residual"])
-def test_too_little_memory_for_one_way_leads_to_another_and_the_same_products(monkeypatch, operator):
-    """With ten vectors at once ``split`` needs ten tangents of the weights; ``rebuild`` goes vector by vector."""
-    _, problem = problem_of((50, 200, 3), samples=7, batch=5)
+def test_too_little_memory_for_a_block_cuts_it_and_gives_the_same_products(operator):
+    """Ten vectors at once need ten products in float64 and ten tangents of the weights, one needs a tenth of it."""
+    _, problem = problem_of((50, 2000, 3), samples=7, batch=5)
+    v = np.random.default_rng(2).standard_normal((10, problem.layout.size))
+    least = 10 * problem.layout.size * 8 * 3  # vectors, tangents and sums of the whole block
+    made = []
+    for gb in (2.0, (strategies.SPARE + least) / 2**30):
+        made.append(problem.linearize(*point(problem), operator=operator, memory_gb=gb, strategy="split"))
+        made[-1].matmat(v)
+    assert made[0]._plan.width == 10 > made[1]._plan.width >= 1
+    assert made[1]._plan.peak <= strategies.SPARE + least < made[0]._plan.working
+    assert np.abs(made[0].matmat(v) - made[1].matmat(v)).max() < 1e-12 * np.abs(made[0].matmat(v)).max()
+
+
+def test_too_little_memory_for_one_way_leads_to_another(monkeypatch):
+    _, problem = problem_of()
     clock(monkeypatch, split=1.0, retained=2.0, rebuild=3.0)
-    curvature, theta = problem.curvature(operator), problem.network.theta
-    needs = {}
-    for name in strategies.STRATEGIES:
-        one = strategies.way(name, curvature, theta, theta[:0])
-        needs[name] = one.need(problem.pieces(1, 1)[0], 10).working + 10 * theta.numel() * 64 + strategies.SPARE
-    assert needs["rebuild"] + 2**21 < needs["split"]
-    little = (needs["rebuild"] + needs["split"]) / 2 / 2**30
-    plenty = problem.choose_strategy(*point(problem), 10, operator=operator)
-    tight = problem.choose_strategy(*point(problem), 10, operator=operator, memory_gb=little)
-    assert (plenty.strategy, tight.strategy) == ("split", "retained")
-    assert tight.peak <= little * 2**30 < needs["split"]
-    v = np.random.default_rng(2).standard_normal((10, theta.numel()))
-    found = [
-        problem.linearize(*point(problem), operator=operator, memory_gb=gb, strategy=choice.strategy).matmat(v)
-        for gb, choice in ((2.0, plenty), (little, tight))
-    ]
-    assert np.abs(found[0] - found[1]).max() < 1e-9 * np.abs(found[0]).max()
+    assert problem.choose_strategy(*point(problem), 10).strategy == "split"
+    monkeypatch.setattr(strategies.Split, "need", lambda self, piece, width: strategies.Need(0, 2**40))
+    tight = problem.choose_strategy(*point(problem), 10)
+    assert tight.strategy == "retained"
+    assert tight.told.startswith("retained (6.8 s each; rebuild 10), about")
+
+
+def test_few_products_are_not_worth_a_trace(monkeypatch):
+    _, problem = problem_of()
+    clock(monkeypatch, split=1e-9, retained=1e-4, rebuild=2e-4)
+    assert problem.choose_strategy(*point(problem), 2, count=5).strategy == "retained"
+    assert not problem.curvature()._graphs
+    assert problem.choose_strategy(*point(problem), 2, count=10**6).strategy == "split"
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 8, 16, 40])
+def test_sums_alive_are_those_of_the_tree(pieces):
+    """Counted by who holds them while products are summed, in the order in which that is done."""
+
+    class Sum:
+        alive = most = 0
+
+        def __init__(self):
+            Sum.alive += 1
+            Sum.most = max(Sum.most, Sum.alive)
+
+        def __iadd__(self, other):
+            return self
+
+        def __del__(self):
+            Sum.alive -= 1
+
+    filled = (team.leaf(pieces, n) for n in range(team.LEAVES))
+    team.fold((range(n, n + 1), Sum() if r.stop > r.start else None) for n, r in enumerate(filled))
+    assert strategies.sums_alive(pieces) == Sum.most
 
 
 def test_less_memory_cuts_pieces_and_then_refuses():
     _, problem = problem_of((50, 200, 3), samples=40, batch=40)
-    v = np.random.default_rng(3).standard_normal((10, problem.layout.size))
+    v = np.random.default_rng(3).standard_normal((1, problem.layout.size))
     whole = problem.linearize(*point(problem))
     expected = whole.matmat(v)
     assert len(whole._plan.pieces) == 1
-    need = whole._way.need(whole._plan.pieces[0], 10).working
-    cut = problem.linearize(*point(problem), memory_gb=(whole._plan.working - 0.3 * need) / 2**30)
+    least = strategies.least_bytes(problem, whole._way)
+    assert least < whole._plan.working
+    cut = problem.linearize(*point(problem), memory_gb=(least + whole._plan.working) / 2 / 2**30)
     assert np.abs(cut.matmat(v) - expected).max() < 1e-12 * np.abs(expected).max()
     assert len(cut._plan.pieces) > 1
     assert cut._plan.working < whole._plan.working
@@ -252,3 +293,41 @@ def test_notebooks_choose_too(monkeypatch):
     assert lossatlas.hessian(model, "cross-entropy", data, strategy="split").strategy == "split"
     with pytest.raises(LossAtlasError, match="strategy: 'quick' is not one of auto, split, retained, rebuild"):
         lossatlas.hessian(model, "cross-entropy", data, strategy="quick")
+
+
+def test_jobs_of_a_run_choose_once(tmp_path, monkeypatch):
+    clock(monkeypatch, split=2.0, retained=1.0, rebuild=3.0)
+    _, problem = problem_of()
+    known = readiness.Remembered(tmp_path, model="mlp")
+    build = [lambda group: None, "test", problem, point(problem), 4, SPEC]
+    chosen = []
+    for remembered, seconds in ((known, 1.0), (readiness.Remembered(tmp_path, model="mlp"), 9.0)):
+        clock(monkeypatch, split=2.0, retained=seconds, rebuild=3.0)
+        group = SimpleNamespace(attrs={})
+        hessian_job.with_strategy(*build, remembered)(group)
+        chosen.append(group.attrs)
+    assert chosen[0] == chosen[1]
+    assert chosen[0]["strategy"] == "retained"
+    for other in ({"model": "other"}, {}):  # another problem, and a file that cannot be read
+        if not other:
+            (tmp_path / ".stores/products.json").write_text('{"torn')
+        group = SimpleNamespace(attrs={})
+        hessian_job.with_strategy(*build, readiness.Remembered(tmp_path, **{"model": "mlp"} | other))(group)
+        assert group.attrs["strategy"] == "split"
+    assert len(json.loads((tmp_path / ".stores/products.json").read_text())) == 1
+
+
+def test_too_little_memory_is_said_from_one_sample_and_one_vector():
+    _, problem = problem_of((50, 2000, 3), samples=7, batch=5)
+    train, network = problem_of((50, 2000, 3))[0], problem.network
+    choices = {"batch_size": 5, "batchnorm": "frozen", "strategy": "auto", "operator": "hessian", "parameters": ["*"]}
+    needs = {"runs.x.spectra": {**choices, "memory_gb": 1.0}, "runs.x.tracking": {**choices, "memory_gb": 0.01}}
+    with pytest.raises(LossAtlasError, match=r"^runs.x.tracking.memory_gb: 0.01 is too little: at least about 0.0\d+"):
+        readiness.check_memory(lambda need: least_product_bytes(network, CROSS_ENTROPY, train, need), needs)
+    least = least_product_bytes(network, CROSS_ENTROPY, train, {**choices, "memory_gb": 0.0}) / 2**30
+    v = np.random.default_rng(0).standard_normal((4, problem.layout.size))
+    with pytest.raises(LossAtlasError, match="too little"):
+        problem.linearize(*point(problem), memory_gb=0.9 * least, strategy="auto").matmat(v)
+    products = problem.linearize(*point(problem), memory_gb=1.01 * least, strategy="auto").matmat(v)
+    expected = problem.linearize(*point(problem)).matmat(v)
+    assert np.abs(products - expected).max() < 1e-12 * np.abs(expected).max()

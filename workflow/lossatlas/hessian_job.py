@@ -11,7 +11,8 @@ from lossatlas import backends, cli, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.krylov import check_deterministic
 from lossatlas.parallel import Timing, World
-from lossatlas.problem import Problem, choices_of
+from lossatlas.problem import Choice, Problem, choices_of
+from lossatlas.readiness import Remembered
 from lossatlas.saves import Saves
 from lossatlas.sites import Sites
 from lossatlas.team import Team, form_teams, ranks_per_unit
@@ -43,6 +44,8 @@ def with_strategy(
     at: tuple[np.ndarray, np.ndarray],
     width: int,
     spec: dict,
+    remembered: Remembered | None = None,
+    count: int | None = None,
 ) -> Callable[[zarr.Group], None]:
     """Choose how Hessian products are computed and check that they are deterministic; return a ``build`` that says so.
 
@@ -52,11 +55,19 @@ def with_strategy(
         build: fills an empty store, see ``store.create``.
         at: theta and buffers of a point where products are tried.
         width: vectors at once.
+        remembered: choices of other jobs of the run, which are then not made and checked again.
+        count: products that are ahead, about, if that is known.
     """
     choices = choices_of(spec)
-    choice = problem.choose_strategy(*at, width, **choices)
+
+    def checked() -> Choice:
+        choice = problem.choose_strategy(*at, width, **choices, count=count)
+        check_deterministic(lambda: problem.linearize(*at, **{**choices, "strategy": choice.strategy}))
+        return choice
+
+    chunks = {key: spec[key] for key in ("batch_size", "batchnorm") if key in spec}
+    choice = remembered.choice(checked, width=width, **choices, **chunks) if remembered else checked()
     print(f"{label}: Hessian products: {choice.told}", flush=True)
-    check_deterministic(lambda: problem.linearize(*at, **{**choices, "strategy": choice.strategy}))
 
     def complete(group: zarr.Group) -> None:
         build(group)
@@ -64,6 +75,12 @@ def with_strategy(
         group.attrs.update(agreement=choice.agreement)
 
     return complete
+
+
+def remembered(args: argparse.Namespace, spec: dict, device: str) -> Remembered:
+    """Return the choices of the jobs of a run whose problem, device and threads are these."""
+    problem = {key: spec.get(key) for key in ("seed", "backend", "dtype", "model", "data", "loss", "evaluation")}
+    return Remembered(args.run_dir, **problem, device=device, threads=args.threads)
 
 
 def as_begun(spec: dict, made: store.Store) -> dict:
@@ -90,7 +107,10 @@ def _main(args: argparse.Namespace, world: World, kind: str, driver: ModuleType,
         if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
             at = points.parameters(0), points.buffers(0)
             plan = driver.Plan(spec[kind], points, problem, subsets["train"])
-            build = with_strategy(plan.build, args.label, problem, at, driver.width(spec[kind]), spec[kind])
+            count = driver.products(spec[kind], points)
+            known = remembered(args, spec, device.description)
+            width = driver.width(spec[kind])
+            build = with_strategy(plan.build, args.label, problem, at, width, spec[kind], known, count)
             store.create(args.output, args.run_dir, fingerprint, build)
     with timing("idle"):
         world.barrier()

@@ -37,6 +37,11 @@ def width(spec: dict) -> int:
     return min(BLOCK, block_size(spec["probes"], spec["tolerance"]))
 
 
+def products(spec: dict, sites: Sites) -> int:
+    """Return how many products are computed at most."""
+    return len(sites) * spec["probes"] * spec["steps"]
+
+
 MEASURES = {"loss": "loss on the same samples", "gradient_norm": "Euclidean norm of the gradient of all parameters"}
 """What is measured at each site besides the spectrum, where the sites ask for it."""
 

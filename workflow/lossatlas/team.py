@@ -38,12 +38,18 @@ def fold(branches: list[Branch]) -> list[Branch]:
     made: list[Branch] = []
     for branch in branches:
         made.append(branch)
+        del branch  # nobody but ``made`` holds a sum, so that one that was added is freed before the next is made
         while len(made) > 1 and _siblings(made[-2][0], made[-1][0]):
-            (left, one), (right, two) = made[-2:]
-            if one is not None and two is not None:
-                one += two
-            made[-2:] = [(range(left.start, right.stop), two if one is None else one)]
+            _add_last(made)
     return made
+
+
+def _add_last(made: list[Branch]) -> None:
+    """Replace the last two branches by the one that they make up."""
+    (right, two), (left, one) = made.pop(), made.pop()
+    if one is not None and two is not None:
+        one += two
+    made.append((range(left.start, right.stop), two if one is None else one))
 
 
 def _siblings(left: range, right: range) -> bool:

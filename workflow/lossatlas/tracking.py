@@ -39,6 +39,11 @@ def width(spec: dict) -> int:
     return 1
 
 
+def products(spec: dict, trajectory: Trajectory) -> int:
+    """Return how many products are computed at most."""
+    return len(trajectory.every(spec["stride"])) * spec["max_products"]
+
+
 def selection(layout: ParameterLayout, patterns: list[str]) -> list[slice]:
     """Return where the chosen parameters lie in theta, in order."""
     names = {slot.name for slot in layout.select(patterns)}

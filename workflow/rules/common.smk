@@ -428,6 +428,27 @@ def sets_in_use(run):
     return sorted({config_module.split_axis(axis)[0] for axis in axes})
 
 
+def product_needs(run):
+    """Return what tells how much memory the Hessian products of a run take, by key of the config.
+
+    Only PyTorch can tell before it has a trajectory.
+    """
+    settings = RUNS[run]
+    if settings["backend"] != "torch":
+        return {}
+    spectra = settings.get("spectra", {})
+    found = {"spectra": spectra} if spectra else {}
+    found |= {f"spectra.variants.{name}": {**spectra, **own} for name, own in spectra.get("variants", {}).items()}
+    found |= {f"spectra_between.{name}": line for name, line in settings["spectra_between"].items()}
+    found |= {"tracking": settings["tracking"]} if "tracking" in settings else {}
+    sets = {name: settings["directions"].get(name, {}) for name in sets_in_use(run)}
+    found |= {f"directions.{name}": chosen for name, chosen in sets.items() if chosen.get("kind") == "eigen"}
+    found |= {f"planes.{name}.curvature": settings["planes"][name]["curvature"] for name in curved_planes(run)}
+    keys = ("operator", "parameters", "memory_gb", "strategy", "batch_size", "batchnorm")
+    chosen = {f"runs.{run}.{name}": {key: one[key] for key in keys if key in one} for name, one in found.items()}
+    return {name: {"operator": "hessian", "parameters": ["*"], **one} for name, one in chosen.items()}
+
+
 def leads_to(run):
     """Return the other runs that a run's differences, lines and planes name."""
     ends = [end for d in RUNS[run]["directions"].values() for end in d.get("to", [])]

@@ -61,6 +61,7 @@ rule train:
         script=SCRIPTS / "train.py",
         run_dir=run_dir,
         spec=lambda wildcards: as_json(training_spec(wildcards.run)),
+        needs=lambda wildcards: as_json(product_needs(wildcards.run)),
         device=lambda wildcards: RUNS[wildcards.run]["device"],
         threads=lambda wildcards: RUNS[wildcards.run]["train"]["threads"],
         fresh=fresh(),
@@ -68,7 +69,8 @@ rule train:
         "Train {wildcards.run} and record its trajectory"
     shell:
         "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q} --label {wildcards.run:q}/train"
-        " --spec {params.spec:q} --device {params.device:q} --threads {params.threads:q} {params.fresh:q}"
+        " --spec {params.spec:q} --needs {params.needs:q} --device {params.device:q} --threads {params.threads:q}"
+        " {params.fresh:q}"
         " 2>&1 | logged {log:q}"
 
 

@@ -4,22 +4,32 @@ import numpy as np
 
 from lossatlas.directions.raw import RawDirections
 from lossatlas.krylov import check_deterministic, eigenpairs
-from lossatlas.problem import Problem, batchnorm_note, choices_of
+from lossatlas.problem import Choice, Problem, batchnorm_note, choices_of
+from lossatlas.readiness import Remembered
 from lossatlas.trajectory import Trajectory
 
 
-def eigen(problem: Problem, trajectory: Trajectory, center: int, spec: dict) -> RawDirections:
+def eigen(
+    problem: Problem, trajectory: Trajectory, center: int, spec: dict, remembered: Remembered | None = None
+) -> RawDirections:
     """Return unit eigenvectors of the ``largest`` and then the ``smallest`` eigenvalues, in descending order.
 
     Args:
         center: row of the checkpoint at which the Hessian is taken.
         spec: keys ``largest``, ``smallest``, ``tolerance``, ``max_products``, ``seed``, ``memory_gb`` and ``strategy``.
+        remembered: choices of other jobs of the run.
     """
     theta, buffers = trajectory.parameters(center), trajectory.buffers(center)
     choices = choices_of(spec)
-    choice = problem.choose_strategy(theta, buffers, 1, **choices)
+
+    def checked() -> Choice:
+        choice = problem.choose_strategy(theta, buffers, 1, **choices, count=spec["max_products"])
+        check_deterministic(lambda: problem.linearize(theta, buffers, **{**choices, "strategy": choice.strategy}))
+        return choice
+
+    chunks = {key: spec[key] for key in ("batch_size", "batchnorm") if key in spec}
+    choice = remembered.choice(checked, width=1, **choices, **chunks) if remembered else checked()
     choices["strategy"] = choice.strategy
-    check_deterministic(lambda: problem.linearize(theta, buffers, **choices))
     operator = problem.linearize(theta, buffers, **choices)
     pairs = eigenpairs(
         operator, spec["largest"], spec["smallest"], spec["tolerance"], spec["max_products"], spec["seed"]

@@ -169,8 +169,9 @@ class KerasProblem:
         parameters: tuple[str, ...] = ("*",),
         memory_gb: float = 2.0,
         strategy: str = "auto",
+        count: int | None = None,
     ) -> Choice:
-        """Return how products are to be computed; vectors come one by one, whatever the ``width``."""
+        """Return how products are to be computed; vectors come one by one, whatever ``width`` and ``count``."""
         theta, buffers = self.network.vector(theta), self.network.vector(buffers)
         return choose(self, self.curvature(operator, parameters), theta, buffers, memory_gb, strategy)
 

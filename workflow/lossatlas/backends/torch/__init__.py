@@ -6,7 +6,7 @@ from lossatlas.backends.torch.checkpoints import read_checkpoint, read_pretraine
 from lossatlas.backends.torch.device import Device, device_of, own_modes, set_up
 from lossatlas.backends.torch.losses import is_cross_entropy, mean_over_samples
 from lossatlas.backends.torch.network import FlatNetwork
-from lossatlas.backends.torch.problem import TorchProblem, problems
+from lossatlas.backends.torch.problem import TorchProblem, least_product_bytes, problems
 from lossatlas.backends.torch.trainer import TorchTrainer, training_steps
 
 Trainer = TorchTrainer
@@ -25,6 +25,7 @@ __all__ = [
     "collect",
     "device_of",
     "is_cross_entropy",
+    "least_product_bytes",
     "load_weights",
     "mean_over_samples",
     "own_modes",

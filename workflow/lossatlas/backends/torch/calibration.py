@@ -85,7 +85,7 @@ class _Ways:
 
 
 def choose_evaluation(problem, place: Place, points: np.ndarray, count: int, asked: str, precision: str) -> Evaluation:
-    """Return the strategy ``asked``, or one that can be in its stead, or for ``auto`` the fastest; see ``point_agreement``.
+    """Return the strategy ``asked``, or one in its stead, or for ``auto`` the fastest; see ``point_agreement``.
 
     Args:
         problem: the ``TorchProblem``.

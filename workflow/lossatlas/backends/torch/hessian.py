@@ -77,16 +77,18 @@ class TorchHessian:
             raise LossAtlasError(f"Hessian product: vectors of shape {vectors.shape}, expected (k, {self.size})")
         self.products += len(vectors)
         blocks = [self._block(vectors[i : i + BLOCK], leaves) for i in range(0, len(vectors), BLOCK)]
-        branches = zip(*blocks, strict=True)
-        return [(parts[0][0], np.concatenate([sums for _, sums in parts])) for parts in branches]
+        return _joined(blocks)
 
     def _block(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
-        v = self.network.vector(vectors)
-        if len(v) != self._width:  # pieces and graphs are others
+        if len(vectors) != self._width:  # pieces and graphs are others
             self._kept, self._width = {}, 0
-            self._plan = arrange(self.problem, self._way, len(v), self._memory_gb)
-            self._room, self._width = self._plan.room, len(v)
-        pieces = list(enumerate(self._plan.pieces))
+            self._plan = arrange(self.problem, self._way, len(vectors), self._memory_gb)
+            self._room, self._width = self._plan.room, len(vectors)
+        cut = range(0, len(vectors), self._plan.width)
+        return _joined([self._at_once(vectors[i : i + self._plan.width], leaves) for i in cut])
+
+    def _at_once(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
+        v, pieces = self.network.vector(vectors), list(enumerate(self._plan.pieces))
         # One leaf after the other, so that few sums are alive at once.
         sums = fold((range(n, n + 1), self._sum(pieces[leaf(len(pieces), n)], v)) for n in leaves)
         return [(r, np.zeros(v.shape) if total is None else total.cpu().numpy()) for r, total in sums]
@@ -119,3 +121,10 @@ class TorchHessian:
                     f"Hessian: loss {float(value)} or its gradient is not finite in chunk {number} "
                     f"of {len(self.problem.chunks)}"
                 )
+
+
+def _joined(blocks: list[list[Branch]]) -> list[Branch]:
+    """Return the branches of consecutive blocks of vectors as those of all vectors."""
+    if len(blocks) == 1:
+        return blocks[0]
+    return [(parts[0][0], np.concatenate([sums for _, sums in parts])) for parts in zip(*blocks, strict=True)]

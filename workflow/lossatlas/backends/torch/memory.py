@@ -1,6 +1,9 @@
 """How much memory tensors take: those that exist, and those that a computation would make, without making them."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,14 +27,67 @@ def imagined(function: Callable, *arguments: Tensor) -> Any:
     Where an operation cannot do without contents the function gets the arguments themselves.
     """
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            found = function(*map(mode.from_tensor, arguments))
-        if isinstance(found, fx.GraphModule):
-            constants = (getattr(found, node.target) for node in found.graph.nodes if node.op == "get_attr")
-            assert not any(isinstance(constant, FakeTensor) for constant in constants)
-        return found
+        return without_contents(function, *arguments)
     except Exception:  # whatever is wrong with the function itself shows below
         return function(*arguments)
+
+
+def without_contents(function: Callable, *arguments: Tensor) -> Any:
+    """Return ``function(*arguments)`` on tensors without contents; fails where an operation asks for contents."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        found = function(*map(mode.from_tensor, arguments))
+    if isinstance(found, fx.GraphModule):
+        constants = (getattr(found, node.target) for node in found.graph.nodes if node.op == "get_attr")
+        assert not any(isinstance(constant, FakeTensor) for constant in constants)
+    return found
+
+
+@dataclass(frozen=True)
+class Lives:
+    """When the tensors of the graphs of products are alive, from which their memory follows.
+
+    ``kept`` are the bytes of each storage that the primal graph returns, ``prepared`` those of what depends on the
+    vectors alone. ``primal`` and ``tangent`` are lists of (born, dies, bytes) of all other storages while one of the
+    graphs runs: ``born`` and ``dies`` are the first and last operation during which a storage is alive.
+    """
+
+    kept: list[int]
+    prepared: list[int]
+    primal: list[tuple[int, int, int]]
+    tangent: list[tuple[int, int, int]]
+
+    def sizes(self, scaled: Callable[[int], int] = int) -> tuple[int, int]:
+        """Return the bytes of what is kept, and of what a run of all graphs has alive beside it at the peak.
+
+        Args:
+            scaled: the bytes of a storage, from those that it has here.
+        """
+        kept, prepared = (sum(map(scaled, part)) for part in (self.kept, self.prepared))
+        primal, tangent = (
+            _peak([(*life[:2], scaled(life[2])) for life in part]) for part in (self.primal, self.tangent)
+        )
+        return kept, max(primal - kept, prepared + tangent)
+
+
+def _peak(lives: list[tuple[int, int, int]]) -> int:
+    """Return the largest sum of the bytes that are alive at once."""
+    changes: dict[int, int] = {}
+    for born, dies, size in lives:
+        changes[born] = changes.get(born, 0) + size
+        changes[dies + 1] = changes.get(dies + 1, 0) - size
+    return max(accumulate(changes[time] for time in sorted(changes)), default=0)
+
+
+def lives(primal: fx.GraphModule, along: fx.GraphModule, tangent: fx.GraphModule, *given: Tensor) -> Lives:
+    """Return when tensors live in a run of graphs on the tensors ``given``, vectors last; those are left out."""
+    watch = _Watch(primal, given)
+    saved = watch.run(*given[:-1])
+    prepared = along(given[-1])
+    last = _Watch(tangent, (*given, *saved, *prepared))
+    last.run(*saved, *prepared)
+    outside = _storages(given)
+    ends = ([size for key, size in _storages(part).items() if key not in outside] for part in (saved, prepared))
+    return Lives(*ends, watch.lives(), last.lives())
 
 
 def graph_sizes(
@@ -41,34 +97,41 @@ def graph_sizes(
 
     What they are given is counted in neither.
     """
-
-    def run(*arguments: Tensor) -> tuple[int, int]:
-        given, watch = arguments[:-1], _Watch(primal, arguments)
-        saved = watch.run(*given)
-        kept, beside = held(saved, arguments), watch.peak - held(saved, arguments)
-        prepared = along(arguments[-1])
-        watch = _Watch(tangent, (*arguments, *saved, *prepared))
-        watch.run(*saved, *prepared)
-        return kept, max(beside, held(prepared, arguments) + watch.peak)
-
-    return imagined(run, *at, v)
+    return imagined(partial(lives, primal, along, tangent), *at, v).sizes()
 
 
 class _Watch(fx.Interpreter):
-    """Runs a graph, dropping each value after its last use as the compiled graph does, and notes the peak."""
+    """Runs a graph, dropping each value after its last use as the compiled graph does, and notes who is alive when."""
 
     def __init__(self, module: fx.GraphModule, besides: tuple[Any, ...]):
         super().__init__(module)
-        self.given, self.found, self.peak = _storages(besides), {}, 0
+        self._given, self._time = _storages(besides), 0
+        self._alive: dict[int, list[int]] = {}  # by storage: born, bytes, and how many values lie in it
+        self._of: dict[fx.Node, dict[int, int]] = {}
+        self._lives: list[tuple[int, int, int]] = []
 
     def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
-        self.found[node] = _storages(result)
-        alive = {**self.found[node]}
-        for other in self.env:
-            alive |= self.found[other]
-        self.peak = max(self.peak, sum(size for key, size in alive.items() if key not in self.given))
+        self._of[node] = _storages(result)
+        for key, size in self._of[node].items():
+            if key not in self._given:
+                self._alive.setdefault(key, [self._time, size, 0])[2] += 1
+        for last in self.user_to_last_uses.get(node, []):
+            for key in self._of[last]:
+                self._leave(key)
+        self._time += 1
         return result
+
+    def _leave(self, key: int) -> None:
+        if key in self._alive:
+            self._alive[key][2] -= 1
+            if not self._alive[key][2]:
+                born, size, _ = self._alive.pop(key)
+                self._lives.append((born, self._time, size))
+
+    def lives(self) -> list[tuple[int, int, int]]:
+        """Return when each storage was first and last alive, and its bytes; what is left is alive at the end."""
+        return self._lives + [(born, self._time, size) for born, size, _ in self._alive.values()]
 
 
 def _storages(values: Any) -> dict[int, int]:

@@ -18,7 +18,7 @@ from lossatlas.backends.torch.losses import ClassLoss, Loss, OverSamples, chosen
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.products import Curvature
 from lossatlas.backends.torch.restriction import Eager, Interpolated, Recomputed, Staged, restrict
-from lossatlas.backends.torch.strategies import Choice, choose
+from lossatlas.backends.torch.strategies import Choice, choose, least_of
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import with_standard_error
@@ -227,10 +227,11 @@ class TorchProblem:
         parameters: tuple[str, ...] = ("*",),
         memory_gb: float = 2.0,
         strategy: str = "auto",
+        count: int | None = None,
     ) -> Choice:
         """Return how products with ``width`` vectors at once are to be computed; see ``strategies.choose``."""
         theta, buffers = self.network.vector(theta), self.network.vector(buffers)
-        return choose(self, self.curvature(operator, parameters), theta, buffers, width, memory_gb, strategy)
+        return choose(self, self.curvature(operator, parameters), theta, buffers, width, memory_gb, strategy, count)
 
     def strategy(self, curvature: Curvature, asked: str) -> str:
         """Return ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once.
@@ -400,6 +401,21 @@ def largest_activation(network: FlatNetwork, inputs: Tensor) -> int:
         for hook in hooks:
             hook.remove()
     return max(1, *sizes) * network.theta.element_size()
+
+
+def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: dict) -> int:
+    """Return the bytes that Hessian products need at least, found with the samples of one piece.
+
+    Args:
+        spec: the choices of a driver, see ``lossatlas.problem.CHOICES``, with ``batch_size`` and ``batchnorm``.
+    """
+    chunk = spec["batch_size"] if spec["batchnorm"] == "batch" else 4
+    own = FlatNetwork(network.module, network.device)  # what is evaluated here is not what is trained
+    few = Split(train.inputs[:chunk], train.targets[:chunk])
+    problem = TorchProblem(own, loss, few, chunk, spec["batchnorm"])
+    curvature = problem.curvature(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
+    at = own.theta.clone(), own.vector(own.buffers())
+    return least_of(problem, curvature, *at, spec["strategy"], spec["memory_gb"] * 2**30)
 
 
 def problems(

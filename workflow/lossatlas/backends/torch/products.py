@@ -10,14 +10,15 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossatlas.backends.torch import graphs
 from lossatlas.backends.torch.batchnorm import statistics
 from lossatlas.backends.torch.derivatives import TrueDerivatives
-from lossatlas.backends.torch.memory import graph_sizes, imagined, saved_bytes
+from lossatlas.backends.torch.generic import Exact, Generic, unusual
+from lossatlas.backends.torch.memory import imagined, lives, saved_bytes, without_contents
 from lossatlas.backends.torch.network import untouched
 from lossatlas.errors import LossAtlasError
 from lossatlas.layout import ParameterLayout
@@ -41,8 +42,7 @@ class Curvature:
         self.network, self.loss, self.operator, self.chosen = network, loss, operator, chosen
         self.batchnorm = batchnorm
         self._names = {slot.name for slot in chosen}
-        self._graphs: dict[tuple, tuple] = {}
-        self._sizes: dict[tuple, tuple[int, int]] = {}
+        self._graphs: dict[tuple, Generic | Exact | None] = {}
         self._saved: dict[tuple, tuple[int, int]] = {}
 
     def free(self, theta: Tensor) -> Tensor:
@@ -51,7 +51,9 @@ class Curvature:
 
     def parts(self, flat: Tensor) -> tuple[Tensor, ...]:
         """Return the chosen parameters, in their shapes, as views into one vector of them."""
-        return tuple(flat[slot.slice].view(slot.shape) for slot in self.chosen)
+        # One split: the derivative of each slice of its own would be a whole vector of zeros.
+        pieces = flat.split([slot.size for slot in self.chosen])
+        return tuple(piece.view(slot.shape) for piece, slot in zip(pieces, self.chosen, strict=True))
 
     def outputs(self, parts: tuple[Tensor, ...], theta: Tensor, buffers: Tensor, inputs: Tensor) -> Tensor:
         """Return the network's outputs, a pure function."""
@@ -84,29 +86,70 @@ class Curvature:
         return product
 
     def graphs(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple:
-        """Return the graphs of ``graphs.split`` for chunks of this shape and ``count`` vectors at once, traced once.
+        """Return the graphs of ``graphs.split`` for chunks of this shape and ``count`` vectors at once.
 
-        An operation without a forward derivative raises here: two samples are tried without tracing first, since
-        PyTorch 2.13 may crash when it traces such an operation (``mse_loss`` is one).
+        One trace serves all numbers of samples and vectors (see ``generic``), unless its products are not those of
+        two samples; then each is traced for itself. An operation without a forward derivative raises here: two samples
+        are tried without tracing first, since PyTorch 2.13 may crash when it traces such an operation.
         """
-        key = (tuple(chunk[0].shape), tuple(chunk[1].shape), count)
-        if key not in self._graphs:
-            free, vectors = self._vectors(theta, count)
-            with warnings.catch_warnings(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-                warnings.simplefilter("ignore")
-                self._block(free, theta, buffers, chunk[0][:2], chunk[1][:2], vectors[:1])
-                joint = imagined(partial(graphs.trace, self._block), free, theta, buffers, *chunk, vectors)
-            self._graphs[key] = graphs.split(graphs.rewrite(joint))
-        return self._graphs[key]
+        return self._traced(theta, buffers, chunk, count).at(len(chunk[0]), count)
 
     def sizes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple[int, int]:
         """Return the bytes of what the primal graph returns, and the peak of what the graphs have alive beside it."""
-        made = self.graphs(theta, buffers, chunk, count)
-        key = (tuple(chunk[0].shape), tuple(chunk[1].shape), count)
-        if key not in self._sizes:
-            free, vectors = self._vectors(theta, count)
-            self._sizes[key] = graph_sizes(*made, (free, theta, buffers, *chunk), vectors)
-        return self._sizes[key]
+        return self._traced(theta, buffers, chunk, count).sizes(len(chunk[0]), count)
+
+    def _traced(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> Generic | Exact:
+        shapes = tuple(tuple(part.shape[1:]) for part in chunk)
+        with warnings.catch_warnings(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            warnings.simplefilter("ignore")
+            if shapes not in self._graphs:
+                self._graphs[shapes] = self._for_all_sizes(theta, buffers, chunk)
+            if self._graphs[shapes] is not None:
+                return self._graphs[shapes]
+            key = (*shapes, len(chunk[0]), count)
+            if key not in self._graphs:
+                free, vectors = self._vectors(theta, count)
+                at = free, theta, buffers, *chunk
+                parts = graphs.split(imagined(self._joint, *at, vectors))
+                self._graphs[key] = Exact(parts, imagined(partial(lives, *parts), *at, vectors))
+            return self._graphs[key]
+
+    def _for_all_sizes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> Generic | None:
+        """Return graphs for all sizes of chunks with samples like these, None where one trace does not serve them."""
+        few, (free, vectors) = tuple(part[:2] for part in chunk), self._vectors(theta, 2)
+        at = free, theta, buffers, *few
+        vectors.copy_(torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0)))
+        expected = self._block(*at, vectors)
+        try:
+            made = self._generic(free, theta, buffers, few)
+            primal, along, tangent = made.at(len(few[0]), 2)
+            with torch.no_grad():
+                found = tangent(*primal(*at), *along(vectors))
+        except Exception:  # whatever is wrong with the network itself shows when it is traced as it is
+            return None
+        tolerance = torch.finfo(expected.dtype).eps ** 0.5
+        agrees = found.shape == expected.shape and bool(
+            (found - expected).abs().max() <= tolerance * expected.abs().max()
+        )
+        return made if agrees or not torch.isfinite(expected).all() else None
+
+    def _generic(self, free: Tensor, theta: Tensor, buffers: Tensor, few: tuple[Tensor, Tensor]) -> Generic:
+        layout = self.network.layout
+        numbers = {n for slots in (layout, self.chosen) for s in slots for n in (*s.shape, s.offset, s.size)}
+        numbers |= {buffers.numel(), layout.size, self.chosen.size, *few[0].shape, *few[1].shape}
+        numbers |= {n for buffer in self.network.unflatten_buffers(buffers).values() for n in buffer.shape}
+        samples, count = unusual(numbers)
+
+        def at(free: Tensor, theta: Tensor, buffers: Tensor, *few: Tensor) -> tuple[Tensor, ...]:
+            chunk = [part.new_empty(samples, *part.shape[1:]) for part in few]
+            return free, theta, buffers, *chunk, free.new_empty(count, free.numel())
+
+        given = free, theta, buffers, *few
+        parts = graphs.split(without_contents(lambda *few: self._joint(*at(*few)), *given))
+        return Generic(parts, samples, count, without_contents(lambda *few: lives(*parts, *at(*few)), *given))
+
+    def _joint(self, *arguments: Tensor) -> fx.GraphModule:
+        return graphs.rewrite(graphs.trace(self._block, *arguments))
 
     def _vectors(self, theta: Tensor, count: int) -> tuple[Tensor, Tensor]:
         free = self.free(theta)
@@ -156,6 +199,20 @@ class Curvature:
             self._saved[key] = (max(0, counts[0] - few * each), each)
         fixed, each = self._saved[key]
         return fixed + samples * each
+
+    def operations(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> int:
+        """Return the number of operations of the gradient, as autograd records them."""
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            free = self.free(theta).detach().requires_grad_(True)
+            value = self.loss(self.outputs(self.parts(free), theta, buffers, chunk[0][:2]), chunk[1][:2])
+            slope = _slope(value, free)
+        seen, ahead = set(), [] if slope is None else [slope.grad_fn]
+        while ahead:
+            node = ahead.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                ahead += [following for following, _ in node.next_functions]
+        return len(seen)
 
 
 def _joined(parts: tuple[Tensor, ...]) -> Tensor:

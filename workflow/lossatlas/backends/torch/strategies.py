@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lossatlas.backends.torch.products import Curvature
 from lossatlas.errors import LossAtlasError
-from lossatlas.team import LEAVES
+from lossatlas.team import LEAVES, fold, leaf
 
 STRATEGIES = ("split", "retained", "rebuild")
 
@@ -123,12 +123,13 @@ def way(name: str, curvature: Curvature, theta: Tensor, buffers: Tensor) -> Spli
 
 
 class Arrangement(NamedTuple):
-    """How products with some vectors at once go through the samples, piece by piece.
+    """How products go through the samples, piece by piece, with ``width`` vectors at once.
 
     ``room`` is what may be kept, ``total`` what there is to keep, ``working`` what is needed beside; in bytes.
     """
 
     pieces: list[Piece]
+    width: int
     room: int
     total: int
     working: int
@@ -143,34 +144,90 @@ class Arrangement(NamedTuple):
         """Bytes that products take at most: what is kept and what they work with."""
         return self.working + min(self.room, self.total)
 
+    @property
+    def samples_at_once(self) -> int:
+        """The largest number of samples of a piece."""
+        return max(len(inputs) for inputs, _ in self.pieces)
+
 
 def arrange(problem, strategy: Split | Retained, width: int, memory_gb: float) -> Arrangement:
-    """Cut the samples into pieces so small that a product stays within the memory.
+    """Cut a block of vectors and the samples so that a product stays within the memory.
+
+    Vectors are cut only where samples would otherwise have to be cut by more than half.
 
     Args:
         problem: the ``TorchProblem``.
-        width: vectors at once.
+        width: vectors of a block, of which a part may be multiplied at once.
 
     Raises:
-        LossAtlasError: not even one sample fits, or one chunk where chunks must stay whole.
+        LossAtlasError: one vector and one sample do not fit, or one chunk where chunks must stay whole.
     """
+    found = []
+    for at_once in (n for n in range(width, 0, -1) if width % n == 0):
+        made, wanted = _cut(problem, strategy, at_once, memory_gb)
+        if made is not None:
+            found.append(made)
+            if 2 * made.samples_at_once >= wanted:
+                return made
+    if found:
+        return max(found, key=lambda made: made.samples_at_once * made.width)
+    least = least_bytes(problem, strategy)
+    samples = "each chunk of samples" if problem.batchnorm == "batch" else "1 sample"
+    raise LossAtlasError(
+        f"memory_gb: {memory_gb:.3g} is too little for Hessian products; {strategy.name} needs about "
+        f"{least / 2**30:.2g} for {samples} and 1 vector at once"
+    )
+
+
+def least_bytes(problem, strategy: Split | Retained) -> int:
+    """Return the bytes that products need with as few vectors and samples at once as possible."""
+    return _working(strategy, problem.pieces(1, 1), 1)
+
+
+def least_of(problem, curvature: Curvature, theta: Tensor, buffers: Tensor, asked: str, enough: float) -> int:
+    """Return the bytes that products need at least, of all strategies for ``auto``; ``enough`` ends the search.
+
+    What needs no trace is tried first.
+    """
+    least = []
+    for name in ("rebuild", "split") if asked == "auto" else (asked,):
+        least.append(least_bytes(problem, way(problem.strategy(curvature, name), curvature, theta, buffers)))
+        if least[-1] <= enough:
+            break
+    return min(least)
+
+
+def _cut(problem, strategy: Split | Retained, width: int, memory_gb: float) -> tuple[Arrangement | None, int]:
+    """Return how products with all these vectors at once stay within the memory if they can, and the size wanted."""
     budget, at_once = memory_gb * 2**30, width if isinstance(strategy, Split) else 1
-    sums = 8 * (LEAVES.bit_length() + 1)  # those that wait in the tree of sums, and the result
-    vectors = width * strategy.curvature.chosen.size * (sums + 2 * strategy.theta.element_size())
-    pieces = problem.pieces(at_once)
+    pieces, wanted = problem.pieces(at_once), 0
     while True:
         size = max(len(inputs) for inputs, _ in pieces)
-        largest = next(piece for piece in pieces if len(piece[0]) == size)
-        need = strategy.need(largest, width)
-        working = need.working + vectors + SPARE
+        wanted, working = wanted or size, _working(strategy, pieces, width)
         if working <= budget:
-            return Arrangement(pieces, int(budget - working), need.kept * problem.samples // size, working)
+            kept = sum(strategy.need(piece, width).kept for piece in pieces)
+            return Arrangement(pieces, width, int(budget - working), kept, working), wanted
         if size == 1 or problem.batchnorm == "batch":
-            raise LossAtlasError(
-                f"memory_gb: {memory_gb:.3g} is too little for Hessian products; {strategy.name} needs about "
-                f"{working / 2**30:.2g} for {size} sample(s) and {width} vector(s) at once"
-            )
+            return None, wanted
         pieces = problem.pieces(at_once, max(1, min(size - 1, int(0.9 * size * budget / working))))
+
+
+def _working(strategy: Split | Retained, pieces: list[Piece], width: int) -> int:
+    """Return the bytes that products work with: those of the largest piece, sums, vectors and results."""
+    largest = max(pieces, key=lambda piece: len(piece[0]))
+    vectors = width * strategy.curvature.chosen.size * (8 * sums_alive(len(pieces)) + 2 * strategy.theta.element_size())
+    return strategy.need(largest, width).working + vectors + SPARE
+
+
+def sums_alive(pieces: int) -> int:
+    """Return how many sums over leaves are alive at once while products go through the pieces, see ``team.fold``."""
+    alive, most = [], 0
+    for number in range(LEAVES):
+        filled = leaf(pieces, number)
+        alive.append((range(number, number + 1), 0 if filled.stop > filled.start else None))
+        most = max(most, sum(total is not None for _, total in alive))
+        alive = fold(alive)
+    return most
 
 
 class Choice(NamedTuple):
@@ -181,21 +238,53 @@ class Choice(NamedTuple):
     peak: int
 
 
+class Candidate(NamedTuple):
+    """A strategy that fits, how it goes through the samples, and the seconds of a product, None if not measured."""
+
+    strategy: Split | Retained
+    arrangement: Arrangement
+    seconds: float | None = None
+
+
 def choose(
-    problem, curvature: Curvature, theta: Tensor, buffers: Tensor, width: int, memory_gb: float, asked: str
+    problem,
+    curvature: Curvature,
+    theta: Tensor,
+    buffers: Tensor,
+    width: int,
+    memory_gb: float,
+    asked: str,
+    count: int | None = None,
 ) -> Choice:
     """Return the strategy ``asked``, or for ``auto`` the fastest for ``width`` vectors at once among those that fit.
+
+    Args:
+        count: products that are ahead, if that is known; for few ones nothing is traced.
 
     Raises:
         LossAtlasError: none fits, or there is no such strategy.
     """
     if asked != "auto":
         strategy = way(problem.strategy(curvature, asked), curvature, theta, buffers)
-        peak = arrange(problem, strategy, width, memory_gb).peak
-        return Choice(strategy.name, f"{strategy.name}, {_memory(peak, memory_gb)}", peak)
+        return _told([Candidate(strategy, arrange(problem, strategy, width, memory_gb))], memory_gb)
+    return _told(candidates(problem, curvature, theta, buffers, width, memory_gb, count), memory_gb)
+
+
+def candidates(
+    problem, curvature: Curvature, theta: Tensor, buffers: Tensor, width: int, memory_gb: float, count: int | None
+) -> list[Candidate]:
+    """Return the strategies that fit, the best first; each with the measured seconds of a product.
+
+    Raises:
+        LossAtlasError: none fits.
+    """
     vectors = torch.zeros(width, curvature.chosen.size, dtype=theta.dtype, device=theta.device)
-    found, errors = {}, []
-    for name in dict.fromkeys((problem.strategy(curvature, "split"), *STRATEGIES[1:])):
+    found, errors = [], []
+    for name in ("retained", "rebuild", "split"):
+        if name == "split":
+            name = _traced_if_worthwhile(problem, curvature, theta, buffers, found, count)
+            if name in (None, *(one.strategy.name for one in found)):
+                continue
         strategy = way(name, curvature, theta, buffers)
         try:
             arrangement = arrange(problem, strategy, width, memory_gb)
@@ -203,21 +292,46 @@ def choose(
             errors.append(error)
             continue
         piece = arrangement.pieces[0]
-        each = seconds(strategy, piece, vectors, arrangement.share_kept) * problem.samples / len(piece[0])
-        found[name] = each, arrangement.peak
+        each = seconds(strategy, piece, vectors[: arrangement.width], arrangement.share_kept)
+        found.append(Candidate(strategy, arrangement, each * problem.samples / len(piece[0])))
     if not found:
         raise errors[-1]
-    best = next(iter(found))
-    for name, (each, _) in found.items():
-        best = name if each < MARGIN * found[best][0] else best
-    others = ", ".join(f"{name} {each:.2g}" for name, (each, _) in found.items() if name != best)
-    each, peak = found[best]
-    told = f"{best} ({each:.2g} s each{f'; {others}' if others else ''}), {_memory(peak, memory_gb)}"
-    return Choice(best, told, peak)
+    return _ranked(found)
 
 
-def _memory(peak: int, memory_gb: float) -> str:
-    return f"about {peak / 2**30:.2g} of {memory_gb:.3g} GB"
+def _ranked(found: list[Candidate]) -> list[Candidate]:
+    """Return candidates by their time; one of ``STRATEGIES`` that is a little slower than a later one comes first."""
+    found = sorted(found, key=lambda one: STRATEGIES.index(one.strategy.name))
+    best = found[0]
+    for one in found[1:]:
+        best = one if one.seconds < MARGIN * best.seconds else best
+    return [best, *(one for one in found if one is not best)]
+
+
+TRACED = 0.01
+"""Seconds that tracing takes for each operation of a gradient, about: 5 s for MobileNet-V2, 2 s for ResNet-20."""
+
+
+def _traced_if_worthwhile(
+    problem, curvature: Curvature, theta: Tensor, buffers: Tensor, found: list[Candidate], count: int | None
+) -> str | None:
+    """Return what becomes of ``split``; None if tracing takes more time than it can save for ``count`` products."""
+    if count is not None and found:
+        fastest = min(one.seconds for one in found)
+        if TRACED * curvature.operations(theta, buffers, problem.chunks[0]) > 0.5 * count * fastest:
+            return None
+    return problem.strategy(curvature, "split")
+
+
+def _told(found: list[Candidate], memory_gb: float) -> Choice:
+    """Return the first candidate with a line about all."""
+    best, *others = found
+    name, made = best.strategy.name, best.arrangement
+    memory = f"about {made.peak / 2**30:.2g} of {memory_gb:.3g} GB"
+    if best.seconds is None:
+        return Choice(name, f"{name}, {memory}", made.peak)
+    slower = ", ".join(f"{one.strategy.name} {one.seconds:.2g}" for one in others)
+    return Choice(name, f"{name} ({best.seconds:.2g} s each{f'; {slower}' if slower else ''}), {memory}", made.peak)
 
 
 def seconds(strategy: Split | Retained, piece: Piece, vectors: Tensor, share_kept: float) -> float:
@@ -230,15 +344,24 @@ def seconds(strategy: Split | Retained, piece: Piece, vectors: Tensor, share_kep
     return multiply / len(timed) + (1 - share_kept) * prepare / len(vectors)
 
 
+SLOW = 0.1
+"""Seconds beyond which one run tells enough: what a first one takes besides is then a small share."""
+
+
 def _shortest(run: Callable[[], Any], repetitions: int) -> tuple[float, Any]:
-    """Return the shortest time of a function that has run once before, and its last result."""
-    result, best = run(), float("inf")
-    for _ in range(repetitions):
+    """Return the shortest time of a function that has run once before, unless that was slow, and its last result."""
+    first, best = True, float("inf")
+    for _ in range(repetitions + 1):
         wait()
         started = time.perf_counter()
         result = run()
         wait()
-        best = min(best, time.perf_counter() - started)
+        taken = time.perf_counter() - started
+        if not first or taken > SLOW:
+            best = min(best, taken)
+        if taken > SLOW:
+            break
+        first = False
     return best, result
 
 

@@ -1,0 +1,70 @@
+"""Before the first Hessian product: whether the memory will do, and what the jobs of a run need not measure again."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from lossatlas import store
+from lossatlas.errors import LossAtlasError
+from lossatlas.problem import Choice
+
+
+class Remembered:
+    """How products are computed, as jobs of a run have chosen it: a small file in the run's folder.
+
+    The choice depends on the clock and takes several products. A file that cannot be read is ignored; each store
+    records its choice for itself.
+
+    Args:
+        run_dir: the folder of the run.
+        what: all that the choice depends on besides what ``choice`` is given, as JSON.
+    """
+
+    def __init__(self, run_dir: Path, **what: Any):
+        self._path, self._what = run_dir / ".stores" / "products.json", what
+
+    def choice(self, make: Callable[[], Choice], **what: Any) -> Choice:
+        """Return the choice that was made for the same, or make it."""
+        text = json.dumps([self._what, what, store.software()], sort_keys=True)
+        key, known = hashlib.sha256(text.encode()).hexdigest()[:16], self._read()
+        if key not in known:
+            made = make()._asdict()
+            self._write({**self._read(), key: made})
+            return SimpleNamespace(**made)
+        return SimpleNamespace(**known[key])
+
+    def _read(self) -> dict[str, dict]:
+        try:
+            known = json.loads(self._path.read_text())
+            return {key: one for key, one in known.items() if {"strategy", "told", "peak"} <= one.keys()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def _write(self, known: dict[str, dict]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(known, indent=1))
+        os.replace(temporary, self._path)
+
+
+def check_memory(least_bytes: Callable[[dict], int], needs: dict[str, dict]) -> None:
+    """Refuse a ``memory_gb`` that not even one vector and one sample fit into.
+
+    Args:
+        least_bytes: returns how much products need at least, from one of the needs.
+        needs: the choices of the jobs of a run that compute products, by key of the config.
+
+    Raises:
+        LossAtlasError: there is one; the message names the key.
+    """
+    for key, spec in needs.items():
+        least = least_bytes(spec) / 2**30
+        if least > spec["memory_gb"]:
+            raise LossAtlasError(
+                f"{key}.memory_gb: {spec['memory_gb']:.3g} is too little: at least about {least:.2g} for one vector "
+                "and one sample at once"
+            )
