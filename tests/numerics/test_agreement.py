@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, agreement, build_loss
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, agreement, build_loss, strategies
 from lossatlas.backends.torch.strategies import arrange, way
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
@@ -25,13 +25,27 @@ def mlp(*between):
     return nn.Sequential(nn.Linear(6, 5), *between, nn.Linear(5, 3))
 
 
-def ways_of(problem, *names, operator="hessian", width=4):
-    """Return referee and candidates: ways by name, the piece that each is tried on, and the number of vectors."""
+def point(problem):
+    return problem.network.parameters(), problem.network.buffers()
+
+
+def tried(problem, operator="hessian", width=4):
+    """Return how products by retained gradients agree."""
     at = problem.network.theta.clone(), problem.network.vector(problem.network.buffers())
     curvature = problem.curvature(operator)
-    made = [way(name, curvature, *at) for name in names]
-    pieces = [arrange(problem, one, width, 1.0).pieces[0] for one in made]
-    return (problem, curvature, *at), [(one, piece, width) for one, piece in zip(made, pieces, strict=True)]
+    retained = way("retained", curvature, *at)
+    piece = arrange(problem, retained, width, 1.0).pieces[0]
+    return agreement.Referee(problem, curvature, *at).compare(retained, piece, width)
+
+
+def spoiled(monkeypatch, kind, spoil):
+    """Let a kind of strategy return what ``spoil`` makes of products and vectors."""
+    right = kind.product
+
+    def product(self, piece, kept, vectors):
+        return spoil(right(self, piece, kept, vectors), vectors)
+
+    monkeypatch.setattr(kind, "product", product)
 
 
 NETWORKS = {
@@ -52,9 +66,8 @@ NETWORKS = {
 def test_what_is_right_agrees(name, dtype, operator):
     for seed in range(5):
         torch.manual_seed(seed)
-        at, candidates = ways_of(problem_of(NETWORKS[name](), dtype), "retained", operator=operator)
-        chosen, found = agreement.proven(*at, candidates)
-        assert chosen.name == "retained"
+        found = tried(problem_of(NETWORKS[name](), dtype), operator)
+        assert found.fault(dtype) is None
         assert found.vectors == 3 and found.samples == 5 and found.against == "double backward"
         assert found.central_differences < 1e-4
         assert found.difference <= found.limit(dtype) <= {torch.float32: 1e-2, torch.float64: 1e-9}[dtype]
@@ -74,23 +87,26 @@ def test_what_is_right_agrees(name, dtype, operator):
         (lambda products, vectors: products + 1e-5 * vectors.roll(1, 1), None),
     ],
 )
-def test_what_disagrees_is_dropped_in_a_line(capsys, spoil, told):
+def test_what_disagrees_is_dropped_in_a_line(monkeypatch, capsys, spoil, told):
     torch.manual_seed(0)
-    at, candidates = ways_of(problem_of(mlp(nn.Tanh()), torch.float32), "split", "retained")
-    first = candidates[0][0]
-    right = first.product
-    first.product = lambda piece, kept, vectors: spoil(right(piece, kept, vectors), vectors)
-    chosen, _ = agreement.proven(*at, candidates)
+    problem = problem_of(mlp(nn.Tanh()), torch.float32)
+    spoiled(monkeypatch, strategies.Split, spoil)
+    monkeypatch.setattr(strategies, "seconds", lambda *_: 1.0)  # the first one is preferred
+    choice = problem.choose_strategy(*point(problem), 4)
+    asked = problem.choose_strategy(*point(problem), 4, strategy="split")
     said = capsys.readouterr().out
     if told is None:  # below what rounding may be
-        assert chosen.name == "split" and not said
+        assert choice.strategy == asked.strategy == "split" and not said
         return
-    assert chosen.name == "retained"
-    (line,) = said.splitlines()
-    assert line.startswith("Hessian products: not by strategy 'split', which ")
-    assert re.search(told, line)
+    assert (choice.strategy, asked.strategy) == ("retained", "rebuild")
+    assert choice.agreement["against"] == "double backward" and choice.agreement["difference"] < 1e-5
+    for line in said.splitlines():
+        assert line.startswith("Hessian products: not by strategy 'split', which ")
+        assert re.search(told, line)
+    spoiled(monkeypatch, strategies.Retained, spoil)
+    spoiled(monkeypatch, strategies.Rebuild, spoil)
     with pytest.raises(LossAtlasError, match=r"no way of multiplying is right; the last one differs"):
-        agreement.proven(*at, candidates[:1])
+        problem.choose_strategy(*point(problem), 4)
 
 
 def test_asymmetry_is_that_of_matrices():
@@ -116,9 +132,9 @@ class Detached(nn.Module):
 
 def test_a_gradient_that_is_not_the_derivative_is_refused_and_its_module_named():
     torch.manual_seed(0)
-    at, candidates = ways_of(problem_of(mlp(Detached(), nn.Tanh())), "retained")
+    problem = problem_of(mlp(Detached(), nn.Tanh()))
     with pytest.raises(LossAtlasError) as caught:
-        agreement.proven(*at, candidates)
+        problem.choose_strategy(*point(problem), 4)
     assert "its gradient is not the derivative of its loss" in str(caught.value)
     assert "'1' (Detached)" in str(caught.value) and "\n" not in str(caught.value)
 
@@ -142,19 +158,20 @@ class Opaque(nn.Module):
 
 def test_wrong_double_backward_gives_way_to_right_forward_derivatives(capsys):
     torch.manual_seed(0)
-    at, candidates = ways_of(problem_of(mlp(Detaching())), "retained", "split")
-    chosen, found = agreement.proven(*at, candidates)
+    problem = problem_of(mlp(Detaching()))
+    choice = problem.choose_strategy(*point(problem), 4)
     said = capsys.readouterr().out.splitlines()
-    assert chosen.name == "split" and found.against == "forward derivatives" and found.central_differences < 1e-4
+    assert choice.strategy == "split" and choice.agreement["against"] == "forward derivatives"
+    assert choice.agreement["central_differences"] < 1e-4
     assert "second derivative of '1' (Detaching) is wrong: double backward is off by" in said[0]
-    assert "not by strategy 'retained', which differs from forward derivatives by" in said[1]
+    assert all("which differs from forward derivatives by" in line for line in said[1:])
 
 
 def test_second_derivatives_that_nobody_gets_right_are_refused_and_named():
     torch.manual_seed(0)
-    at, candidates = ways_of(problem_of(mlp(Opaque())), "retained")
+    problem = problem_of(mlp(Opaque()))
     with pytest.raises(LossAtlasError) as caught:
-        agreement.proven(*at, candidates)
+        problem.choose_strategy(*point(problem), 4)
     assert "PyTorch's second derivative of '1' (Opaque) is wrong" in str(caught.value)
     assert "forward derivatives are no better" in str(caught.value)
 
@@ -166,15 +183,14 @@ def test_kinks_are_no_faults():
         layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU()]
         module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 4 * 4, 3))
         images = np.random.default_rng(seed).standard_normal((12, 1, 12, 12))
-        at, candidates = ways_of(problem_of(module, torch.float32, images), "retained")
-        chosen, found = agreement.proven(*at, candidates)
-        assert chosen.name == "retained" and found.central_differences < 1e-3
+        found = tried(problem_of(module, torch.float32, images))
+        assert found.fault(torch.float32) is None and found.central_differences < 1e-3
 
 
 def test_nothing_is_said_of_what_is_not_finite():
     torch.manual_seed(0)
     problem = problem_of(mlp(nn.Tanh()))
     problem.network.load(theta=np.full(problem.layout.size, np.nan))
-    at, candidates = ways_of(problem, "retained")
-    _, found = agreement.proven(*at, candidates)
+    found = tried(problem)
+    assert found.fault(torch.float64) is None
     assert found.attributes["difference"] is None and found.central_differences is None

@@ -70,7 +70,7 @@ def hessian(
 
     Raises:
         LossAtlasError: model, loss and data do not fit together, nothing requires a gradient, loss or gradient is
-            NaN or infinite, or the loss draws random numbers.
+            NaN or infinite, the loss draws random numbers, or the gradient is not the derivative of the loss.
     """
     choices = {"operator": operator, "parameters": list(parameters), "memory_gb": memory_gb}
     choices["strategy"] = strategy
@@ -79,16 +79,21 @@ def hessian(
         network = backend.FlatNetwork(model, backend.device_of(model, dtype))
         problem = backend.TorchProblem(network, backend.as_loss(loss), _split(data), batch_size, batchnorm)
         theta, buffers = network.parameters(), network.buffers()
-        choices["strategy"] = problem.choose_strategy(theta, buffers, 1, **choices).strategy
+        choice = problem.choose_strategy(theta, buffers, 1, **choices)
+        choices["strategy"] = choice.strategy
         check_deterministic(lambda: problem.linearize(theta, buffers, **choices))
-        return Hessian(problem.linearize(theta, buffers, **choices))
+        return Hessian(problem.linearize(theta, buffers, **choices), choice.agreement)
 
 
 class Hessian:
-    """A symmetric N x N matrix known by its products; ``layout`` says which parameter lies where in a vector."""
+    """A symmetric N x N matrix known by its products.
 
-    def __init__(self, operator: Any):
-        self._operator = operator
+    ``layout`` says which parameter lies where in a vector, ``agreement`` how well products agreed with double backward
+    and central differences when they were tried.
+    """
+
+    def __init__(self, operator: Any, agreement: dict[str, Any]):
+        self._operator, self.agreement = operator, agreement
         self.layout, self.samples = operator.layout, operator.samples
         self.size, self.dtype, self.strategy = operator.size, operator.dtype, operator.strategy
         self.shape = (self.size, self.size)

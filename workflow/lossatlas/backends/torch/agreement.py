@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lossatlas import rng
 from lossatlas.backends.torch.batchnorm import statistics
+from lossatlas.backends.torch.derivatives import TrueDerivatives
 from lossatlas.backends.torch.device import Device
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.products import Curvature
@@ -343,7 +344,8 @@ def _is_wrong(module: nn.Module, args: tuple, kwargs: dict, second: bool) -> boo
         parts = iter(flat.split([t.numel() for t in (*named.values(), *given)]))
         parameters = {name: next(parts).view(p.shape) for name, p in named.items()}
         inputs = tuple(next(parts).view(a.shape) if _is_real(a) else a for a in args)
-        outputs = functional_call(module, parameters, inputs, kwargs)
+        with TrueDerivatives():
+            outputs = functional_call(module, parameters, inputs, kwargs)
         real = [o for o in tree_leaves(outputs) if _is_real(o)]
         if not weights:
             weights.extend(_vectors(1, o.numel(), o)[0].view(o.shape) for o in real)
@@ -370,25 +372,3 @@ def _is_wrong(module: nn.Module, args: tuple, kwargs: dict, second: bool) -> boo
 
 def _is_real(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def proven(
-    problem, curvature: Curvature, theta: Tensor, buffers: Tensor, ways: list[tuple[Any, Piece, int]]
-) -> tuple[Any, Agreement]:
-    """Return the first of some ways that agrees with what is trusted, and how well it did; others are named in a line.
-
-    Args:
-        ways: each with a piece of samples as it is used on and the number of vectors at once, the preferred one first.
-
-    Raises:
-        LossAtlasError: none agrees, or there is no Hessian, see ``Referee``.
-    """
-    referee, faults = Referee(problem, curvature, theta, buffers), []
-    for way, piece, width in ways:
-        found = referee.compare(way, piece, width)
-        fault = found.fault(theta.dtype)
-        if fault is None:
-            return way, found
-        print(f"Hessian products: not by strategy {way.name!r}, which {fault}", flush=True)
-        faults.append(fault)
-    raise LossAtlasError(f"Hessian: no way of multiplying is right; the last one {faults[-1]}")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lossatlas.backends.torch.agreement import Agreement, Referee
 from lossatlas.backends.torch.products import Curvature
 from lossatlas.errors import LossAtlasError
 from lossatlas.team import LEAVES, fold, leaf
@@ -231,11 +232,12 @@ def sums_alive(pieces: int) -> int:
 
 
 class Choice(NamedTuple):
-    """A strategy and why: ``told`` in words, ``peak`` in bytes."""
+    """A strategy and why: ``told`` in words, ``peak`` in bytes, ``agreement`` as ``agreement.Agreement`` has it."""
 
     strategy: str
     told: str
     peak: int
+    agreement: dict[str, Any]
 
 
 class Candidate(NamedTuple):
@@ -258,16 +260,38 @@ def choose(
 ) -> Choice:
     """Return the strategy ``asked``, or for ``auto`` the fastest for ``width`` vectors at once among those that fit.
 
+    Where its products are not those of double backward a plainer one is returned, see ``agreement``.
+
     Args:
         count: products that are ahead, if that is known; for few ones nothing is traced.
 
     Raises:
-        LossAtlasError: none fits, or there is no such strategy.
+        LossAtlasError: none fits, none is right, or there is no such strategy.
     """
-    if asked != "auto":
-        strategy = way(problem.strategy(curvature, asked), curvature, theta, buffers)
-        return _told([Candidate(strategy, arrange(problem, strategy, width, memory_gb))], memory_gb)
-    return _told(candidates(problem, curvature, theta, buffers, width, memory_gb, count), memory_gb)
+    at = curvature, theta, buffers
+    if asked == "auto":
+        found = candidates(problem, *at, width, memory_gb, count)
+    else:
+        strategy = way(problem.strategy(curvature, asked), *at)
+        found = [Candidate(strategy, arrange(problem, strategy, width, memory_gb))]
+    referee = Referee(problem, *at)
+    for number, one in enumerate(found):
+        agreement = referee.compare(one.strategy, _piece_to_try(one, memory_gb), one.arrangement.width)
+        fault = agreement.fault(theta.dtype)
+        if fault is None:
+            return _told(found[number:], memory_gb, agreement)
+        print(f"Hessian products: not by strategy {one.strategy.name!r}, which {fault}", flush=True)
+    if asked not in ("auto", STRATEGIES[-1]):
+        return choose(problem, *at, width, memory_gb, STRATEGIES[-1], count)
+    raise LossAtlasError(f"Hessian: no way of multiplying is right; the last one {fault}")
+
+
+def _piece_to_try(one: Candidate, memory_gb: float) -> Piece:
+    """Return samples that a strategy goes through at once, as many as double backward has room for beside them."""
+    piece, plain = one.arrangement.pieces[0], Rebuild(one.strategy.curvature, one.strategy.theta, one.strategy.buffers)
+    while len(piece[0]) > 1 and plain.need(piece, 1).working > memory_gb * 2**30:
+        piece = tuple(part[: len(piece[0]) // 2] for part in piece)
+    return piece
 
 
 def candidates(
@@ -323,15 +347,16 @@ def _traced_if_worthwhile(
     return problem.strategy(curvature, "split")
 
 
-def _told(found: list[Candidate], memory_gb: float) -> Choice:
+def _told(found: list[Candidate], memory_gb: float, agreement: Agreement) -> Choice:
     """Return the first candidate with a line about all."""
     best, *others = found
     name, made = best.strategy.name, best.arrangement
     memory = f"about {made.peak / 2**30:.2g} of {memory_gb:.3g} GB"
     if best.seconds is None:
-        return Choice(name, f"{name}, {memory}", made.peak)
+        return Choice(name, f"{name}, {memory}", made.peak, agreement.attributes)
     slower = ", ".join(f"{one.strategy.name} {one.seconds:.2g}" for one in others)
-    return Choice(name, f"{name} ({best.seconds:.2g} s each{f'; {slower}' if slower else ''}), {memory}", made.peak)
+    told = f"{name} ({best.seconds:.2g} s each{f'; {slower}' if slower else ''}), {memory}"
+    return Choice(name, told, made.peak, agreement.attributes)
 
 
 def seconds(strategy: Split | Retained, piece: Piece, vectors: Tensor, share_kept: float) -> float:
