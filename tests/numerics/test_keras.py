@@ -546,3 +546,14 @@ def test_no_framework_is_imported_for_another():
     )
     assert done.stdout.split() == ["False", "True"]
     assert done.stderr == "", "TensorFlow starts silently"
+
+
+def test_recomputed_statistics_and_classes_are_those_of_the_samples():
+    net = network("own")
+    made = problem(net, IMAGES)
+    theta, buffers = at(net)
+    convolved = keras.activations.tanh(net.model.conv(IMAGES.inputs.transpose(0, 2, 3, 1)))
+    values = np.asarray(convolved, np.float64).reshape(-1, 4)
+    expected = np.concatenate([values.mean(0), values.var(0, ddof=1)])
+    np.testing.assert_allclose(np.sort(made.recomputed(theta, buffers)), np.sort(expected), rtol=1e-10)
+    assert made.class_count == 3

@@ -64,6 +64,7 @@ class KerasProblem:
         if self.classes:  # targets that are ignored count neither as hits nor as misses
             self._share = float(tf.reduce_mean(tf.cast(self._counted(targets), tf.float64)))
             self.classes = self._share > 0
+        self.class_count = int(network.model(inputs[:1], training=False).shape[-1]) if self.classes else None
         self.metric_names = ("loss", *(["accuracy"] if self.classes else []), *self.own, "loss_standard_error")
         self.batchnorm = batchnorm if batchnorms(network.model) else "frozen"
         places = range(0, len(inputs), batch_size)
@@ -184,6 +185,10 @@ class KerasProblem:
             size = -(-len(inputs) // -(-len(inputs) // most))
             pieces += [(inputs[i : i + size], targets[i : i + size]) for i in range(0, len(inputs), size)]
         return pieces
+
+    def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the flat buffers with the statistics of BatchNorm at theta, from all samples at once."""
+        return to_numpy(self.statistics(self.network.vector(theta), self.network.vector(buffers)))
 
     def statistics(self, theta: tf.Tensor, buffers: tf.Tensor) -> tf.Tensor:
         """Return the buffers with the statistics of BatchNorm at theta, from all samples at once."""
