@@ -368,3 +368,23 @@ def test_impossible_requests_are_refused():
         lanczos(operator, np.zeros((0, 5)), 3)
     with pytest.raises(LossAtlasError, match="NaN or inf"):
         lanczos(Dense(np.full((5, 5), np.nan)), probe_vectors(5, range(1), 0), 3)
+
+
+@pytest.mark.parametrize(
+    ("outliers", "steps", "dominated"),
+    [([100.0], 20, True), ([100.0, 60.0, -40.0], 20, True), ([], 20, False), ([1.2], 20, False)],
+)
+def test_isolated_eigenvalues_that_dominate_the_spread_are_said(outliers, steps, dominated):
+    """Bulk in [0, 1]: what 95 % intervals of the trace cover over 200 draws is below 90 % where it is said."""
+    eigenvalues = np.concatenate([np.linspace(0, 1, 100), outliers])
+    size, truth, covered, said = len(eigenvalues), eigenvalues.sum(), 0, 0
+    operator = Dense(np.diag(eigenvalues))
+    for seed in range(200 if outliers in ([100.0], []) else 20):
+        runs = lanczos(operator, probe_vectors(size, range(3), seed, "gaussian"), steps)
+        spectrum = Spectrum.of(runs, size)
+        trace, statement = spectrum.trace(), spectrum.accuracy().statement()
+        covered += trace.low <= truth <= trace.high
+        said += "isolated eigenvalues dominate" in statement
+    assert said >= 0.9 * (seed + 1) if dominated else said <= 0.1 * (seed + 1)
+    if seed == 199:
+        assert (covered / 200 < 0.9) == dominated

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from lossatlas.config import resolve
-from lossatlas.render import figures, style, video
+from lossatlas.render import figures, report, style, video
 from lossatlas.render.curvature import curvature_figure
 from lossatlas.render.curves import curves_figure
 from lossatlas.render.frame import FrameRenderer
@@ -487,3 +487,19 @@ def test_a_path_is_drawn_beside_a_random_walk():
         figure = null_figure(directions.isel(component=slice(0, 1)).assign_attrs(walk_similarity=np.nan), "one")
         figure.canvas.draw()
     assert "similarity" not in figure.get_suptitle()
+
+
+@pytest.mark.parametrize("policy", ["frozen: running statistics of theta_c", "recompute: at each point", "interpolate"])
+def test_the_report_says_what_batchnorm_a_plane_and_its_curvature_had(tmp_path, policy):
+    plane, trajectory = datasets()
+    plane = plane.assign(path_residual=("iteration", np.zeros(plane.sizes["iteration"])))
+    plane.attrs |= {"batchnorm": policy, "center": "last", "samples": {"train": 9}, "nonfinite_points": {"train": 0}}
+    curvature = xr.Dataset({name: (("y", "x"), np.ones((2, 2))) for name in ("largest", "smallest")})
+    curvature.attrs |= {"batchnorm": f"{policy}; held", "operator": "hessian", "parameters": 5, "samples": 9}
+    curvature.attrs |= {"nonfinite_points": 0, "unconverged_points": 0}
+    (tmp_path / "v.mp4").write_bytes(b"video")
+    materials = report.Materials("run", {}, "", trajectory, {"p": plane}, {}, {"p": tmp_path / "v.mp4"}, {"p": []})
+    materials.curvatures["p"] = curvature
+    facts = dict(report._plane("p", materials)["facts"])
+    assert facts["BatchNorm"] == policy
+    assert facts["BatchNorm of the matrix"] == f"{policy}; held"

@@ -53,8 +53,10 @@ def hessian(
     Args:
         model: a ``torch.nn.Module``. It is copied and evaluated in inference mode, dropout off. Parameters with
             ``requires_grad=False`` are constants.
-        loss: a function (outputs, targets) -> mean over the batch or one value per sample, or ``"cross-entropy"``
-            or ``"mse"``. Without weight decay.
+        loss: a function (outputs, targets) -> mean over the batch, or one value per sample or position, averaged
+            plainly (where targets are ignored zeros count); or ``"cross-entropy"`` or ``"mse"``. Of
+            ``nn.CrossEntropyLoss`` and ``nn.NLLLoss`` weights and ignored targets count over all samples, as in one
+            batch. Without weight decay: it may read no parameters.
         data: a pair (inputs, targets) of arrays or tensors, or an iterable of such batches, such as a
             ``DataLoader``. It is read once and kept on the model's device.
         operator: ``"hessian"``; ``"ggn"``, its generalised Gauss-Newton part; or ``"residual"``, the rest.

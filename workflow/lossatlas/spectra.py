@@ -162,6 +162,7 @@ def finish(store: Store, attempt: dict[str, Any]) -> dict:
     """Turn tridiagonals into nodes, weights and traces; return figures for the log."""
     size, broken = store.attrs["parameters"], 0
     arrays = {n: store[n][...] for n in ("nodes", "weights", "residual_bounds", "alpha", "beta")}
+    dominated = False
     names = ("trace", "trace_error", "largest", "smallest", "wasserstein_steps", "wasserstein_probes")
     scalars = {n: store[n][...] for n in names}
     for i, runs in enumerate(read_runs(store)):
@@ -178,10 +179,11 @@ def finish(store: Store, attempt: dict[str, Any]) -> dict:
         scalars["largest"][i], scalars["smallest"][i] = np.nanmax(spectrum.nodes), np.nanmin(spectrum.nodes)
         errors = spectrum.accuracy()
         scalars["wasserstein_steps"][i], scalars["wasserstein_probes"][i] = errors.steps, errors.probes
+        dominated |= errors.dominated
     for name, values in {**arrays, **scalars, **read_measures(store)}.items():
         store[name][...] = values
     largest = np.maximum(np.abs(scalars["largest"]), np.abs(scalars["smallest"]))
-    accuracy = Accuracy.worst(scalars["wasserstein_steps"], scalars["wasserstein_probes"], largest)
+    accuracy = Accuracy.worst(scalars["wasserstein_steps"], scalars["wasserstein_probes"], largest, dominated)
     store.update(short_runs=int(broken), accuracy=accuracy.statement())
     store.finish(attempt)
     return {"spectra": len(scalars["trace"]), "short_runs": int(broken), "accuracy:": accuracy.statement()}

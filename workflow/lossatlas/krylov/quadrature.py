@@ -21,9 +21,16 @@ TOLERANCE = 0.05
 """Relative Wasserstein-1 error up to which steps and probes are said to suffice, unless another is given."""
 
 
+TOO_NARROW = (
+    "isolated eigenvalues dominate the spread over probes: 95 % intervals of the trace cover 77 to 88 %, and the error "
+    "due to probes is exceeded in 22 to 60 % of draws"
+)
+"""What is said where ``Spectrum.dominated``, as measured."""
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over probes, its standard error, and a two-sided 95 % interval."""
+    """A mean over probes, its standard error, and a two-sided 95 % interval (normal data; see ``TOO_NARROW``)."""
 
     value: np.ndarray
     standard_error: np.ndarray
@@ -80,7 +87,7 @@ class Spectrum:
         return estimate(self.integrate(self.nodes**power))
 
     def trace(self) -> Estimate:
-        """Return the estimate of trace(H)."""
+        """Return the estimate of trace(H); where ``dominated`` its interval is too narrow."""
         return estimate(self.size * self.integrate(self.nodes))
 
     def width(self) -> float:
@@ -115,7 +122,9 @@ class Spectrum:
     def effective_dimension(self, alpha: float) -> Estimate:
         """Return the estimate of sum_i l_i / (l_i + alpha) over the positive eigenvalues l_i (MacKay 1992, eq. 4.9).
 
-        It counts directions that the loss determines better than a prior of precision ``alpha`` > 0 does.
+        It counts directions that the loss determines better than a prior of precision ``alpha`` > 0 does. The interval
+        holds the spread over probes alone. Near 0 few steps leave the function unresolved, and that error, which is
+        not in it, may be much larger: it covered the truth in 0 to 24 % of the draws that were measured.
         """
         positive = np.maximum(self.nodes, 0.0)
         return estimate(self.size * self.integrate(positive / (positive + alpha)))
@@ -125,7 +134,7 @@ class Spectrum:
 
         ``steps`` is what more Lanczos steps could still change, a bound for each probe (``quadrature_error``), of which
         the mean is given. ``probes`` is what more probes could change: the standard error of the share of eigenvalues
-        <= t, integrated over t.
+        <= t, integrated over t. Where ``dominated`` it was exceeded in 22 to 60 % of the draws that were measured.
         """
         known, ends = np.isfinite(self.nodes), np.unique(self.nodes[np.isfinite(self.nodes)])
         parts = zip(self.nodes, self.weights, self.bounds, known, strict=True)
@@ -133,7 +142,25 @@ class Spectrum:
         shares = [_cumulative(n, w)[np.searchsorted(n[np.isfinite(n)], ends, side="right")] for n, w in self._pairs()]
         spread = estimate(np.stack(shares)).standard_error[:-1]
         sampling = float(spread @ np.diff(ends)) if len(ends) > 1 else 0.0
-        return Accuracy(float(np.mean(bounds)), sampling, float(np.abs(ends).max()))
+        return Accuracy(float(np.mean(bounds)), sampling, float(np.abs(ends).max()), self.dominated())
+
+    def dominated(self) -> bool:
+        """Return whether isolated eigenvalues make up more than half of the trace's variance over random probes.
+
+        That is proportional to the sum of squares of all eigenvalues about their mean. A probe's weight on a single one
+        is chi-squared with one degree of freedom, far from normal, so that intervals are too narrow. Isolated are nodes
+        to which a probe has converged (residual bound below a thousandth of the gap to the next node), with a gap of
+        at least a hundredth of the largest magnitude.
+        """
+        if self.bounds is None or len(self.nodes) < 2:
+            return False
+        gaps = np.abs(np.diff(self.nodes, axis=1, prepend=-np.inf, append=np.inf))
+        gap = np.fmin(gaps[:, :-1], np.where(np.isnan(gaps[:, 1:]), np.inf, gaps[:, 1:]))
+        apart = (self.bounds <= 1e-3 * gap) & (gap >= 1e-2 * np.nanmax(np.abs(self.nodes)))
+        single, rest = np.where(apart, 1 / self.size, 0.0), np.where(apart, 0.0, self.weights)
+        middle = np.nansum((single + rest) * self.nodes, axis=1).mean()
+        of_isolated, of_rest = (np.nansum(w * (self.nodes - middle) ** 2, axis=1).mean() for w in (single, rest))
+        return bool(of_isolated > of_rest)
 
     def _pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return zip(self.nodes, self.weights, strict=True)
@@ -157,17 +184,19 @@ class Accuracy:
     """Wasserstein-1 errors of a density due to few Lanczos steps and few probes, and the largest magnitude of a node.
 
     All three have the eigenvalues' unit. With one probe, what more probes would change is unknown (infinite).
+    ``dominated`` says whether isolated eigenvalues make intervals too narrow, see ``Spectrum``.
     """
 
     steps: float
     probes: float
     scale: float
+    dominated: bool = False
 
     @classmethod
-    def worst(cls, steps: np.ndarray, probes: np.ndarray, scale: np.ndarray) -> "Accuracy":
+    def worst(cls, steps: np.ndarray, probes: np.ndarray, scale: np.ndarray, dominated: bool = False) -> "Accuracy":
         """Return the accuracy of the matrix where it is worst, from one number of each kind for every matrix."""
         at = int(np.argmax(np.maximum(steps, probes) / np.where(scale > 0, scale, 1.0)))
-        return cls(float(steps[at]), float(probes[at]), float(scale[at]))
+        return cls(float(steps[at]), float(probes[at]), float(scale[at]), dominated)
 
     def probes_suffice(self, tolerance: float) -> bool:
         """Return whether the error due to probes is at most half of ``tolerance`` times the largest magnitude."""
@@ -183,6 +212,7 @@ class Accuracy:
         errors = {"steps": self.steps, "probes": self.probes}
         lacking = [name for name, error in errors.items() if error > 0.5 * tolerance * scale]
         verdict = "raise " + " and ".join(lacking) if lacking else "steps and probes suffice"
+        verdict = f"{TOO_NARROW}; {verdict}" if self.dominated else verdict
         return (
             f"Wasserstein-1 error of the density, of the largest |eigenvalue|: steps {self.steps / scale:.1e}, probes "
             f"{self.probes / scale:.1e} (half of {tolerance:g} allowed each): {verdict}"

@@ -26,7 +26,7 @@ _CAPTIONS = {
     "null": "The path in its first two principal components, a random walk with steps as long in its own, and the "
     "variance that components explain. What both show says nothing about the loss (Antognini & Sohl-Dickstein 2018).",
     "density": "Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
-    "intervals over probes.",
+    "intervals over probes, too narrow where isolated eigenvalues dominate.",
     "distribution": "Share of eigenvalues up to a value; bands hold the spread over probes and the quadrature's own "
     "bounds.",
     "variants": "Densities of several matrices at the last iteration.",
@@ -34,7 +34,8 @@ _CAPTIONS = {
     "before; shares of gradient and step in the subspace of the eigenvectors.",
     "curve": "Loss and accuracy on straight lines through parameter space. Circles are stationary points; an arrow "
     "shows the barrier, from the higher end to the highest point between the ends.",
-    "evolution": "Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes.",
+    "evolution": "Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes, too narrow "
+    "where isolated eigenvalues dominate.",
     "between": "Loss, extreme eigenvalues with the trace (bars are 95 % intervals over probes), and the density of the "
     "Hessian's eigenvalues on the straight line between the two checkpoints, which dotted lines mark.",
 }

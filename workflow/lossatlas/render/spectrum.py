@@ -139,11 +139,14 @@ def evolution_figure(spectra: xr.Dataset, title: str) -> Figure:
 
 
 def draw_trace(axes: Axes, spectra: xr.Dataset, at: np.ndarray, color: str) -> None:
-    """Draw the trace with 95 % intervals over probes as bars; one probe has none."""
-    traces = [quadrature.trace() for quadrature in quadratures(spectra)]
+    """Draw the trace with 95 % intervals over probes as bars; one probe has none. Says where they are too narrow."""
+    found = quadratures(spectra)
+    traces = [quadrature.trace() for quadrature in found]
     value, low, high = (np.array([getattr(trace, end) for trace in traces]) for end in ("value", "low", "high"))
     reach = np.where(np.isfinite(high - value), [value - low, high - value], 0.0)
     label = f"trace, 95 % interval of {spectra.sizes['probe']} probes"
+    if any(quadrature.dominated() for quadrature in found):
+        label += "\n(too narrow: isolated eigenvalues)"
     axes.errorbar(at, value, reach, fmt=".-", color=color, elinewidth=0.8, capsize=2, label=label)
 
 

@@ -240,21 +240,30 @@ class TorchProblem:
             LossAtlasError: network or loss has no second derivative.
         """
         if curvature not in self._strategies:
+            self._check_second_derivative(curvature)
+            self._strategies[curvature] = ""
+        if asked != "split":
+            return asked
+        if not self._strategies[curvature]:
             self._strategies[curvature] = self._traced(curvature)
-        return self._strategies[curvature] if asked == "split" else asked
+        return self._strategies[curvature]
 
-    def _traced(self, curvature: Curvature) -> str:
-        """Return ``split``, or ``rebuild`` where there is no forward derivative."""
+    def _check_second_derivative(self, curvature: Curvature) -> None:
         theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
+        whole = self.batchnorm == "batch"
+        few = tuple(part if whole else part[:2] for part in self.pieces(1)[0])
         try:
-            inputs, targets = (part[:2] for part in self.pieces(1)[0])
-            curvature.twice(theta, buffers, (inputs, targets))(torch.zeros_like(curvature.free(theta)))
+            curvature.twice(theta, buffers, few)(torch.zeros_like(curvature.free(theta)))
         except RuntimeError as error:
             if "not implemented" not in str(error):
                 raise
             raise LossAtlasError(
                 f"Hessian products: network or loss has no second derivative ({str(error).splitlines()[0]})"
             ) from error
+
+    def _traced(self, curvature: Curvature) -> str:
+        """Return ``split``, or ``rebuild`` where there is no forward derivative."""
+        theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
         try:
             curvature.graphs(theta, buffers, self.pieces(1)[0], 1)
         except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
