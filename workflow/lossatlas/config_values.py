@@ -63,7 +63,7 @@ def _walk(value: Any, path: tuple) -> Iterator[tuple[tuple, Any]]:
 def _check_name(where: str, name: Any) -> None:
     if not isinstance(name, str):
         kind = "empty" if name is None else f"of type {type(name).__name__}"
-        raise LossAtlasError(f"{where}: the name {name} is {kind} to YAML; put it into quotes: '{name}'")
+        raise LossAtlasError(f"{where}: the name {name} is {kind} to YAML; put it into quotes, as you mean it")
     if _CONTROL.search(name):
         raise LossAtlasError(f"{where}: the name {name!r} holds a control character")
     if not name:
