@@ -424,3 +424,10 @@ def test_any_config_is_taken_or_refused_in_one_line(given):
     else:
         assert config.resolve(found) == found
     assert repr(given) == repr(before)
+
+
+@pytest.mark.parametrize("sign", ["$(x)", "`x`", '"', "\\"])
+def test_what_schedulers_would_hand_to_a_shell_is_refused(sign):
+    config_values.check_submitted("/home/r e's ü; & */x")
+    with pytest.raises(LossAtlasError, match="no job can be submitted to a scheduler"):
+        config_values.check_submitted(f"/home/{sign}/x")

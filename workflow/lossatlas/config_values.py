@@ -118,6 +118,18 @@ def check_folder(path: str, where: str) -> None:
             raise LossAtlasError(f"{where}: {path!r} cannot be a folder; {part!r} is a file")
 
 
+def check_submitted(path: str) -> None:
+    """Refuse a path that means something else between double quotes of a shell.
+
+    Raises:
+        LossAtlasError: names the path and the character.
+    """
+    if found := re.search(r'[$`"\\]', path):
+        raise LossAtlasError(
+            f"{path!r} holds {found[0]!r}, with which no job can be submitted to a scheduler; rename it"
+        )
+
+
 def plain_path(path: str) -> str:
     """Return a path in one spelling, which no program takes for an option."""
     path = os.path.normpath(path)

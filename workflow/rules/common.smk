@@ -141,6 +141,12 @@ def check_profile():
     checked(profile.check, plain, [one.name for one in workflow.rules], MPI)
 
 
+def check_submission():
+    """Refuse folders that the plugins of schedulers, which put them between double quotes, would hand to a shell."""
+    for path in (os.getcwd(), workflow.basedir, *workflow.configfiles) if not workflow.local_exec else ():
+        checked(config_values.check_submitted, os.path.abspath(path))
+
+
 def growing(minutes):
     """Return a runtime that grows when a job is tried again."""
     return lambda wildcards, attempt: minutes * attempt
