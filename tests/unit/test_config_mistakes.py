@@ -48,7 +48,7 @@ VALUES = [
     (run(planes={"p": {**PLANE, "orthogonalize": 1}}), "orthogonalize: 1 is not of type boolean"),
     (run(seed=10**40), "runs.a.seed: a whole number of 41 digits is beyond 64 bits"),
     (run(seed=datetime.date(2024, 1, 1)), "runs.a.seed: '2024-01-01' is a date to YAML"),
-    ({"runs": {1: LENET}}, "config: runs: the name 1 is of type int to YAML; put it into quotes: '1'"),
+    ({"runs": {1: LENET}}, "config: runs: the name 1 is of type int to YAML; put it into quotes"),
     ({"runs": {True: LENET}}, "runs: the name True is of type bool to YAML"),
     ({"runs": {None: LENET}}, "runs: the name None is empty to YAML"),
     ({"runs": {datetime.date(2024, 1, 1): LENET}}, "runs: the name 2024-01-01 is of type date to YAML"),
@@ -424,3 +424,10 @@ def test_any_config_is_taken_or_refused_in_one_line(given):
     else:
         assert config.resolve(found) == found
     assert repr(given) == repr(before)
+
+
+@pytest.mark.parametrize("sign", ["$(x)", "`x`", '"', "\\"])
+def test_what_schedulers_would_hand_to_a_shell_is_refused(sign):
+    config_values.check_submitted("/home/r e's ü; & */x")
+    with pytest.raises(LossAtlasError, match="no job can be submitted to a scheduler"):
+        config_values.check_submitted(f"/home/{sign}/x")

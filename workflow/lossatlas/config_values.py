@@ -63,7 +63,7 @@ def _walk(value: Any, path: tuple) -> Iterator[tuple[tuple, Any]]:
 def _check_name(where: str, name: Any) -> None:
     if not isinstance(name, str):
         kind = "empty" if name is None else f"of type {type(name).__name__}"
-        raise LossAtlasError(f"{where}: the name {name} is {kind} to YAML; put it into quotes: '{name}'")
+        raise LossAtlasError(f"{where}: the name {name} is {kind} to YAML; put it into quotes, as you mean it")
     if _CONTROL.search(name):
         raise LossAtlasError(f"{where}: the name {name!r} holds a control character")
     if not name:
@@ -116,6 +116,18 @@ def check_folder(path: str, where: str) -> None:
     for part in map(str, (Path(path), *Path(path).parents)):
         if os.path.exists(part) and not os.path.isdir(part):
             raise LossAtlasError(f"{where}: {path!r} cannot be a folder; {part!r} is a file")
+
+
+def check_submitted(path: str) -> None:
+    """Refuse a path that means something else between double quotes of a shell.
+
+    Raises:
+        LossAtlasError: names the path and the character.
+    """
+    if found := re.search(r'[$`"\\]', path):
+        raise LossAtlasError(
+            f"{path!r} holds {found[0]!r}, with which no job can be submitted to a scheduler; rename it"
+        )
 
 
 def plain_path(path: str) -> str:

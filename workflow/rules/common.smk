@@ -6,7 +6,6 @@ import re
 import shlex
 import sys
 import time
-from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from lossatlas import config_sizes, config_values, profile, sources
 from lossatlas.errors import LossAtlasError
 
 
-@contextmanager
-def one_line():
-    """Let every mistake in the config end the workflow with one line."""
+def checked(function, *arguments):
+    """Return what a function says; every mistake in the config ends the workflow with one line."""
     try:
-        yield
+        return function(*arguments)
     except LossAtlasError as error:
         raise WorkflowError(str(error))
 
@@ -40,8 +38,7 @@ if "runs" not in config:
     configfile: "config/config.yaml"
 
 
-with one_line():
-    CONFIG = resolved(config)
+CONFIG = checked(resolved, config)
 RESULTS = config_values.plain_path(CONFIG["results"])
 DATA_ROOT = config_values.plain_path(CONFIG["data_root"])
 RUNS = CONFIG["runs"]
@@ -113,8 +110,7 @@ def own_code(where, choice):
     """Return a model, data or loss entry with the digest of the user's source where it has one."""
     if "import" not in choice:
         return choice
-    with one_line():
-        digest = sources.source_digest(choice["import"], CONFIG["python_path"], f"config: {where}")
+    digest = checked(sources.source_digest, choice["import"], CONFIG["python_path"], f"config: {where}")
     return {**choice, "python_path": CONFIG["python_path"], "source": digest}
 
 
@@ -142,8 +138,13 @@ def check_profile():
     """Refuse mistakes in the `set-resources` of a profile; called when all rules are there."""
     given = workflow.resource_settings.overwrite_resources
     plain = {name: {resource: value.raw for resource, value in named.items()} for name, named in given.items()}
-    with one_line():
-        profile.check(plain, [one.name for one in workflow.rules], MPI)
+    checked(profile.check, plain, [one.name for one in workflow.rules], MPI)
+
+
+def check_submission():
+    """Refuse folders that the plugins of schedulers, which put them between double quotes, would hand to a shell."""
+    for path in (os.getcwd(), workflow.basedir, *workflow.configfiles) if not workflow.local_exec else ():
+        checked(config_values.check_submitted, os.path.abspath(path))
 
 
 def growing(minutes):
@@ -529,8 +530,7 @@ def run_dir(wildcards):
 # What the config refers to must be there before any job starts.
 PROBLEMS = {run: problem_spec(run) for run in RUNS}
 CHECKPOINTS = {run: checkpoint_files(run) for run in IMPORTED}
-with one_line():
-    config_sizes.check_sizes(CONFIG, known_checkpoints())
+checked(config_sizes.check_sizes, CONFIG, known_checkpoints())
 for run, settings in RUNS.items():
     for name, directions in settings["directions"].items():
         if "path" in directions:

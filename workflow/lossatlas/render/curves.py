@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lossatlas.render.style import CHOICES, LOG_FROM, NOTE, NOW_COLOR, PATH_COLOR, TEST_COLOR, nonfinite_note
+from lossatlas.render.style import CHOICES, LOG_FROM, NOTE, NOW_COLOR, PATH_COLOR, TEST_COLOR, nonfinite_note, plain
 
 BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
 """What lies behind text, so that it can be read where it crosses curves."""
@@ -194,7 +194,9 @@ def _legend(curves: xr.Dataset, shown: tuple[float, float]) -> list[Line2D]:
     for k, split, color, looks in _lines(curves):
         if several and split == "train":
             barrier = f", barrier {barriers[k]:.3g}" if barriers[k] > 0 else ""
-            handles.append(Line2D([], [], color=color, linewidth=1.6, label=f"{names[k]} [{counts[k]}]{barrier}"))
+            handles.append(
+                Line2D([], [], color=color, linewidth=1.6, label=f"{plain(names[k])} [{counts[k]}]{barrier}")
+            )
         elif not several:
             handles.append(Line2D([], [], color=color, **looks, label=f"{split} samples"))
     handles = handles if several else handles[::-1]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lossatlas.krylov import Spectrum
-from lossatlas.render.style import COLORMAP, LOG_FROM, NOW_COLOR, PATH_COLOR, TEST_COLOR
+from lossatlas.render.style import COLORMAP, LOG_FROM, NOW_COLOR, PATH_COLOR, TEST_COLOR, plain
 
 POINTS = 500
 FLOOR = 0.1
@@ -228,7 +228,7 @@ def variants_figure(spectra: dict[str, xr.Dataset], sigma: float | None, title: 
     for name, dataset in spectra.items():
         size = dataset.attrs["parameters"]
         values = quadratures(dataset.isel(iteration=slice(-1, None)))[0].density(grid, sigma).value
-        patterns = ", ".join(dataset.attrs["parameter_patterns"])
+        patterns = plain(", ".join(dataset.attrs["parameter_patterns"]))
         axes.plot(grid, values, label=f"{name}: {dataset.attrs['operator']} of {patterns}, N = {size:,}")
         floors.append(FLOOR / (size * sigma * np.sqrt(2 * np.pi)))
         tops.append(values.max())

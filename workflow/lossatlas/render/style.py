@@ -169,14 +169,19 @@ def other_losses(landscape: xr.Dataset, split: str = "train") -> list[tuple[str,
     return [(path.run, path.color, path.iterations, losses[runs == path.run]) for path in other_paths(landscape, split)]
 
 
+def plain(text: str) -> str:
+    """Return a text of the user's, in which a dollar begins no formula."""
+    return text.replace("$", r"\$")
+
+
 def axis_labels(landscape: xr.Dataset, suffix: str = " of path variance") -> tuple[str, str]:
     """Return the labels of x and y: direction and share of the path's variance."""
     labels = []
     for axis, share in zip(("x_label", "y_label"), landscape.attrs["variance_share"], strict=True):
         if landscape.sizes["iteration"] < 2:  # there is no path
-            labels.append(str(landscape.attrs[axis]))
+            labels.append(plain(str(landscape.attrs[axis])))
             continue
-        labels.append(f"{landscape.attrs[axis]} ({percent(share)}{suffix})")
+        labels.append(f"{plain(landscape.attrs[axis])} ({percent(share)}{suffix})")
     return labels[0], labels[1]
 
 
