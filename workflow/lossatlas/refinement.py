@@ -226,7 +226,10 @@ def _from_neighbours(at: np.ndarray, values: np.ndarray, kernel: str) -> np.ndar
     system[:, :AROUND, :AROUND] = radial(np.linalg.norm(offsets[:, :, None] - offsets[:, None], axis=-1))
     system[:, :AROUND, order], system[:, order, :AROUND] = terms, terms.transpose(0, 2, 1)
     here[:, :AROUND, 0], here[:, AROUND] = radial(np.linalg.norm(offsets, axis=-1)), 1.0
-    weights = np.linalg.pinv(system, rcond=1e-12, hermitian=True) @ here  # neighbours may lie on too few lines
+    try:
+        weights = np.linalg.solve(system, here)
+    except np.linalg.LinAlgError:  # neighbours on too few lines for all terms
+        weights = np.linalg.pinv(system, rcond=1e-12, hermitian=True) @ here
     return (weights[:, :AROUND, 0] * values[near[:, 1:]]).sum(axis=1)
 
 

@@ -40,8 +40,8 @@ FORMAT = 1
 ALGORITHMS = {
     "trajectory": 1,
     "directions": 5,
-    "landscape": 2,
-    "curves": 1,
+    "landscape": 3,
+    "curves": 2,
     "spectra": 2,
     "curvature": 2,
     "tracking": 1,
