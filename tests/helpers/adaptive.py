@@ -45,6 +45,28 @@ def blobs(seed: int):
     return surface
 
 
+def drawn(kind: str, seed: int):
+    """Return a surface drawn at random: a step, a disc or a ring, or a bowl or a narrow valley, turned."""
+    rng = np.random.default_rng(seed)
+    angle, (a, b), size = rng.uniform(0, 2 * np.pi), rng.uniform(-0.6, 0.6, 2), rng.uniform(0.3, 1.0)
+
+    def turned(u, v):
+        return np.cos(angle) * u + np.sin(angle) * v - a, np.cos(angle) * v - np.sin(angle) * u - b
+
+    def surface(u, v):
+        along, across = turned(u, v)
+        far, plain = np.hypot(u - a, v - b), 1 + 0.1 * (u**2 + v**2)
+        return {
+            "step": lambda: plain + 2 * size * (along > 0),
+            "disc": lambda: plain + (far < 0.5 + size / 2),
+            "ring": lambda: plain + np.exp(-(((far - 0.5 - size / 2) / 0.12) ** 2)),
+            "bowl": lambda: size * along**2 + 2 * across**2 + 0.1,
+            "valley": lambda: 1.2 + 0.1 * along**2 - np.exp(-((across / (0.3 + size / 4)) ** 2)),
+        }[kind]()
+
+    return surface
+
+
 class ClosedForm:
     """A problem whose loss is a function of the first two parameters."""
 

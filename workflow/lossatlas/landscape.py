@@ -372,11 +372,11 @@ def plan_round(store: Store, label: str) -> bool:
     told = f"error <= {max(found.errors):.2g} of the range" if number else "error not known yet"
     print(f"{label}: round {number + 1}, {len(found.numbers)} of {found.points} points, {told}", flush=True)
     known = found.shape, found.numbers, found.losses, found.scales
-    checked = len(found.rounds) >= refinement.GOOD
-    good = checked and max(found.errors) <= spec["tolerance"] and refinement.unclear(*known) <= refinement.BORDER
-    if good or len(found.numbers) == found.points:
+    good = found.checked and refinement.unclear(*known) <= refinement.BORDER
+    rough = found.rough
+    if (good and not rough.any()) or len(found.numbers) == found.points:
         return False
-    points = refinement.next_round(*known, store[units.ARRAY].chunks[0])
+    points = refinement.next_round(*known, store[units.ARRAY].chunks[0], rough)
     order = np.concatenate([order, _of_round(points, number + 1)])
     store[ORDER][...] = np.pad(order, ((0, store[ORDER].shape[0] - len(order)), (0, 0)), constant_values=-1)
     return True
@@ -435,10 +435,28 @@ class Evaluated:
         return [max(rounds[: refinement.GOOD]) for rounds, _ in self.checks]
 
     @property
+    def checked(self) -> bool:
+        """Whether the last rounds were good."""
+        return len(self.rounds) >= refinement.GOOD and max(self.errors) <= self.spec["tolerance"]
+
+    @cached_property
+    def roughness(self) -> np.ndarray:
+        """How rough the surface of each split's losses is around points that are not evaluated (split, point)."""
+        pairs = zip(self.losses, self.scales, strict=True)
+        return np.stack([refinement.roughness(self.shape, self.numbers, *pair) for pair in pairs])
+
+    @property
+    def rough(self) -> np.ndarray:
+        """Where points are wanted because the surface is rough (point,): beside steps at once, else when rounds are
+        good; zero elsewhere."""
+        most = self.roughness.max(axis=0)
+        return np.where(most > (self.spec["tolerance"] if self.checked else refinement.ROUGH), most, 0.0)
+
+    @property
     def stated_errors(self) -> list[float]:
         """The error of each split's losses that a finished surface states."""
-        pairs = zip(self.errors, self.checks, strict=True)
-        return [max(error, min(max(rounds), self.spec["tolerance"])) for error, (rounds, _) in pairs]
+        parts = zip(self.errors, self.checks, self.roughness.max(axis=1).tolist(), strict=True)
+        return [max(error, rough, min(max(rounds), self.spec["tolerance"])) for error, (rounds, _), rough in parts]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays (split, y, x) and (split, iteration) of all metrics, interpolated where not evaluated."""
