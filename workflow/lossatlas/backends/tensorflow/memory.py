@@ -9,6 +9,9 @@ _GIVEN = {"Placeholder", "Const", "ReadVariableOp"}
 """Operations whose output is there anyway."""
 
 
+_HELD = {"TensorListPopBack", "TensorListGetItem", "Placeholder"}
+"""Operations whose output, put on a list, is memory that was there before the round."""
+
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall", "While", "StatelessWhile", "If", "StatelessIf", "Case"}
 """Operations that call functions of their own: loops, branches."""
 
@@ -59,8 +62,8 @@ def _kept_each_round(graph: tf.Graph, seen: set[str]) -> int:
     """Return the bytes that the bodies of a graph's loops put on lists in each round; ``seen`` names those counted."""
     total = 0
     for operation in graph.get_operations():
-        if operation.type == "TensorListPushBack":
-            pushed = operation.inputs[1]
+        pushed = operation.inputs[1] if operation.type == "TensorListPushBack" else None
+        if pushed is not None and pushed.op.type not in _HELD:
             total += (pushed.shape.num_elements() or 0) * pushed.dtype.size
         for key in ("f", "body", "then_branch", "else_branch") if operation.type in _CALLS else ():
             name = operation.node_def.attr[key].func.name
