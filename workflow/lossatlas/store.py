@@ -40,9 +40,9 @@ FORMAT = 1
 ALGORITHMS = {
     "trajectory": 1,
     "directions": 5,
-    "landscape": 2,
+    "landscape": 3,
     "curves": 1,
-    "spectra": 2,
+    "spectra": 3,
     "curvature": 2,
     "tracking": 1,
 }
