@@ -235,6 +235,28 @@ def test_memory_cuts_chunks_and_is_refused_when_too_little():
         made.linearize(theta, buffers, memory_gb=1e-4)
 
 
+def test_memory_of_loops_is_foreseen():
+    """At least the gates of every step are kept for second derivatives; products are cut to what there is."""
+    layers, units, samples = keras.layers, 16, 10
+    peaks = {}
+    for steps in (10, 40):
+        device = backend.set_up("cpu", "float64", 1)
+        model = keras.Sequential([keras.Input((steps, 3)), layers.LSTM(units), layers.Dense(3)])
+        net = backend.FlatNetwork(model, device)
+        split = Split(np.random.default_rng(0).standard_normal((samples, steps, 3)), np.arange(samples) % 3)
+        made = problem(net, split, samples)
+        graph = made.curvature().graph("nested", *map(net.vector, at(net)), made.chunks[0])
+        peaks[steps] = peak_bytes(graph)
+        assert peaks[steps] > 4 * 8 * units * samples * steps
+    assert 3 < peaks[40] / peaks[10] < 4.5
+    whole = made.linearize(*at(net))
+    tight = (whole.peak - 0.5 * 1.5 * peaks[40]) / 2**30
+    cut = made.linearize(*at(net), memory_gb=tight)
+    assert len(cut._pieces) > len(whole._pieces) == 1
+    vector = np.ones(net.layout.size)
+    assert np.allclose(cut.matvec(vector), whole.matvec(vector), rtol=0, atol=1e-12)
+
+
 def test_oracle_18_the_model_is_untouched():
     net = network("own")
     before = [np.array(v) for v in net.model.variables]

@@ -42,7 +42,7 @@ ALGORITHMS = {
     "directions": 5,
     "landscape": 3,
     "curves": 2,
-    "spectra": 2,
+    "spectra": 3,
     "curvature": 2,
     "tracking": 1,
 }

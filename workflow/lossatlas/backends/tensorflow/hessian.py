@@ -62,7 +62,7 @@ class KerasHessian:
         if strategy == "auto":
             strategy = choose(problem, self.curvature, *at, memory_gb, strategy).strategy
         self.strategy = strategy
-        self._pieces = arrange(problem, self.curvature, *at, memory_gb, strategy)[0]
+        self._pieces, self.peak = arrange(problem, self.curvature, *at, memory_gb, strategy)
         self._check(leaves)
 
     def matvec(self, vector: np.ndarray) -> np.ndarray:

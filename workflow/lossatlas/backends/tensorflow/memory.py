@@ -9,6 +9,9 @@ _GIVEN = {"Placeholder", "Const", "ReadVariableOp"}
 """Operations whose output is there anyway."""
 
 
+_HELD = {"TensorListPopBack", "TensorListGetItem", "Placeholder"}
+"""Operations whose output, put on a list, is memory that was there before the round."""
+
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall", "While", "StatelessWhile", "If", "StatelessIf", "Case"}
 """Operations that call functions of their own: loops, branches."""
 
@@ -23,7 +26,8 @@ def bodies(graph: tf.Graph) -> dict:
 def peak_bytes(graph: tf.Graph) -> int:
     """Return the bytes that the tensors of a graph have at the peak, when operations run in the order of tracing.
 
-    A tensor is freed after its last use; arguments and variables are not counted.
+    A tensor is freed after its last use; arguments and variables are not counted. What loops keep of each round, for
+    derivatives, is counted as if it were there all the time.
     """
     operations = graph.get_operations()
     source: dict[str, str] = {}
@@ -45,4 +49,25 @@ def peak_bytes(graph: tf.Graph) -> int:
             freed[end] = freed.get(end, 0) + size
         peak = max(peak, alive)
         alive -= freed.pop(place, 0)
-    return peak
+    return peak + _rounds(graph) * _kept_each_round(graph, set())
+
+
+def _rounds(graph: tf.Graph) -> int:
+    """Return how often loops go round at most: the length of the lists that they go through, such as sequences."""
+    lists = [operation for operation in graph.get_operations() if operation.type == "TensorListFromTensor"]
+    return max((operation.inputs[0].shape[0] or 1 for operation in lists), default=1)
+
+
+def _kept_each_round(graph: tf.Graph, seen: set[str]) -> int:
+    """Return the bytes that the bodies of a graph's loops put on lists in each round; ``seen`` names those counted."""
+    total = 0
+    for operation in graph.get_operations():
+        pushed = operation.inputs[1] if operation.type == "TensorListPushBack" else None
+        if pushed is not None and pushed.op.type not in _HELD:
+            total += (pushed.shape.num_elements() or 0) * pushed.dtype.size
+        for key in ("f", "body", "then_branch", "else_branch") if operation.type in _CALLS else ():
+            name = operation.node_def.attr[key].func.name
+            if name and name not in seen:
+                seen.add(name)
+                total += _kept_each_round(graph._get_function(name).graph, seen)
+    return total
