@@ -1,5 +1,7 @@
 """Make a set of directions: random, PCA of the path, differences of checkpoints, or from a file."""
 
+import lossatlas.listen  # noqa: F401
+
 import hashlib
 import time
 from pathlib import Path

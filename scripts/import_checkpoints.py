@@ -1,5 +1,7 @@
 """Turn existing checkpoints into a trajectory."""
 
+import lossatlas.listen  # noqa: F401
+
 import hashlib
 import time
 from pathlib import Path
