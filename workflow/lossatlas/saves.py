@@ -72,7 +72,7 @@ class State:
         return found
 
     def rows(self, index: int, into: np.ndarray, count: int) -> None:
-        """Read the first ``count`` rows of table ``index`` into an array (rows, N)."""
+        """Read the first ``count`` rows of table ``index``, checked by ``load``, into an array (rows, N)."""
         into[:count] = np.memmap(self._table(index), into.dtype, "r", shape=into.shape)[:count]
         self._rows[index] = count
 
