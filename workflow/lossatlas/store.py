@@ -110,10 +110,12 @@ class CheckedFiles(LocalStore):
         return found
 
 
-def _whole(chunk: bytes | memoryview) -> bool:
+def _whole(chunk: bytes) -> bool:
     """Return whether the last four bytes are the CRC-32C of those before."""
-    chunk = memoryview(chunk)
-    return google_crc32c.value(bytes(chunk[:-4])).to_bytes(4, "little") == bytes(chunk[-4:])
+    if len(chunk) < 4:
+        return False
+    numbers = np.frombuffer(chunk, np.uint8)  # a view; the checksum takes no memoryview
+    return google_crc32c.value(numbers[:-4]).to_bytes(4, "little") == chunk[-4:]
 
 
 def _torn(file: Path, how: str) -> str:
