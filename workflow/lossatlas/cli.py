@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lossatlas import interrupt, store
-from lossatlas.errors import LossAtlasError
+from lossatlas.errors import NO_ROOM, LossAtlasError
 from lossatlas.parallel import Timing, World
 from lossatlas.paths import Others
 from lossatlas.trajectory import Trajectory
@@ -152,7 +152,9 @@ def run(main: Callable[[World], Any], ranks: int | None = None, label: str = "")
         if os.environ.get("LOSSATLAS_TRACEBACK"):
             traceback.print_exc()
         _fail(world, f"{where}error: {error}", 2)
-    except Exception:
+    except Exception as error:
+        if full := _disk_is_full(error):
+            _fail(world, f"{where}error: {full}", 2)
         _fail(world, f"rank {world.rank} of {world.size} failed:\n{traceback.format_exc()}", 1)
     finally:
         interrupt.ignore()  # what is left is the end of the interpreter, which could answer with another status
@@ -163,6 +165,16 @@ def _name_ranks_in_warnings(world: World) -> None:
     plain = warnings.formatwarning
     if world.size > 1:
         warnings.formatwarning = lambda *what, **how: f"rank {world.rank}: {plain(*what, **how)}"
+
+
+def _disk_is_full(error: BaseException | None) -> str | None:
+    """Return one line when an error, or one that led to it, says that the disk has no room; None else."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            file = f"{error.filename}: " if error.filename else ""
+            return f"{file}no room on the disk ({error.strerror}); make room and run the same command again"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _fail(world: World, text: str, status: int) -> None:

@@ -37,7 +37,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
 from lossatlas import __version__
-from lossatlas.errors import LossAtlasError
+from lossatlas.errors import NO_ROOM, LossAtlasError
 
 FORMAT = 2
 """Version of the stores' structure; part of every fingerprint."""
@@ -108,6 +108,23 @@ class CheckedFiles(LocalStore):
         elif not _whole(found.to_bytes()):
             raise LossAtlasError(_torn(self.root / key, "is damaged (its checksum differs)"))
         return found
+
+    async def set(self, key: str, value: Any) -> None:
+        """Write a file.
+
+        Raises:
+            LossAtlasError: the disk has no room for it.
+        """
+        try:
+            await super().set(key, value)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            free = shutil.disk_usage(self.root).free
+            raise LossAtlasError(
+                f"{self.root / key}: {error.strerror}: {len(value) / 1e6:.3f} MB are needed for this chunk, "
+                f"{free / 1e6:.3f} MB are free on the disk; make room and run the same command again"
+            ) from error
 
 
 def _whole(chunk: bytes) -> bool:
@@ -271,7 +288,7 @@ def create(link: Path, run_dir: Path, fingerprint: Fingerprint, build: Callable[
 def _create(path: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], None]) -> None:
     temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    group = zarr.open_group(temporary, mode="w", zarr_format=3)
+    group = zarr.open_group(CheckedFiles(temporary), mode="w", zarr_format=3)
     group.attrs.update(
         {
             "fingerprint": fingerprint.digest,
