@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,8 +53,8 @@ def test_a_full_disk_ends_a_job_with_one_line(tmp_path, what, words):
 def children() -> list[int]:
     """Return this process's encoders."""
     names = {}
-    for child in open(f"/proc/self/task/{os.getpid()}/children").read().split():
-        names[int(child)] = open(f"/proc/{child}/comm").read()
+    for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        names[int(child)] = Path(f"/proc/{child}/comm").read_text()
     return [child for child, name in names.items() if "ffmpeg" in name]
 
 
