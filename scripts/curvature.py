@@ -1,5 +1,7 @@
 """Compute the extreme Hessian eigenvalues on a grid over a plane, by MPI ranks that share one queue."""
 
+import lossatlas.listen  # noqa: F401
+
 from lossatlas import backends, cli, curvature, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.directions import orthogonalize, read_axes

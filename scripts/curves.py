@@ -1,5 +1,7 @@
 """Evaluate the loss along directions or between two checkpoints, by MPI ranks that share one queue."""
 
+import lossatlas.listen  # noqa: F401
+
 from lossatlas import backends, cli, curves, landscape, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.directions import read_directions

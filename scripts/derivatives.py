@@ -1,5 +1,7 @@
 """Compute Hessian eigenvectors, or negative gradients, at a checkpoint as a set of directions."""
 
+import lossatlas.listen  # noqa: F401
+
 import time
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Make a set of directions: random, PCA of the path, differences of checkpoints, or from a file."""
 
+import lossatlas.listen  # noqa: F401
+
 import hashlib
 import time
 from pathlib import Path
@@ -17,7 +19,8 @@ def main(args, _world) -> None:
     others = {name: Trajectory(file) for name, file in args.other}
     inputs = {"trajectory": path.store.identity, **{f"run/{name}": t.store.identity for name, t in others.items()}}
     if spec["kind"] == "file":
-        inputs["file"] = hashlib.sha256(Path(spec["path"]).read_bytes()).hexdigest()
+        with Path(spec["path"]).open("rb") as stream:
+            inputs["file"] = hashlib.file_digest(stream, "sha256").hexdigest()
     fingerprint = store.Fingerprint("directions", spec, inputs)
     made = store.find(args.output, args.run_dir, fingerprint, args.fresh)
     if made is not None and made.finished:

@@ -1,5 +1,7 @@
 """Put a dataset under the data root: downloaded where there is a network, unpacked and checked in any case."""
 
+import lossatlas.listen  # noqa: F401
+
 import argparse
 from pathlib import Path
 

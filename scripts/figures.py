@@ -1,5 +1,7 @@
 """Draw the still figures of a plane, of curves, of spectra along training or on a line, of eigenvectors, of a PCA."""
 
+import lossatlas.listen  # noqa: F401
+
 import argparse
 import json
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Turn existing checkpoints into a trajectory."""
 
+import lossatlas.listen  # noqa: F401
+
 import hashlib
 import time
 from pathlib import Path
@@ -22,7 +24,7 @@ def main(args, _world) -> None:
     else:
         backend.read_checkpoint(args.files[0], network)
         recording = network.recording(np.arange(len(args.files)))
-        inputs = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in args.files}
+        inputs = {"files": [[str(file), digest(file)] for file in args.files]}
     print(check_disk(args.run_dir, recording), flush=True)
     fingerprint = store.Fingerprint("trajectory", spec, inputs)
     found = store.find(args.output, args.run_dir, fingerprint, args.fresh)
@@ -37,6 +39,12 @@ def main(args, _world) -> None:
         found.update(files=[str(file) for file in args.files])
         found.finish({"ranks": 1, "wall_seconds": time.monotonic() - started})
     store.publish(args.output, args.run_dir)
+
+
+def digest(file: Path) -> str:
+    """Return the SHA-256 of a checkpoint, read piece by piece: a file may be larger than memory."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def recorded_by_user(files: list[Path], network) -> Trajectory | None:

@@ -1,5 +1,7 @@
 """Evaluate the loss on a plane and along the path, by MPI ranks that share one queue."""
 
+import lossatlas.listen  # noqa: F401
+
 from lossatlas import backends, cli, landscape, store
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.directions import orthogonalize, read_axes

@@ -1,5 +1,7 @@
 """Make principal components of the path, by MPI ranks that share its columns, beside those of a random walk."""
 
+import lossatlas.listen  # noqa: F401
+
 from pathlib import Path
 
 from lossatlas import cli, store

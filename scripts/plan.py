@@ -1,5 +1,7 @@
 """Say how many files and how much disk the runs of a config will take, before anything is computed."""
 
+import lossatlas.listen  # noqa: F401
+
 import argparse
 import json
 import math

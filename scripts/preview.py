@@ -1,5 +1,7 @@
 """Draw a plane that is not finished yet, from the points that are evaluated: figures/<plane>_preview_<kind>.png."""
 
+import lossatlas.listen  # noqa: F401
+
 import argparse
 import json
 from pathlib import Path

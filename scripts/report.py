@@ -1,5 +1,7 @@
 """Gather one run's videos, figures, numbers, settings and timings in one self-contained page."""
 
+import lossatlas.listen  # noqa: F401
+
 import argparse
 import csv
 import json

@@ -1,5 +1,7 @@
 """Compute Hessian spectra along training or on a line between two checkpoints, by MPI ranks that share one queue."""
 
+import lossatlas.listen  # noqa: F401
+
 import argparse
 
 from lossatlas import hessian_job, spectra

@@ -1,5 +1,7 @@
 """Follow Hessian eigenvectors along training, by MPI ranks that share one queue."""
 
+import lossatlas.listen  # noqa: F401
+
 from lossatlas import hessian_job, tracking
 
 if __name__ == "__main__":

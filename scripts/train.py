@@ -1,5 +1,7 @@
 """Train a run and record its trajectory."""
 
+import lossatlas.listen  # noqa: F401
+
 import json
 import time
 from pathlib import Path

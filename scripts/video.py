@@ -1,5 +1,7 @@
 """Render the video of one plane, or its frames as PNG files."""
 
+import lossatlas.listen  # noqa: F401
+
 import argparse
 import json
 import time

@@ -1,5 +1,7 @@
 """Put published weights under the data root: downloaded where there is a network, checked in any case."""
 
+import lossatlas.listen  # noqa: F401
+
 import argparse
 from pathlib import Path
 

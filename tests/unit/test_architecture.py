@@ -12,7 +12,7 @@ PACKAGE = ROOT / "workflow" / "lossatlas"
 FLOORS = {
     "errors": 0, "rng": 0, "progress": 0, "layout": 0, "store": 0, "parallel": 0, "trajectory": 0, "config": 0,
     "config_values": 0, "config_sizes": 0,
-    "sources": 0, "units": 0, "team": 0, "interrupt": 0, "saves": 0, "profile": 0, "refinement": 0,
+    "sources": 0, "units": 0, "team": 0, "interrupt": 0, "listen": 0, "saves": 0, "profile": 0, "refinement": 0,
     "problem": 1, "readiness": 1, "backends": 1, "zoo": 1, "data": 1,
     "krylov": 2,
     "directions": 3, "normalize": 3, "sites": 3,

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import pickle
 import struct
 import tarfile
@@ -77,6 +78,7 @@ def test_cifar_is_unpacked_checked_and_read(tmp_path, monkeypatch, name, folder,
     monkeypatch.setattr(kind, "tgz_md5", hashlib.md5((root / kind.filename).read_bytes()).hexdigest())
     for part in ("train_list", "test_list"):
         monkeypatch.setattr(kind, part, [[file, digests[file]] for file, _ in getattr(kind, part)])
+    monkeypatch.setitem(dataset_module.downloaded.MD5, name, digests)
     monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": digests[meta]})
     fetch(name, root)
     data = load_dataset({"name": name, "kwargs": {}, "data_root": str(root)})
@@ -84,6 +86,33 @@ def test_cifar_is_unpacked_checked_and_read(tmp_path, monkeypatch, name, folder,
     mean, std = (np.array(m) for m in dataset_module.downloaded.MOMENTS[name])
     back = (data.train.inputs[1] * std[:, None, None] + mean[:, None, None]) * 255
     assert np.allclose(back.reshape(-1), pixels[batches[0]][1], atol=1e-3)
+
+
+class Runs:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("cifar10", "cifar-10-batches-py/data_batch_1"), ("cifar100", "cifar-100-python/train")]
+)
+def test_a_foreign_pickle_is_refused_before_it_runs(tmp_path, name, first):
+    (tmp_path / first).parent.mkdir()
+    dump(tmp_path / first, Runs(str(tmp_path / "ran")))
+    with pytest.raises(LossAtlasError, match=f"{first}: damaged or foreign, its MD5 is"):
+        load_dataset({"name": name, "kwargs": {}, "data_root": str(tmp_path)})
+    assert not (tmp_path / "ran").exists()
+
+
+def test_digests_of_pickled_files_are_those_that_torchvision_knows():
+    for name, digests in dataset_module.downloaded.MD5.items():
+        kind = getattr(torchvision().datasets, name.upper())
+        assert digests == dict([*kind.train_list, *kind.test_list])
 
 
 def dump(file, content):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lossatlas import interrupt, store
-from lossatlas.errors import LossAtlasError
+from lossatlas.errors import NO_ROOM, LossAtlasError
 from lossatlas.parallel import Timing, World
 from lossatlas.paths import Others
 from lossatlas.trajectory import Trajectory
@@ -137,8 +137,8 @@ def run(main: Callable[[World], Any], ranks: int | None = None, label: str = "")
         label: name of the job, put before errors.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    interrupt.listen()
-    world = World()
+    world, where = World(), f"{label}: " if label else ""
+    interrupt.listen(lambda text: _tell(world, f"{where}{text}", interrupt.STATUS))
     try:
         if ranks is not None:
             from lossatlas.parallel import world as mpi_world
@@ -147,13 +147,17 @@ def run(main: Callable[[World], Any], ranks: int | None = None, label: str = "")
             _name_ranks_in_warnings(world)
         main(world)
     except interrupt.Interrupted as error:
-        _fail(world, f"{label}: {error}", interrupt.STATUS)
+        _fail(world, f"{where}{error}", interrupt.STATUS)
     except LossAtlasError as error:
         if os.environ.get("LOSSATLAS_TRACEBACK"):
             traceback.print_exc()
-        _fail(world, f"{label}: error: {error}" if label else f"error: {error}", 2)
-    except Exception:
+        _fail(world, f"{where}error: {error}", 2)
+    except Exception as error:
+        if full := _disk_is_full(error):
+            _fail(world, f"{where}error: {full}", 2)
         _fail(world, f"rank {world.rank} of {world.size} failed:\n{traceback.format_exc()}", 1)
+    finally:
+        interrupt.ignore()  # what is left is the end of the interpreter, which could answer with another status
 
 
 def _name_ranks_in_warnings(world: World) -> None:
@@ -163,13 +167,27 @@ def _name_ranks_in_warnings(world: World) -> None:
         warnings.formatwarning = lambda *what, **how: f"rank {world.rank}: {plain(*what, **how)}"
 
 
+def _disk_is_full(error: BaseException | None) -> str | None:
+    """Return one line when an error, or one that led to it, says that the disk has no room; None else."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            file = f"{error.filename}: " if error.filename else ""
+            return f"{file}no room on the disk ({error.strerror}); make room and run the same command again"
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _fail(world: World, text: str, status: int) -> None:
-    print(text, file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    _tell(world, text, status)
+    sys.exit(status)
+
+
+def _tell(world: World, text: str, status: int) -> None:
+    """Say why the job ends, and end the other ranks."""
+    interrupt.say(text)
     if world.size > 1:
         time.sleep(0.5)  # launchers drop what they have not yet passed on when a rank aborts
     world.abort(status)
-    sys.exit(status)
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -1,5 +1,10 @@
 """The one error that users are meant to read."""
 
+import errno
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of an ``OSError`` by which a disk is full, a quota is used up, or a file may not grow."""
+
 
 class LossAtlasError(Exception):
     """What went wrong, where, and what would be right, in one line.

@@ -9,6 +9,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 
 from lossatlas import interrupt
@@ -50,6 +51,7 @@ class State:
         self.folder, self.seconds, self.team = folder, seconds, team
         self._saved, self._stop, self._number = time.monotonic(), False, 0
         self._rows: dict[int, int] = {}
+        self._sums: dict[int, int] = {}
 
     def part(self, number: int) -> "State":
         """Return the state of a part."""
@@ -63,8 +65,9 @@ class State:
         try:
             with np.load(self._file("state.npz")) as file:
                 found = {name: file[name] for name in file.files}
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-            found = {}
+            self._check_tables(found.pop(_TABLES))
+        except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile):
+            found = {}  # none, or damaged: the unit begins anew
         numbers = self.team.everyone(int(found.pop(_NUMBER, 0)))
         if 0 in numbers or len(set(numbers)) > 1:
             return None
@@ -72,9 +75,17 @@ class State:
         return found
 
     def rows(self, index: int, into: np.ndarray, count: int) -> None:
-        """Read the first ``count`` rows of table ``index`` into an array (rows, N)."""
+        """Read the first ``count`` rows of table ``index``, checked by ``load``, into an array (rows, N)."""
         into[:count] = np.memmap(self._table(index), into.dtype, "r", shape=into.shape)[:count]
         self._rows[index] = count
+        self._sums[index] = _checksum(into[:count])
+
+    def _check_tables(self, tables: np.ndarray) -> None:
+        """Raise ValueError unless the tables begin with what was saved; (index, bytes, CRC-32C) of each is given."""
+        for index, size, checksum in tables.tolist():
+            saved = np.memmap(self._table(index), np.uint8, "r", shape=(size,)) if size else np.zeros(0, np.uint8)
+            if _checksum(saved) != checksum:
+                raise ValueError(f"{self._table(index)}: torn")
 
     def due(self) -> bool:
         """Return whether to save: the time has come, or the job was told to stop, for any rank of the team."""
@@ -96,7 +107,9 @@ class State:
             self.folder.mkdir(parents=True, exist_ok=True)
             for index, (table, count) in enumerate(tables):
                 self._add_rows(index, table, count)
-            np.savez(temporary, **arrays, **{_NUMBER: self._number})
+            sums = [(index, table[:count].nbytes, self._sums[index]) for index, (table, count) in enumerate(tables)]
+            about = {_NUMBER: self._number, _TABLES: np.array(sums, np.int64).reshape(-1, 3)}
+            np.savez(temporary, **arrays, **about)
         except OSError as error:
             failed = error
         if not any(self.team.any(failed)):  # all ranks have come so far, which leaves little time between their states
@@ -115,6 +128,7 @@ class State:
         on_disk[start:count] = table[start:count]
         on_disk.flush()
         self._rows[index] = count
+        self._sums[index] = _checksum(table[start:count], self._sums.get(index, 0))
 
     def _table(self, index: int) -> Path:
         return self._file(f"rows-{index}.bin")
@@ -126,3 +140,11 @@ class State:
 
 _NUMBER = "save"
 """Array that counts the saves of a unit."""
+
+_TABLES = "tables"
+"""Array that holds (index, bytes, CRC-32C) of each table's saved rows."""
+
+
+def _checksum(rows: np.ndarray, before: int = 0) -> int:
+    """Return the CRC-32C of rows after those with checksum ``before``."""
+    return google_crc32c.extend(before, np.ascontiguousarray(rows))

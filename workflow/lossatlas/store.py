@@ -12,6 +12,8 @@ The protocol, in full:
    the same bytes.
 5. A finished store carries the digest of its contents, and the number of its chunk files, by which a torn
    copy is noticed.
+6. Every chunk ends with its CRC-32C, which is checked whenever the chunk is read (``CheckedFiles``). In an unfinished
+   store a damaged result is computed again, and with a damaged input the store is begun anew.
 """
 
 import contextlib
@@ -27,14 +29,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
 
 from lossatlas import __version__
-from lossatlas.errors import LossAtlasError
+from lossatlas.errors import NO_ROOM, LossAtlasError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the stores' structure; part of every fingerprint."""
 
 ALGORITHMS = {
@@ -79,6 +84,83 @@ class Fingerprint:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+class CheckedFiles(LocalStore):
+    """The files of a store; a chunk that is damaged, or missing though it was written, is an error that names it.
+
+    ``given`` names the arrays whose chunks must all be there; None stands for all arrays.
+    """
+
+    given: tuple[str, ...] | None = ()
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        """Return the bytes of a file, None for a chunk that is not written yet.
+
+        Raises:
+            LossAtlasError: the chunk is damaged or lost.
+        """
+        found = await super().get(key, *args, **kwargs)
+        array, is_chunk, _ = key.partition("/c/")
+        if not is_chunk:
+            return found
+        if found is None:
+            if self.given is None or array in self.given:
+                raise LossAtlasError(_torn(self.root / key, "is missing"))
+        elif not _whole(found.to_bytes()):
+            raise LossAtlasError(_torn(self.root / key, "is damaged (its checksum differs)"))
+        return found
+
+    async def set(self, key: str, value: Any) -> None:
+        """Write a file.
+
+        Raises:
+            LossAtlasError: the disk has no room for it.
+        """
+        try:
+            await super().set(key, value)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            free = shutil.disk_usage(self.root).free
+            raise LossAtlasError(
+                f"{self.root / key}: {error.strerror}: {len(value) / 1e6:.3f} MB are needed for this chunk, "
+                f"{free / 1e6:.3f} MB are free on the disk; make room and run the same command again"
+            ) from error
+
+
+def _whole(chunk: bytes) -> bool:
+    """Return whether the last four bytes are the CRC-32C of those before."""
+    if len(chunk) < 4:
+        return False
+    numbers = np.frombuffer(chunk, np.uint8)  # a view; the checksum takes no memoryview
+    return google_crc32c.value(numbers[:-4]).to_bytes(4, "little") == chunk[-4:]
+
+
+def _torn(file: Path, how: str) -> str:
+    store = next(folder for folder in file.parents if folder.suffix == ".zarr")
+    return f"{file}: torn, this chunk {how}; delete {store.resolve()} and run again"
+
+
+def check_chunk(file: Path) -> None:
+    """Check the checksum of one chunk file.
+
+    Raises:
+        LossAtlasError: it is missing or damaged.
+    """
+    if not file.exists():
+        raise LossAtlasError(_torn(file, "is missing"))
+    if not _whole_file(file):
+        raise LossAtlasError(_torn(file, "is damaged (its checksum differs)"))
+
+
+def _whole_file(file: Path) -> bool:
+    """Do as ``_whole``, piece by piece: a chunk of a trajectory has up to 256 MiB."""
+    left, checksum = max(0, file.stat().st_size - 4), 0
+    with file.open("rb", buffering=0) as stream:
+        while left and (piece := stream.read(min(left, 2**20))):
+            left, checksum = left - len(piece), google_crc32c.extend(checksum, piece)
+        return stream.read() == checksum.to_bytes(4, "little")
+
+
 class Store:
     """One store on disk, at its real path."""
 
@@ -87,8 +169,10 @@ class Store:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self.group = zarr.open_group(path, mode="r+" if writable else "r", zarr_format=3)
+                files = CheckedFiles(path, read_only=not writable)
+                self.group = zarr.open_group(files, mode="r+" if writable else "r", zarr_format=3)
             self.attrs = dict(self.group.attrs)
+            self.group.store.given = None if self.finished else tuple(self.attrs.get("given", ()))
         except Exception as error:
             raise LossAtlasError(
                 f"{path}: not a readable Zarr store ({type(error).__name__}); "
@@ -167,7 +251,7 @@ def find(
     if path.exists():
         store = Store(path, writable=True)
         if store.fingerprint == fingerprint.digest and not fresh:
-            return store
+            return store if store.finished else _repaired(store, log)
         aside = _aside(path, store.fingerprint)
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(path, aside)
@@ -178,7 +262,27 @@ def find(
         return None
     os.rename(former, path)
     log(f"{path.name}: brought back {former.name}, computed earlier with these settings")
-    return Store(path, writable=True)
+    store = Store(path, writable=True)
+    return store if store.finished else _repaired(store, log)
+
+
+def _repaired(store: Store, log: Callable[[str], None]) -> Store | None:
+    """Return an unfinished store without its damaged results; None, and no store, when its inputs are damaged."""
+    path = store.path
+    lost = [file for file in chunk_files(path) if not _whole_file(file)]
+    whole = {str(file.relative_to(path)) for file in chunk_files(path)}
+    missing = [name for name in store.attrs.get("given_chunks", []) if name not in whole]
+    results = [file for file in lost if file.relative_to(path).parts[0] == "work"]
+    if missing or len(results) < len(lost):
+        file = path / missing[0] if missing else next(file for file in lost if file not in results)
+        log(f"{path.name}: {file} is {'missing' if missing else 'damaged'}; the store is begun anew")
+        path.with_suffix(".resume").unlink(missing_ok=True)
+        shutil.rmtree(path)
+        return None
+    for file in results:
+        log(f"{path.name}: {file} is damaged; it is computed again")
+        file.unlink()
+    return store
 
 
 def create(link: Path, run_dir: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], None]) -> Store:
@@ -194,7 +298,7 @@ def create(link: Path, run_dir: Path, fingerprint: Fingerprint, build: Callable[
 def _create(path: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], None]) -> None:
     temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    group = zarr.open_group(temporary, mode="w", zarr_format=3)
+    group = zarr.open_group(CheckedFiles(temporary), mode="w", zarr_format=3)
     group.attrs.update(
         {
             "fingerprint": fingerprint.digest,
@@ -204,6 +308,9 @@ def _create(path: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], 
         }
     )
     build(group)
+    chunks = [file.relative_to(temporary) for file in chunk_files(temporary)]
+    given = sorted({str(file)[: str(file).index("/c/")] for file in chunks if "/c/" in str(file)})
+    group.attrs.update(given=given, given_chunks=[str(file) for file in chunks])
     try:
         os.rename(temporary, path)
     except OSError:
@@ -269,8 +376,7 @@ def open_finished(path: Path) -> Store:
 
 def open_dataset(path: Path) -> xr.Dataset:
     """Open a finished store as a labelled dataset, after the checks of ``open_finished``."""
-    open_finished(path)
-    return xr.open_zarr(path, chunks=None)
+    return xr.open_zarr(open_finished(path).group.store, chunks=None)
 
 
 def chunk_files(path: Path) -> Iterator[Path]:
@@ -326,7 +432,7 @@ def add_array(
         shape=shape,
         chunks=chunks or tuple(max(1, n) for n in shape),
         dtype=dtype,
-        compressors="auto" if compress else None,
+        compressors=[*([ZstdCodec(level=0)] if compress else []), Crc32cCodec()],
         dimension_names=dims,
         attributes=attrs,
         fill_value="" if dtype is str else fill_value,

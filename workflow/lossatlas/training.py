@@ -1,5 +1,6 @@
 """Driver: train (or read checkpoints) and record the trajectory, resumable bit for bit."""
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 from lossatlas import interrupt
 from lossatlas.progress import Progress
 from lossatlas.store import Store
-from lossatlas.trajectory import RowWriter
+from lossatlas.trajectory import RowWriter, rows_on_disk
 
 
 class Trainer(Protocol):
@@ -54,7 +55,11 @@ def record_training(
     recorded = set(store["iteration"][:].tolist())
     resume = ResumeFile(store.path.with_suffix(".resume"), store.fingerprint)
     writer, start = RowWriter(store), 0
-    if found := resume.read():
+    found = resume.read(log)
+    if found and not rows_on_disk(store, found[1]):
+        log(f"{label}: chunks of {store.path} are missing; training begins anew")
+        found = None
+    if found:
         start, writer.written, state = found
         trainer.load_state(state)
         log(
@@ -92,17 +97,23 @@ class ResumeFile:
     def __init__(self, path: Path, fingerprint: str):
         self.path, self._tag = path, fingerprint.encode()
 
-    def read(self) -> tuple[int, int, bytes] | None:
-        """Return (iteration, row, state), or None when there is none for this fingerprint."""
+    def read(self, log: Callable[[str], None] = print) -> tuple[int, int, bytes] | None:
+        """Return (iteration, row, state), or None when there is none for this fingerprint or it is torn."""
         if not self.path.exists():
             return None
-        head, _, state = self.path.read_bytes().partition(b"\n")
-        tag, *numbers = head.split()
-        return (int(numbers[0]), int(numbers[1]), state) if tag == self._tag else None
+        head, _, rest = self.path.read_bytes().partition(b"\n")
+        tag, _, digest = head.partition(b" ")
+        if digest.decode(errors="replace") != hashlib.sha256(rest).hexdigest():
+            log(f"{self.path}: torn, its digest differs; training begins anew")
+            return None
+        numbers, _, state = rest.partition(b"\n")
+        iteration, row = map(int, numbers.split())
+        return (iteration, row, state) if tag == self._tag else None
 
     def write(self, iteration: int, row: int, state: bytes) -> None:
+        rest = b"%d %d\n" % (iteration, row) + state
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        temporary.write_bytes(self._tag + b" %d %d\n" % (iteration, row) + state)
+        temporary.write_bytes(self._tag + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
         os.replace(temporary, self.path)
 
     def remove(self) -> None:

@@ -12,7 +12,7 @@ import zarr
 
 from lossatlas.errors import LossAtlasError
 from lossatlas.layout import ParameterLayout
-from lossatlas.store import Store, add_array, open_finished
+from lossatlas.store import Store, add_array, check_chunk, open_finished
 
 CHUNK_COLUMNS = 2**20
 CHUNK_BYTES = 256 * 2**20
@@ -142,6 +142,17 @@ class RowWriter:
         self._pending = 0
 
 
+def rows_on_disk(store: Store, rows: int) -> bool:
+    """Return whether every chunk that holds some of the first rows of an unfinished trajectory is there."""
+    arrays = [(name, store[name]) for name in _ROW_ARRAYS]
+    return all(
+        (store.path / name / "c" / "/".join(map(str, chunk))).exists()
+        for name, array in arrays
+        if array.size
+        for chunk in np.ndindex(-(-rows // array.chunks[0]), *array.cdata_shape[1:])
+    )
+
+
 _ROW_ARRAYS = ("parameters", "buffers", "batch_loss", "learning_rate")
 
 
@@ -158,8 +169,9 @@ class Trajectory:
         self.layout = ParameterLayout.from_json(self.store.attrs["layout"])
         self.iterations = self.store["iteration"][:]
         self._parameters = self.store["parameters"]
-        # Uncompressed chunks are files of plain numbers, of which any columns can be read without the rest.
-        self._plain = len(self._parameters.metadata.codecs) == 1 and sys.byteorder == "little"
+        # Uncompressed chunks are files of plain numbers and a checksum; any columns can be read without the rest.
+        self._plain = len(self._parameters.metadata.codecs) == 2 and sys.byteorder == "little"
+        self._checked: set[tuple[int, int]] = set()
 
     def __len__(self) -> int:
         return len(self.iterations)
@@ -230,6 +242,9 @@ class Trajectory:
     def _read(self, i: int, j: int, first: int, out: np.ndarray) -> None:
         """Read columns from ``first`` on of the chunk (i, j), whose last rows may lie beyond the array."""
         file, width = self.store.path / f"parameters/c/{i}/{j}", self._parameters.chunks[1]
+        if (i, j) not in self._checked:  # once per process, for blocks of columns come back to each chunk many times
+            check_chunk(file)
+            self._checked.add((i, j))
         with file.open("rb", buffering=0) as stream:
             for k, row in enumerate(out):
                 stream.seek((k * width + first) * row.itemsize)

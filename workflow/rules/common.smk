@@ -54,8 +54,12 @@ if workflow.deployment_settings.deployment_method:
     programs = f"export PYTHONPATH={shlex.quote(f'{workflow.basedir}/workflow')}"
 else:
     programs = f'export PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"'
-# The shell and `tee` outlive SIGTERM and SIGUSR1, so that a program that is told to stop can end in good order.
-prefix = f"set -euo pipefail; trap : TERM USR1; {programs}; " """logged() { (trap '' TERM USR1; exec tee "$1"); }; """
+# The shell and `tee` outlive the signals on which a program ends in good order, with status 75. One that a signal finds
+# before its first line dies of it (138 and 143; 10 and 15 as MPICH's launcher tells it), and loses nothing either.
+prefix = (
+    f"set -euo pipefail; trap : TERM USR1; trap 'case $? in 10|15|138|143) exit 75;; esac' EXIT; {programs}; "
+    """logged() { (trap '' TERM USR1 INT; exec tee "$1"); }; """
+)
 shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))  # snakemake formats it
 
 

@@ -1,5 +1,6 @@
 """Full Fashion-MNIST, CIFAR-10 and CIFAR-100: files under ``data_root``, fetched and checked through torchvision."""
 
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -22,14 +23,27 @@ FILES = {
     "cifar100": "cifar-100-python.tar.gz (or its folder cifar-100-python)",
 }
 
+MD5 = {
+    "cifar10": {
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+    },
+    "cifar100": {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+}
+"""Published digests of the pickled files: unpickling runs code, so that no other file is ever unpickled."""
+
 
 def read(name: str, root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Read both splits from ``root`` as {split: (uint8 images, labels)}; knows no framework.
 
-    The files are those that ``fetch`` unpacked and checked.
+    Pickled files are checked anew: they may have changed since ``fetch`` unpacked them.
 
     Raises:
-        LossAtlasError: files are missing or unreadable.
+        LossAtlasError: files are missing, unreadable or other ones than those that were published.
     """
     try:
         return _fashion_mnist(root) if name == "fashion-mnist" else _cifar(root, name)
@@ -58,10 +72,19 @@ def _cifar(root: Path, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }[name]
     parts = {}
     for split, batches in zip(("train", "test"), files, strict=True):
-        found = [pickle.loads((root / folder / batch).read_bytes(), encoding="latin1") for batch in batches]
+        found = [pickle.loads(_published(root / folder / batch, name), encoding="latin1") for batch in batches]
         images = np.concatenate([batch["data"] for batch in found]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         parts[split] = images, np.concatenate([batch[key] for batch in found])
     return parts
+
+
+def _published(file: Path, name: str) -> bytes:
+    """Return the content of a file; ValueError unless it is the published one."""
+    content = file.read_bytes()
+    found, published = hashlib.md5(content).hexdigest(), MD5[name][file.name]
+    if found != published:
+        raise ValueError(f"{file}: damaged or foreign, its MD5 is {found}, the published one {published}; delete it")
+    return content
 
 
 def fetch(name: str, root: Path) -> None:

@@ -60,6 +60,7 @@ def fetch(network: str, name: str, root: Path) -> None:
 
 def _check(file: Path, url: str) -> None:
     published = re.search(r"-([0-9a-f]{8,})\.\w+$", url)[1]
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
     if not found.startswith(published):
         raise LossAtlasError(f"its SHA-256 begins with {found[: len(published)]}, the published one with {published}")
