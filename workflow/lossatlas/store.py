@@ -25,14 +25,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 import zarr
 
 from lossatlas import __version__
 from lossatlas.errors import LossAtlasError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 FORMAT = 1
 """Version of the stores' structure; part of every fingerprint."""
@@ -266,8 +268,10 @@ def open_finished(path: Path) -> Store:
     return store
 
 
-def open_dataset(path: Path) -> xr.Dataset:
+def open_dataset(path: Path) -> "xr.Dataset":
     """Open a finished store as a labelled dataset, after the checks of ``open_finished``."""
+    import xarray as xr  # every job would wait a quarter of a second for it
+
     open_finished(path)
     return xr.open_zarr(path, chunks=None)
 
