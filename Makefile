@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
-PYTEST := pytest --numprocesses 2 --dist loadgroup --durations 15
+PYTEST := pytest --numprocesses 2 --no-loadscope-reorder --durations 15
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: help demo test test-rest test-slurm test-all check bench docs install clean prune

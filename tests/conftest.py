@@ -52,16 +52,21 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.line(f"{number:>3}  {ORACLES[number]:<62}{passed:>4} passed{failed:>4} failed")
 
 
-SHARED = ("undisturbed", "closed_form")
-"""Fixtures that take long to make: what uses one runs in one worker, and so does each of the other files."""
+ONE_RUN = ("test_profiles.py", "test_readme.py", "test_report.py", "test_workflow.py")
+"""Files whose tests share the run ``undisturbed``."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Say, before pytest-xdist reads it, which tests ``--dist loadgroup`` keeps together."""
-    for item in items:
-        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.nodeid.split("::")[0]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let each file be run by one worker, for its tests share what takes long to make; so do the files above."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "undisturbed" if Path(file).name in ONE_RUN else file
+
+    return ByFile(config, log)
 
 
 ROOT = Path(__file__).parents[1]

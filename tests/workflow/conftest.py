@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import yaml
 
 from tests.conftest import ROOT, contents, snakemake
+from tests.helpers.closed_form.bowl import MINIMUM, N
 from tests.helpers.jobs import Job, planned_jobs, run_together
 
 
@@ -78,11 +80,24 @@ def closed_form_config(**changes) -> dict:
     return config
 
 
+def import_job(training: Job, folder: Path) -> Job:
+    """Write 60 checkpoints and return the job that makes a trajectory of them."""
+    files = [folder / f"checkpoint{number}.npy" for number in range(60)]
+    for number, file in enumerate(files):
+        np.save(file, np.float32(MINIMUM + np.random.default_rng(number).standard_normal(N)))
+    options = {"output": "results/tiny/imported.zarr", "run-dir": "results/tiny", "label": "tiny/checkpoints"}
+    options["spec"] = training.words[training.words.index("--spec") + 1]
+    words = [word for option, value in options.items() for word in (f"--{option}", value)]
+    script = str(ROOT / "scripts/import_checkpoints.py")
+    return Job("import_checkpoints", "imported", (script, *words, "--files", *map(str, files)))
+
+
 @pytest.fixture(scope="session")
 def closed_form(tmp_path_factory) -> ClosedForm:
     """A run in closed form by two ranks that nothing disturbed; do not write into its folder."""
     folder = tmp_path_factory.mktemp("closed_form")
     jobs = planned_jobs(write_config(folder, closed_form_config()), folder)
+    jobs["imported"] = import_job(jobs["trajectory"], folder)
     run_together(list(jobs.values()), folder)
     return ClosedForm(folder, jobs, all_contents(folder))
 

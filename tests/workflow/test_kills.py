@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.mpi]
 
 KINDS = {
     "train": "trajectory",
+    "import_checkpoints": "imported",
     "pca": "directions/pca",
     "directions": "directions/random",
     "derivatives": "directions/eigen",
@@ -72,7 +73,7 @@ def test_oracle_19_each_kind_of_job_is_killed_half_way_and_before_its_link(close
     """The first attempt dies before it writes its third chunk or row; the second finishes the store and dies."""
     job = closed_form.jobs[KINDS[kind]]
     folder = closed_form.copy(tmp_path, [job.name])
-    when = "unit 3" if kind in (*IN_UNITS, "train") else "any 100"
+    when = "unit 3" if kind in (*IN_UNITS, "train", "import_checkpoints") else "any 100"
     said_first = job.run(folder, check=False, EVENTS_KILL=f"0 {when}", **CLOSED_FORM)
     assert "Traceback" not in said_first
     assert not job.link(folder).exists()

@@ -9,6 +9,7 @@ import yaml
 from lossatlas.profile import MPI_RULES
 
 from tests.conftest import BIN, ROOT, snakemake
+from tests.helpers.jobs import CLOSED_FORM
 from tests.workflow.conftest import test_config, write_config
 
 pytestmark = pytest.mark.workflow
@@ -82,7 +83,7 @@ def test_the_readmes_examples_stand_for_the_profiles_resources(tmp_path, number)
 
 @pytest.mark.mpi
 def test_the_pbs_profile_submits_and_finishes(tmp_path):
-    """Stand-ins for qsub and qstat run the jobs here; MPI is real."""
+    """Stand-ins for qsub and qstat run the jobs here, on the loss in closed form; MPI is real."""
     shutil.copytree(ROOT / "workflow/profiles/pbs", tmp_path / "workflow/profiles/pbs")
     (tmp_path / "pbs").mkdir()
     profile = tmp_path / "workflow/profiles/pbs"
@@ -94,7 +95,7 @@ def test_the_pbs_profile_submits_and_finishes(tmp_path):
     target = "results/tiny/landscape/random.zarr"
     path = f"{ROOT}/tests/helpers/pbs:{BIN}:{os.environ['PATH']}"
     arguments = (target, "--profile", str(profile), "--configfile", str(file))
-    snakemake(*arguments, cwd=tmp_path, PATH=path, PBS_STAND_IN=str(tmp_path / "pbs"))
+    snakemake(*arguments, cwd=tmp_path, PATH=path, PBS_STAND_IN=str(tmp_path / "pbs"), **CLOSED_FORM)
     assert (tmp_path / target).is_symlink()
     calls = (tmp_path / "pbs/calls").read_text().splitlines()
     assert len(calls) == 3

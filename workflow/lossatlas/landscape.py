@@ -10,10 +10,9 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 import zarr
 
 from lossatlas import config, refinement, units
@@ -26,6 +25,9 @@ from lossatlas.problem import Problem
 from lossatlas.sites import variance_mask
 from lossatlas.store import Store, add_array
 from lossatlas.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 MAX_CHUNKS = 2000
 ORDER = "work/order"
@@ -475,7 +477,7 @@ class Evaluated:
         return arrays
 
 
-def preview(store: Store) -> xr.Dataset:
+def preview(store: Store) -> "xr.Dataset":
     """Return the dataset that the store will be, from what is evaluated so far; the rest is interpolated.
 
     Raises:
@@ -484,6 +486,8 @@ def preview(store: Store) -> xr.Dataset:
     found = Evaluated(store)
     if not len(found.numbers):
         raise LossAtlasError(f"{store.path}: no point of the grid is evaluated yet")
+    import xarray as xr
+
     dataset = xr.open_zarr(store.path, chunks=None, consolidated=False).load()
     for name, array in found.arrays().items():
         dataset[name].values[...] = array

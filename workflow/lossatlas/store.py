@@ -27,17 +27,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
-import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
 from lossatlas import __version__
 from lossatlas.errors import NO_ROOM, LossAtlasError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 FORMAT = 2
 """Version of the stores' structure; part of every fingerprint."""
@@ -374,8 +376,10 @@ def open_finished(path: Path) -> Store:
     return store
 
 
-def open_dataset(path: Path) -> xr.Dataset:
+def open_dataset(path: Path) -> "xr.Dataset":
     """Open a finished store as a labelled dataset, after the checks of ``open_finished``."""
+    import xarray as xr  # every job would wait a quarter of a second for it
+
     return xr.open_zarr(open_finished(path).group.store, chunks=None)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import zarr
-from scipy.optimize import linear_sum_assignment
 
 from lossatlas import units
 from lossatlas.data import Subset
@@ -181,6 +180,8 @@ class Evaluator:
 
 def match(overlap: np.ndarray) -> np.ndarray:
     """Return which previous vector (row) each present one (column) continues: the assignment of largest sum."""
+    from scipy.optimize import linear_sum_assignment
+
     previous, present = linear_sum_assignment(overlap, maximize=True)
     return previous[np.argsort(present)]
 

@@ -3,6 +3,7 @@
 Its Hessian is computed as a sum over ``LEAVES`` unequal leaves, as that of a network is one over samples.
 """
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import events
@@ -86,7 +87,7 @@ class FlatNetwork:
     def load(self, **_what: np.ndarray) -> None:
         """Take parameters that are not trained, of which there are none."""
 
-    def recording(self, iterations: np.ndarray, steps_per_epoch: float) -> Recording:
+    def recording(self, iterations: np.ndarray, steps_per_epoch: float | None = None) -> Recording:
         return Recording(LAYOUT, iterations, "float32", steps_per_epoch)
 
 
@@ -119,7 +120,12 @@ def build_module(_spec: dict, seed: int) -> np.ndarray:
     return np.float32(MINIMUM + 2 * np.random.default_rng(seed).standard_normal(N))
 
 
-def set_up(*_: object) -> SimpleNamespace:
+def read_checkpoint(file: Path, network: FlatNetwork) -> None:
+    """Load what NumPy saved."""
+    network.theta = np.load(file)
+
+
+def set_up(*_: object, **_how: object) -> SimpleNamespace:
     return SimpleNamespace(description="closed form")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, t
 
 from lossatlas.krylov.lanczos import Tridiagonal, lanczos, quadrature_error
 from lossatlas.krylov.operator import SymmetricOperator
@@ -40,6 +39,8 @@ class Estimate:
 
 def estimate(per_probe: np.ndarray) -> Estimate:
     """Average over the first axis; Student's t accounts for few probes. One probe has an infinite interval."""
+    from scipy.stats import t  # as slow to load as all the rest together
+
     probes, value = len(per_probe), per_probe.mean(axis=0)
     if probes == 1:
         endless = np.full_like(value, np.inf)
@@ -97,6 +98,8 @@ class Spectrum:
 
     def density(self, at: np.ndarray, sigma: float | None = None) -> Estimate:
         """Return phi(t) at the points ``at``; ``sigma`` is the kernel's standard deviation."""
+        from scipy.stats import norm
+
         sigma = sigma or self.width()
         kernels = norm.pdf(np.asarray(at)[:, None, None], self.nodes, sigma)
         return estimate(self.integrate(kernels).T)
