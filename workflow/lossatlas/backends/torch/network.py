@@ -31,7 +31,7 @@ class FlatNetwork:
 
     def __init__(self, module: nn.Module, device: Device):
         self.device = device
-        self.module = copy.deepcopy(module).to(device=device.device, dtype=device.dtype).eval()
+        self.module = _copy(module).to(device=device.device, dtype=device.dtype).eval()
         trainable = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
         if not trainable:
             raise LossAtlasError("model: no parameter requires a gradient, so there is no loss surface")
@@ -97,6 +97,12 @@ class FlatNetwork:
         """Return values as a tensor of the network's precision on its device."""
         # Contiguous, for traced graphs view their inputs as they were laid out when traced.
         return torch.as_tensor(np.ascontiguousarray(values)).to(self.device.device, self.device.dtype)
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """Return a deep copy, also of a module that keeps what it has computed (``weight_norm`` does), which has none."""
+    kept = [value for part in module.modules() for value in part.__dict__.values() if isinstance(value, Tensor)]
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
 
 
 @contextmanager

@@ -191,7 +191,7 @@ class TorchProblem:
             self._strategies[curvature] = "split"
             try:
                 theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
-                curvature.graphs(theta, buffers, self.pieces(1)[0], 1)
+                curvature.traced(theta, buffers, self.pieces(1)[0], 1)
             except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
                 first = str(error).strip().split("\n")[0]
                 print(f"Hessian products: second backward passes; network or loss has no forward derivative ({first})")

@@ -5,14 +5,18 @@ Three matrices, with f the network's outputs, l the loss of outputs, J = df/dthe
 which comes from the curvature of the network itself. Any of them may be restricted to some parameters.
 """
 
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lossatlas.backends.torch import graphs
 from lossatlas.backends.torch.batchnorm import statistics
@@ -42,6 +46,7 @@ class Curvature:
         self.batchnorm = batchnorm
         self._names = {slot.name for slot in chosen}
         self._graphs: dict[tuple, tuple] = {}
+        self._unproved: dict[tuple, fx.GraphModule] = {}
         self._sizes: dict[tuple, tuple[int, int]] = {}
         self._saved: dict[tuple, tuple[int, int]] = {}
 
@@ -53,8 +58,8 @@ class Curvature:
         """Return the chosen parameters, in their shapes, as views into one vector of them."""
         return tuple(flat[slot.slice].view(slot.shape) for slot in self.chosen)
 
-    def outputs(self, parts: tuple[Tensor, ...], theta: Tensor, buffers: Tensor, inputs: Tensor) -> Tensor:
-        """Return the network's outputs, a pure function."""
+    def outputs(self, parts: tuple[Tensor, ...], theta: Tensor, buffers: Tensor, inputs: Tensor) -> Any:
+        """Return the network's outputs, a tensor or a tree of tensors, a pure function."""
         parameters = {slot.name: theta[slot.slice].view(slot.shape) for slot in self.network.layout}
         parameters |= {slot.name: part for slot, part in zip(self.chosen, parts, strict=True)}
         buffers = self.network.unflatten_buffers(buffers)
@@ -64,26 +69,46 @@ class Curvature:
     def along(self, free: Tensor, theta: Tensor, buffers: Tensor, inputs: Tensor, targets: Tensor, v: Tensor) -> Tensor:
         """Return the product with one vector by forward derivatives."""
 
-        def outputs(at: tuple[Tensor, ...]) -> Tensor:
+        def outputs(at: tuple[Tensor, ...]) -> Any:
             with graphs.FrozenNorms():
                 return self.outputs(at, theta, buffers, inputs)
 
-        def loss(of: Tensor) -> Tensor:
-            return self.loss(of, targets)
+        put: Callable[[Tensor], Any]
+
+        def values(at: tuple[Tensor, ...]) -> Tensor:
+            nonlocal put
+            found, put = _values(outputs(at))
+            return found
 
         # Parameter by parameter: the derivative of a slice of one vector would be a whole vector of zeros each time.
         at, along = self.parts(free), self.parts(v)
         product = torch.zeros_like(v)
         if self.operator != "ggn":
-            product = _joined(jvp(grad(lambda parts: loss(outputs(parts))), (at,), (along,))[1])
+            product = _joined(jvp(grad(lambda parts: self.loss(outputs(parts), targets)), (at,), (along,))[1])
         if self.operator != "hessian":
-            values, pushed = jvp(outputs, (at,), (along,))
-            curved = jvp(grad(loss), (values,), (pushed,))[1]
-            gauss_newton = _joined(vjp(outputs, at)[1](curved)[0])
+            point, pushed = jvp(values, (at,), (along,))
+            curved = jvp(grad(lambda of: self.loss(put(of), targets)), (point,), (pushed,))[1]
+            gauss_newton = _joined(vjp(values, at)[1](curved)[0])
             product = gauss_newton if self.operator == "ggn" else product - gauss_newton
         return product
 
     def graphs(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple:
+        """Return the graphs of ``traced``, which have once given what the graph gives that they rewrite.
+
+        They are run on this chunk with random vectors; where they differ by more than rounding, the graph is used as
+        it was traced. That takes one product with as many vectors each.
+        """
+        key = (tuple(chunk[0].shape), tuple(chunk[1].shape), count)
+        self.traced(theta, buffers, chunk, count)
+        if key in self._unproved:
+            generator = torch.Generator().manual_seed(0)
+            free, vectors = self._vectors(theta, count)
+            vectors = torch.randn(vectors.shape, generator=generator, dtype=vectors.dtype).to(vectors.device)
+            at = free, theta, buffers, *chunk
+            self._graphs[key] = graphs.proved(self._unproved.pop(key), self._graphs[key], at, vectors)
+        return self._graphs[key]
+
+    def traced(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple:
         """Return the graphs of ``graphs.split`` for chunks of this shape and ``count`` vectors at once, traced once.
 
         An operation without a forward derivative raises here: two samples are tried without tracing first, since
@@ -95,13 +120,14 @@ class Curvature:
             with warnings.catch_warnings(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                 warnings.simplefilter("ignore")
                 self._block(free, theta, buffers, chunk[0][:2], chunk[1][:2], vectors[:1])
-                joint = imagined(partial(graphs.trace, self._block), free, theta, buffers, *chunk, vectors)
+                joint = imagined(partial(graphs.plain, self._block), free, theta, buffers, *chunk, vectors)
+            self._unproved[key] = joint
             self._graphs[key] = graphs.split(graphs.rewrite(joint))
         return self._graphs[key]
 
     def sizes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple[int, int]:
         """Return the bytes of what the primal graph returns, and the peak of what the graphs have alive beside it."""
-        made = self.graphs(theta, buffers, chunk, count)
+        made = self.traced(theta, buffers, chunk, count)
         key = (tuple(chunk[0].shape), tuple(chunk[1].shape), count)
         if key not in self._sizes:
             free, vectors = self._vectors(theta, count)
@@ -124,10 +150,11 @@ class Curvature:
             if self.operator != "ggn":
                 gradient = _slope(self.loss(outputs, chunk[1]), free)
             if self.operator != "hessian":
-                dummy = torch.zeros_like(outputs, requires_grad=True)
-                pulled = _pulled(outputs, free, dummy, create_graph=True)
-                apart = outputs.detach().requires_grad_(True)
-                slope = _slope(self.loss(apart, chunk[1]), apart)
+                values, put = _values(outputs)
+                dummy = torch.zeros_like(values, requires_grad=True)
+                pulled = _pulled(values, free, dummy, create_graph=True)
+                apart = values.detach().requires_grad_(True)
+                slope = _slope(self.loss(put(apart), chunk[1]), apart)
 
         def product(v: Tensor) -> Tensor:
             whole = torch.zeros_like(v)
@@ -136,7 +163,7 @@ class Curvature:
                     whole = _pulled(gradient, free, v)
                 if self.operator != "hessian":
                     pushed = _pulled(pulled, dummy, v)  # J v, since J' u is linear in u
-                    gauss_newton = _pulled(outputs, free, _pulled(slope, apart, pushed))
+                    gauss_newton = _pulled(values, free, _pulled(slope, apart, pushed))
                     whole = gauss_newton if self.operator == "ggn" else whole - gauss_newton
             return whole.detach()
 
@@ -158,13 +185,59 @@ class Curvature:
         return fixed + samples * each
 
 
-def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+def _values(outputs: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """Return all floating-point numbers of a network's outputs as one vector, and what puts others in their place.
+
+    Raises:
+        LossAtlasError: there are complex numbers among the outputs, or none that may have a derivative.
+    """
+    leaves, form = tree_flatten(outputs)
+    if any(isinstance(leaf, Tensor) and leaf.is_complex() for leaf in leaves):
+        raise LossAtlasError("operator: the Gauss-Newton matrix and the residual need real outputs, not complex ones")
+    kinds = {i: (leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves) if _is_floating(leaf)}
+    if not kinds:
+        raise LossAtlasError("model: it returns no tensor of floating-point numbers, nor a tuple, list or dict of them")
+    found = [leaves[i] for i in kinds]
+    others = [None if i in kinds else leaf for i, leaf in enumerate(leaves)]
+
+    def put(values: Tensor) -> Any:
+        parts = values.split([shape.numel() for shape, _ in kinds.values()])
+        whole = list(others)
+        for part, (i, (shape, dtype)) in zip(parts, kinds.items(), strict=True):
+            whole[i] = part.view(shape).to(dtype)
+        return tree_unflatten(whole, form)
+
+    return _joined(found) if len(found) > 1 else found[0].reshape(-1), put
+
+
+def _is_floating(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
+
+
+@contextmanager
+def _second_derivatives() -> Iterator[None]:
+    """Say in one line which operation has no derivative.
+
+    Raises:
+        LossAtlasError: an operation has none, of some order.
+    """
+    try:
+        yield
+    except (NotImplementedError, RuntimeError) as error:
+        said = str(error).strip().split("\n")[0]
+        if not re.search(r"derivative|differentiable|does not require grad|not implemented", said):
+            raise
+        raise LossAtlasError(f"model or loss: no second derivative, and so no curvature: {said}") from error
 
 
 def _slope(value: Tensor, at: Tensor) -> Tensor | None:
     """Return the gradient of a scalar with its graph; None where it does not depend on the point."""
-    (gradient,) = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
+    with _second_derivatives():
+        (gradient,) = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
     return gradient if gradient is not None and gradient.grad_fn is not None else None
 
 
@@ -172,5 +245,6 @@ def _pulled(of: Tensor | None, at: Tensor, along: Tensor, create_graph: bool = F
     """Return the derivative of <of, along>, zero where there is none."""
     if of is None:
         return torch.zeros_like(at)
-    (found,) = torch.autograd.grad(of, at, along, retain_graph=True, create_graph=create_graph, allow_unused=True)
+    with _second_derivatives():
+        (found,) = torch.autograd.grad(of, at, along, retain_graph=True, create_graph=create_graph, allow_unused=True)
     return torch.zeros_like(at) if found is None else found
