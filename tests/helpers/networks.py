@@ -28,6 +28,11 @@ def of_sequences(outputs: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(outputs.transpose(1, 2), targets)
 
 
+def of_sequences_softly(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of scores (N, T, C) with shares of classes."""
+    return cross_entropy(outputs.transpose(1, 2), targets.transpose(1, 2))
+
+
 def features(*shape: int) -> Tensor:
     """Normal inputs."""
     return torch.randn(SAMPLES, *shape, dtype=torch.float64)
@@ -255,8 +260,8 @@ def in_place(x: Tensor) -> Tensor:
     """Changes its own tensors in place."""
     y = x.tanh()
     y.add_(x.square()).mul_(0.5)
-    y[:, 1:3] = y[:, 1:3].exp() * y[:, :1]
-    y[:, 3].sub_(y[:, 0].detach() * 0 + 1)
+    y[:, 1:3] = y[:, 1:3].exp() * x[:, :1]
+    y[:, 3].sub_(x[:, 0])
     return functional.silu(y, inplace=True)
 
 
@@ -523,14 +528,20 @@ NETWORKS = {
     "gelu, silu, softplus": Case(between(nn.GELU, lambda: nn.GELU("tanh"), nn.SiLU, nn.Softplus)),
     "hardswish, prelu, elu": Case(between(nn.Hardswish, lambda: nn.PReLU(4), nn.ELU)),
     "mish, selu, celu, softsign": Case(between(nn.Mish, nn.SELU, nn.CELU, nn.Softsign)),
-    "leaky, hardtanh, hardsigmoid, tanhshrink": Case(between(nn.LeakyReLU, nn.Hardtanh, nn.Tanhshrink, nn.Hardsigmoid)),
+    "leaky, hardtanh, tanhshrink": Case(between(nn.LeakyReLU, nn.Hardtanh, nn.Tanhshrink)),
     "glu, logsigmoid, softmin": Case(between(nn.GLU, nn.LogSigmoid, lambda: nn.Softmin(1), hidden=8, last=4)),
     # Whatever else people write.
     "residual": Case(residual),
     "layer used twice": Case(twice_used),
     "in place": Case(applied(in_place)),
     "relu in place": Case(between(lambda: nn.ReLU(inplace=True), nn.Softplus)),
-    "permute(-1, 0)": Case(applied(lambda x: torch.tanh(x).permute(-1, 0) @ x)),
+    "permute(-1, 0)": Case(
+        lambda: Net(
+            lambda m, x: m.head(torch.tanh(x @ m.square.permute(-1, 0)) @ m.square),
+            square=param(4, 4),
+            head=nn.Linear(4, CLASSES),
+        )
+    ),
     "permute, negative": Case(
         conv(lambda: Net(lambda m, x: x.square().permute(0, -2, -1, 1).flatten(2).movedim(-1, 1) * 1.5), last=8),
         **IMAGES,
@@ -593,7 +604,101 @@ NETWORKS = {
 }
 
 REFUSED = {
-    "no_grad": (constant(without_gradient), "its derivatives are not those of its values"),
-    "detach": (constant(lambda m, x: m.first(x).sigmoid().detach()), "its derivatives are not those of its values"),
-    "embedding, max_norm": (embedded({"max_norm": 1.0})["build"], "it changes its weights when it is evaluated"),
+    "no_grad": (Case(constant(without_gradient)), "."),
+    "detach": (Case(constant(lambda m, x: m.first(x).sigmoid().detach())), "."),
+    "embedding, max_norm": (Case(**embedded({"max_norm": 1.0})), "max_norm"),
+    "embedding bag": (
+        Case(
+            lambda: Net(
+                lambda m, x: m.head(m.bag(x).tanh()), bag=nn.EmbeddingBag(WORDS, 4), head=nn.Linear(4, CLASSES)
+            ),
+            words,
+        ),
+        "no second derivative, and so no curvature: .*_embedding_bag_backward",
+    ),
+    "hardsigmoid": (Case(between(nn.Hardsigmoid)), "no second derivative, and so no curvature: .*hardsigmoid_backward"),
+    "ctc": (
+        Case(
+            recurrent(nn.GRU),
+            sequences,
+            lambda: torch.randint(1, CLASSES, (SAMPLES, 2)),
+            lambda o, t: functional.ctc_loss(
+                o.log_softmax(2).transpose(0, 1), t, [STEPS] * len(t), [2] * len(t), reduction="none"
+            ),
+        ),
+        "no second derivative, and so no curvature: .*ctc_loss_backward",
+    ),
 }
+"""Networks and losses without a curvature that could be given, and what the line says that refuses them.
+
+The first two hide a part of their course from derivatives, so these are not those of the values.
+"""
+
+
+def shares(*shape: int) -> Tensor:
+    """Numbers between 0 and 1 that add up to one along the last axis."""
+    return torch.rand(SAMPLES, *shape, dtype=torch.float64).softmax(-1)
+
+
+def ignored(*shape: int) -> Tensor:
+    """Classes of which one is left out."""
+    targets = classes(*shape)
+    targets.view(-1)[1] = -100
+    return targets
+
+
+def each(loss: Callable, **how: object) -> Callable:
+    """Return a loss of PyTorch's with one value per sample, the mean over what else a sample has."""
+    own = lambda o, t: loss(o, t, reduction="none", **how)  # noqa: E731
+    return lambda o, t: own(o, t).reshape(len(t), -1).mean(1)
+
+
+def gaussian(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Likelihood of a target under a mean and a variance that are both outputs."""
+    return functional.gaussian_nll_loss(outputs[:, 0], targets[:, 0], outputs[:, 1].exp(), reduction="none")
+
+
+_WEIGHTS = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
+_DENSE, _STEPWISE = between(lambda: nn.LayerNorm(4), nn.Tanh), recurrent(nn.GRU, 3)
+_VALUES, _SHARES = partial(features, CLASSES), partial(shares, CLASSES)
+
+LOSSES = {
+    "class weights": (_DENSE, vectors, classes, each(cross_entropy, weight=_WEIGHTS)),
+    "label smoothing": (_DENSE, vectors, classes, nn.CrossEntropyLoss(label_smoothing=0.1)),
+    "ignore_index": (_DENSE, vectors, ignored, each(cross_entropy)),
+    "soft targets": (_DENSE, vectors, _SHARES, cross_entropy),
+    "soft targets, sequences": (_STEPWISE, sequences, partial(shares, STEPS, CLASSES), of_sequences_softly),
+    "sequences (N, T, C)": (_STEPWISE, sequences, partial(classes, STEPS), of_sequences),
+    "sequences (N, C, T)": (
+        lambda: nn.Sequential(_STEPWISE(), Net(lambda _, x: x.mT)),
+        sequences,
+        partial(classes, STEPS),
+        cross_entropy,
+    ),
+    "sequences, ignore_index": (
+        _STEPWISE,
+        sequences,
+        partial(ignored, STEPS),
+        lambda o, t: each(cross_entropy)(o.mT, t),
+    ),
+    "likelihood": (_DENSE, vectors, classes, lambda o, t: functional.nll_loss(o.log_softmax(1), t)),
+    "bce with logits": (
+        _DENSE,
+        vectors,
+        _SHARES,
+        each(functional.binary_cross_entropy_with_logits, pos_weight=_WEIGHTS),
+    ),
+    "bce": (_DENSE, vectors, _SHARES, lambda o, t: functional.binary_cross_entropy(o.sigmoid(), t)),
+    "kl": (_DENSE, vectors, _SHARES, lambda o, t: functional.kl_div(o.log_softmax(1), t, reduction="batchmean")),
+    "mse": (_DENSE, vectors, _VALUES, nn.MSELoss()),
+    "mse, sums of samples": (_DENSE, vectors, _VALUES, lambda o, t: functional.mse_loss(o, t, reduction="none").sum(1)),
+    "huber": (_DENSE, vectors, _VALUES, nn.HuberLoss(delta=0.7)),
+    "smooth l1": (_DENSE, vectors, _VALUES, each(functional.smooth_l1_loss)),
+    "l1": (_DENSE, vectors, _VALUES, nn.L1Loss()),
+    "poisson": (_DENSE, vectors, _SHARES, nn.PoissonNLLLoss()),
+    "gaussian": (_DENSE, vectors, _VALUES, gaussian),
+    "margins": (_DENSE, vectors, classes, nn.MultiMarginLoss(p=2)),
+    "soft margins": (_DENSE, vectors, lambda: shares(CLASSES).round(), nn.MultiLabelSoftMarginLoss()),
+    "cosine": (_DENSE, vectors, _VALUES, lambda o, t: 1 - functional.cosine_similarity(o, t)),
+}
+"""Losses on small networks: how the network is built, inputs, targets, loss."""

@@ -70,7 +70,7 @@ def cut(x: Tensor, number: int) -> Tensor:
 
 def add_zeros(x: Tensor, number: int) -> Tensor:
     """Add zeros of the same or another shape, scaled or not."""
-    zeros = (torch.zeros_like(x), x.new_zeros(2, *x.shape), x.new_zeros(()), torch.zeros(x.shape, dtype=torch.float32))
+    zeros = (torch.zeros_like(x), x.new_zeros(2, *x.shape), x.new_zeros(()), x.new_zeros(x.shape, dtype=torch.float32))
     added = (
         x + zeros[number % 4],
         zeros[number % 4] + x,
@@ -86,7 +86,9 @@ def copy(x: Tensor, number: int) -> Tensor:
         return torch.zeros_like(x).copy_(x)
     if number % 4 == 1:
         return x.new_zeros(2, *x.shape).copy_(x).mean(0)
-    return x.clone(memory_format=torch.contiguous_format) if number % 4 == 2 else torch.empty_like(x.mT).mT.copy_(x)
+    if number % 4 == 2:
+        return torch.empty_like(x.transpose(-1, -2)).transpose(-1, -2).copy_(x)
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def cast(x: Tensor, number: int) -> Tensor:
@@ -157,10 +159,6 @@ def reduce(x: Tensor, number: int) -> Tensor:
     return x.mean(1 + number % (x.ndim - 1), keepdim=True) if x[0].numel() > 12 else x + x.amax(1, keepdim=True)
 
 
-STEPS = {
-    f.__name__: f
-    for f in (
-        permute, around, reshape, expand, cut, add_zeros, copy, cast, write, matmul, products, pointwise, convolve, pool,
-        normalise, softmax, join, reduce,
-    )
-}  # fmt: skip
+_ALL = (permute, around, reshape, expand, cut, add_zeros, copy, cast, write)
+_ALL += (matmul, products, pointwise, convolve, pool, normalise, softmax, join, reduce)
+STEPS = {step.__name__: step for step in _ALL}
