@@ -617,6 +617,10 @@ REFUSED = {
         "no second derivative, and so no curvature: .*_embedding_bag_backward",
     ),
     "hardsigmoid": (Case(between(nn.Hardsigmoid)), "no second derivative, and so no curvature: .*hardsigmoid_backward"),
+    "margins": (
+        Case(between(nn.Tanh), loss=nn.MultiMarginLoss(p=2)),
+        "no second derivative, and so no curvature: .*multi_margin_loss_backward",
+    ),
     "ctc": (
         Case(
             recurrent(nn.GRU),
@@ -697,7 +701,6 @@ LOSSES = {
     "l1": (_DENSE, vectors, _VALUES, nn.L1Loss()),
     "poisson": (_DENSE, vectors, _SHARES, nn.PoissonNLLLoss()),
     "gaussian": (_DENSE, vectors, _VALUES, gaussian),
-    "margins": (_DENSE, vectors, classes, nn.MultiMarginLoss(p=2)),
     "soft margins": (_DENSE, vectors, lambda: shares(CLASSES).round(), nn.MultiLabelSoftMarginLoss()),
     "cosine": (_DENSE, vectors, _VALUES, lambda o, t: 1 - functional.cosine_similarity(o, t)),
 }
