@@ -258,11 +258,11 @@ def twice_used() -> nn.Module:
 
 def in_place(x: Tensor) -> Tensor:
     """Changes its own tensors in place."""
-    y = x.tanh()
+    y = 1.5 * x
     y.add_(x.square()).mul_(0.5)
     y[:, 1:3] = y[:, 1:3].exp() * x[:, :1]
     y[:, 3].sub_(x[:, 0])
-    return functional.silu(y, inplace=True)
+    return functional.leaky_relu(y, inplace=True)
 
 
 def spectrum(x: Tensor) -> Tensor:
@@ -569,7 +569,9 @@ NETWORKS = {
     "roll, slices, expand": Case(
         applied(lambda x: x.roll(1, -1)[:, ::2].repeat(1, 2) * x[:, 1:2].expand(-1, 4) + x[..., -1:] ** 2)
     ),
-    "strided view": Case(applied(lambda x: x.tanh().t().contiguous().as_strided((len(x), 3), (1, 4)).square(), last=3)),
+    "strided view": Case(
+        applied(lambda x: x.tanh().t().contiguous().as_strided((len(x), 3), (1, len(x))).square(), last=3)
+    ),
     "diagonal, tril": Case(
         applied(lambda x: (x[:, :, None] * x[:, None].tanh()).tril().diagonal(0, 1, 2) + torch.diag_embed(x).sum(1))
     ),
@@ -594,7 +596,8 @@ NETWORKS = {
             lambda m, x: m.head(checkpoint(lambda y: torch.tanh(m.first(y)), x, use_reentrant=False)),
             first=nn.Linear(4, 4),
             head=nn.Linear(4, CLASSES),
-        )
+        ),
+        ways=("retained", "rebuild"),
     ),
     "counts evaluations": Case(counted, ways=("retained", "rebuild")),
     "first layer not trained": Case(frozen),
