@@ -20,7 +20,7 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.helpers import networks
+from tests.helpers import transformers
 
 
 def status(field: str) -> int:
@@ -32,7 +32,7 @@ def problem_of(name: str, samples: int) -> TorchProblem:
     """Return the loss of a network with initial weights on random samples in chunks of 100, float32."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    build = {"vit": networks.ViT, "gpt": networks.GPT}.get(name) or zoo.builder(name)
+    build = {"vit": transformers.ViT, "gpt": transformers.GPT}.get(name) or zoo.builder(name)
     split = Split(rng.standard_normal((samples, 3, 32, 32)), rng.integers(0, 10, samples))
     if name == "gpt":
         split = Split(*rng.integers(0, 65, (2, samples, 32)))

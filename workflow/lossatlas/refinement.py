@@ -134,11 +134,11 @@ def interpolate(at: np.ndarray, values: np.ndarray, everywhere: np.ndarray, kern
         return RBFInterpolator(at, values, kernel="linear", neighbors=neighbors)(everywhere)
 
 
-def _nearest(at: np.ndarray, everywhere: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for every point (n, 2) the distance to the nearest of the points ``at`` (k, 2), and its number."""
+def _nearest(at: np.ndarray, everywhere: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Return for every point (n, 2) the distances to the ``count`` nearest of ``at`` (k, 2), and their numbers."""
     from scipy.spatial import cKDTree
 
-    return cKDTree(at).query(everywhere)
+    return cKDTree(at).query(everywhere, count)
 
 
 def nonfinite(at: np.ndarray, values: np.ndarray, everywhere: np.ndarray) -> np.ndarray:
@@ -213,13 +213,13 @@ def roughness(shape: tuple[int, int], numbers: np.ndarray, losses: np.ndarray, s
     if len(at) > AROUND and len(rest):
         heights = scale.heights(losses[finite])
         missed = np.min([scale.apart(_from_neighbours(at, heights, kernel), heights) for kernel in KERNELS], axis=0)
-        found[rest] = missed[cKDTree(at).query(everywhere[rest], BESIDE)[1]].max(axis=1)
+        found[rest] = missed[_nearest(at, everywhere[rest], BESIDE)[1]].max(axis=1)
     return found
 
 
 def _from_neighbours(at: np.ndarray, values: np.ndarray, kernel: str) -> np.ndarray:
     """Return what the ``AROUND`` nearest other points make of each point, by radial basis functions, (point,)."""
-    distances, near = cKDTree(at).query(at, AROUND + 1)
+    distances, near = _nearest(at, at, AROUND + 1)
     offsets = (at[near[:, 1:]] - at[:, None]) / distances[:, -1:, None]
     x, y, one = offsets[..., 0], offsets[..., 1], np.ones(near[:, 1:].shape)
     quintic = kernel == "quintic"

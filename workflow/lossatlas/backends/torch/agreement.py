@@ -23,7 +23,7 @@ from lossatlas.backends.torch.batchnorm import statistics
 from lossatlas.backends.torch.derivatives import TrueDerivatives
 from lossatlas.backends.torch.device import Device
 from lossatlas.backends.torch.network import FlatNetwork
-from lossatlas.backends.torch.products import Curvature
+from lossatlas.backends.torch.products import Curvature, values_of
 from lossatlas.errors import LossAtlasError
 
 FEW = 4
@@ -255,13 +255,19 @@ class _Exact:
         """Return J' (d2 l / d outputs2) J v with both inner derivatives by differences."""
         free = self.curvature.free(self.theta).detach().requires_grad_(True)
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            outputs = self._outputs(free, self.theta)
+            values, put = values_of(self._outputs(free, self.theta))
             with torch.no_grad():
-                pushed = self._outputs(self.curvature.free(ahead), ahead)
-                pushed = (pushed - self._outputs(self.curvature.free(behind), behind)) / 2
-            slopes = [_slope(self.curvature.loss, outputs.detach() + sign * pushed, self.targets) for sign in (1, -1)]
+                pushed = values_of(self._outputs(self.curvature.free(ahead), ahead))[0]
+                pushed = (pushed - values_of(self._outputs(self.curvature.free(behind), behind))[0]) / 2
+            slopes = [self._slope(values.detach() + sign * pushed, put) for sign in (1, -1)]
             curved = (slopes[0] - slopes[1]) / (2 * step)
-            (found,) = torch.autograd.grad(outputs, free, curved, allow_unused=True, materialize_grads=True)
+            (found,) = torch.autograd.grad(values, free, curved, allow_unused=True, materialize_grads=True)
+        return found
+
+    def _slope(self, values: Tensor, put: Callable[[Tensor], Any]) -> Tensor:
+        values.requires_grad_(True)
+        value = self.curvature.loss(put(values), self.targets)
+        (found,) = torch.autograd.grad(value, values, allow_unused=True, materialize_grads=True)
         return found
 
     def forward(self) -> Tensor | None:
@@ -272,12 +278,6 @@ class _Exact:
                 return self.curvature.along(*at, self.vector)
         except (NotImplementedError, RuntimeError):
             return None
-
-
-def _slope(loss: Callable, outputs: Tensor, targets: Tensor) -> Tensor:
-    outputs.requires_grad_(True)
-    (found,) = torch.autograd.grad(loss(outputs, targets), outputs, allow_unused=True, materialize_grads=True)
-    return found
 
 
 def _exact(tensor: Any) -> Any:

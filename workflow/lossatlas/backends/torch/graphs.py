@@ -29,6 +29,11 @@ class ImpureError(RuntimeError):
 
 
 def trace(function: Callable, *arguments: Tensor) -> fx.GraphModule:
+    """Return the operations of a pure function as a graph, rewritten."""
+    return rewrite(plain(function, *arguments))
+
+
+def plain(function: Callable, *arguments: Tensor) -> fx.GraphModule:
     """Return the operations of a pure function as a graph.
 
     Raises:
@@ -37,14 +42,50 @@ def trace(function: Callable, *arguments: Tensor) -> fx.GraphModule:
     """
     joint = make_fx(functionalize(function))(*arguments)
     for node in joint.graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        if schema is not None and schema.is_mutable:
+        if _writes(node) and not _made_pure(node):
             raise ImpureError(f"{node.target} changes a tensor in place")
+    joint.recompile()
     return joint
 
 
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _made_pure(node: fx.Node) -> bool:
+    """Let an operation return what it writes into its first argument, and say whether that could be done.
+
+    Such operations are left where a tensor was made of constants alone. It must have been made in the graph, and no
+    other tensor may share its memory.
+    """
+    written, schema = node.args[0], node.target._schema
+    name = schema.name.removeprefix("aten::")
+    pure = getattr(getattr(_aten, name.removesuffix("_"), None), node.target._overloadname, None)
+    written_once = [argument.is_write for argument in schema.arguments].count(True) == 1 and schema.arguments[
+        0
+    ].is_write
+    if pure is None or not name.endswith("_") or not written_once or _may_share(written):
+        return False
+    readers = [user for user in written.users if not (_writes(user) and user.args[0] is written)]
+    if any(_may_share(reader) for reader in readers if reader.op == "call_function"):
+        return False
+    node.target, later = pure, False
+    for other in list(node.graph.nodes):
+        later = later or other is node
+        if later and other is not node:
+            other.replace_input_with(written, node)
+    return True
+
+
+def _may_share(node: fx.Node) -> bool:
+    """Return whether the result of a node may share memory with what it was given."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is None or any(result.alias_info is not None for result in schema.returns)
+
+
 def rewrite(joint: fx.GraphModule) -> fx.GraphModule:
-    """Return a graph of ``trace`` without operations that only add zeros or copy, see also ``images``.
+    """Return a graph of ``plain`` without operations that only add zeros or copy, see also ``images``.
 
     A tensor that is no longer copied may lie otherwise in memory. Most operations do not mind. Some read memory as it
     lay when traced and are silently wrong otherwise (the backward pass of LayerNorm reads means that were repeated as
@@ -137,7 +178,27 @@ def _same(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
     return next((c for c in candidates if isinstance(c, fx.Node) and _shape(c) == _shape(node) is not None), None)
 
 
-def split(joint: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, fx.GraphModule]:
+Parts = tuple[fx.GraphModule, fx.GraphModule, fx.GraphModule]
+
+
+def proved(joint: fx.GraphModule, made: Parts, at: tuple[Tensor, ...], vectors: Tensor) -> Parts:
+    """Return ``made``, a rewritten graph split in three, if it gives what ``joint`` gives, or else that one, split.
+
+    Up to rounding, on the inputs ``at`` and the last one, ``vectors``. A line on the standard output says so if not.
+    """
+    primal, along, tangent = made
+    with torch.no_grad():
+        expected, found = joint(*at, vectors), tangent(*primal(*at), *along(vectors))
+    scale = torch.where(expected.isfinite(), expected, 0).abs().max()
+    error = torch.where(found == expected, 0, found - expected).abs().nan_to_num(torch.inf)
+    error = float(error.masked_fill(found.isnan() & expected.isnan(), 0).max())
+    if error <= torch.finfo(expected.dtype).eps ** 0.5 * scale:
+        return made
+    print(f"Hessian products: a rewritten graph differs by {error:.2g} of {float(scale):.2g}; the graph itself is used")
+    return split(joint)
+
+
+def split(joint: fx.GraphModule) -> Parts:
     """Split a graph whose last input is v into what does not depend on v, what depends on v alone, and the rest.
 
     ``primal`` takes the other inputs and ``along`` v; both return tuples. ``tangent`` takes both tuples, one after the

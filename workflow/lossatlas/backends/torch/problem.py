@@ -203,15 +203,7 @@ class TorchProblem:
         return value.detach(), gradient
 
     def curvature(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> Curvature:
-        """Return the matrix, whose traced graphs serve every theta.
-
-        Raises:
-            LossAtlasError: the outputs are several tensors, and ``operator`` needs one.
-        """
-        if operator != "hessian" and not isinstance(self.fit.outputs, Tensor):
-            raise LossAtlasError(
-                f"operator: {operator!r} needs a network that returns one tensor, not {type(self.fit.outputs).__name__}"
-            )
+        """Return the matrix, whose traced graphs serve every theta."""
         key = (operator, tuple(parameters))
         if key not in self._curvatures:
             chosen = self.layout.select(parameters)

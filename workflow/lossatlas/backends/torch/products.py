@@ -5,14 +5,19 @@ Three matrices, with f the network's outputs, l the loss of outputs, J = df/dthe
 which comes from the curvature of the network itself. Any of them may be restricted to some parameters.
 """
 
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lossatlas.backends.torch import graphs
 from lossatlas.backends.torch.batchnorm import statistics
@@ -43,6 +48,7 @@ class Curvature:
         self.batchnorm = batchnorm
         self._names = {slot.name for slot in chosen}
         self._graphs: dict[tuple, Generic | Exact | None] = {}
+        self._unproved: dict[tuple, fx.GraphModule] = {}
         self._saved: dict[tuple, tuple[int, int]] = {}
 
     def free(self, theta: Tensor) -> Tensor:
@@ -55,8 +61,8 @@ class Curvature:
         pieces = flat.split([slot.size for slot in self.chosen])
         return tuple(piece.view(slot.shape) for piece, slot in zip(pieces, self.chosen, strict=True))
 
-    def outputs(self, parts: tuple[Tensor, ...], theta: Tensor, buffers: Tensor, inputs: Tensor) -> Tensor:
-        """Return the network's outputs, a pure function."""
+    def outputs(self, parts: tuple[Tensor, ...], theta: Tensor, buffers: Tensor, inputs: Tensor) -> Any:
+        """Return the network's outputs, a tensor or a tree of tensors, a pure function."""
         parameters = {slot.name: theta[slot.slice].view(slot.shape) for slot in self.network.layout}
         parameters |= {slot.name: part for slot, part in zip(self.chosen, parts, strict=True)}
         buffers = self.network.unflatten_buffers(buffers)
@@ -66,22 +72,26 @@ class Curvature:
     def along(self, free: Tensor, theta: Tensor, buffers: Tensor, inputs: Tensor, targets: Tensor, v: Tensor) -> Tensor:
         """Return the product with one vector by forward derivatives."""
 
-        def outputs(at: tuple[Tensor, ...]) -> Tensor:
+        def outputs(at: tuple[Tensor, ...]) -> Any:
             with graphs.FrozenNorms():
                 return self.outputs(at, theta, buffers, inputs)
 
-        def loss(of: Tensor) -> Tensor:
-            return self.loss(of, targets)
+        put: Callable[[Tensor], Any]
+
+        def values(at: tuple[Tensor, ...]) -> Tensor:
+            nonlocal put
+            found, put = values_of(outputs(at))
+            return found
 
         # Parameter by parameter: the derivative of a slice of one vector would be a whole vector of zeros each time.
         at, along = self.parts(free), self.parts(v)
         product = torch.zeros_like(v)
         if self.operator != "ggn":
-            product = _joined(jvp(grad(lambda parts: loss(outputs(parts))), (at,), (along,))[1])
+            product = _joined(jvp(grad(lambda parts: self.loss(outputs(parts), targets)), (at,), (along,))[1])
         if self.operator != "hessian":
-            values, pushed = jvp(outputs, (at,), (along,))
-            curved = jvp(grad(loss), (values,), (pushed,))[1]
-            gauss_newton = _joined(vjp(outputs, at)[1](curved)[0])
+            point, pushed = jvp(values, (at,), (along,))
+            curved = jvp(grad(lambda of: self.loss(put(of), targets)), (point,), (pushed,))[1]
+            gauss_newton = _joined(vjp(values, at)[1](curved)[0])
             product = gauss_newton if self.operator == "ggn" else product - gauss_newton
         return product
 
@@ -89,17 +99,25 @@ class Curvature:
         """Return the graphs of ``graphs.split`` for chunks of this shape and ``count`` vectors at once.
 
         One trace serves all numbers of samples and vectors (see ``generic``), unless its products are not those of
-        two samples; then each is traced for itself. An operation without a forward derivative raises here: two samples
-        are tried without tracing first, since PyTorch 2.13 may crash when it traces such an operation.
+        two samples; then each is traced for itself, and run once beside the graph that it rewrites. An operation
+        without a forward derivative raises here: two samples are tried without tracing first, since PyTorch 2.13 may
+        crash when it traces such an operation.
         """
-        return self._traced(theta, buffers, chunk, count).at(len(chunk[0]), count)
+        made = self._traced(theta, buffers, chunk, count)
+        key = (*map(_shape_of_one, chunk), len(chunk[0]), count)
+        if key in self._unproved:
+            vectors = self._random_vectors(theta, count)
+            at = self.free(theta), theta, buffers, *chunk
+            parts = graphs.proved(self._unproved.pop(key), made.parts, at, vectors)
+            self._graphs[key] = made = replace(made, parts=parts)
+        return made.at(len(chunk[0]), count)
 
     def sizes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple[int, int]:
         """Return the bytes of what the primal graph returns, and the peak of what the graphs have alive beside it."""
         return self._traced(theta, buffers, chunk, count).sizes(len(chunk[0]), count)
 
     def _traced(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> Generic | Exact:
-        shapes = tuple(tuple(part.shape[1:]) for part in chunk)
+        shapes = tuple(map(_shape_of_one, chunk))
         with warnings.catch_warnings(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore")
             if shapes not in self._graphs:
@@ -110,15 +128,15 @@ class Curvature:
             if key not in self._graphs:
                 free, vectors = self._vectors(theta, count)
                 at = free, theta, buffers, *chunk
-                parts = graphs.split(imagined(self._joint, *at, vectors))
+                self._unproved[key] = imagined(partial(graphs.plain, self._block), *at, vectors)
+                parts = graphs.split(graphs.rewrite(self._unproved[key]))
                 self._graphs[key] = Exact(parts, imagined(partial(lives, *parts), *at, vectors))
             return self._graphs[key]
 
     def _for_all_sizes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> Generic | None:
         """Return graphs for all sizes of chunks with samples like these, None where one trace does not serve them."""
-        few, (free, vectors) = tuple(part[:2] for part in chunk), self._vectors(theta, 2)
+        few, free, vectors = tuple(part[:2] for part in chunk), self.free(theta), self._random_vectors(theta, 2)
         at = free, theta, buffers, *few
-        vectors.copy_(torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0)))
         expected = self._block(*at, vectors)
         try:
             made = self._generic(free, theta, buffers, few)
@@ -145,15 +163,16 @@ class Curvature:
             return free, theta, buffers, *chunk, free.new_empty(count, free.numel())
 
         given = free, theta, buffers, *few
-        parts = graphs.split(without_contents(lambda *few: self._joint(*at(*few)), *given))
+        parts = graphs.split(without_contents(lambda *few: graphs.trace(self._block, *at(*few)), *given))
         return Generic(parts, samples, count, without_contents(lambda *few: lives(*parts, *at(*few)), *given))
-
-    def _joint(self, *arguments: Tensor) -> fx.GraphModule:
-        return graphs.rewrite(graphs.trace(self._block, *arguments))
 
     def _vectors(self, theta: Tensor, count: int) -> tuple[Tensor, Tensor]:
         free = self.free(theta)
         return free, torch.zeros(count, free.numel(), dtype=free.dtype, device=free.device)
+
+    def _random_vectors(self, theta: Tensor, count: int) -> Tensor:
+        drawn = torch.randn(count, self.chosen.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return drawn.to(theta.device, theta.dtype)
 
     def _block(self, *arguments: Tensor) -> Tensor:
         *at, vectors = arguments
@@ -167,10 +186,11 @@ class Curvature:
             if self.operator != "ggn":
                 gradient = _slope(self.loss(outputs, chunk[1]), free)
             if self.operator != "hessian":
-                dummy = torch.zeros_like(outputs, requires_grad=True)
-                pulled = _pulled(outputs, free, dummy, create_graph=True)
-                apart = outputs.detach().requires_grad_(True)
-                slope = _slope(self.loss(apart, chunk[1]), apart)
+                values, put = values_of(outputs)
+                dummy = torch.zeros_like(values, requires_grad=True)
+                pulled = _pulled(values, free, dummy, create_graph=True)
+                apart = values.detach().requires_grad_(True)
+                slope = _slope(self.loss(put(apart), chunk[1]), apart)
 
         def product(v: Tensor) -> Tensor:
             whole = torch.zeros_like(v)
@@ -179,7 +199,7 @@ class Curvature:
                     whole = _pulled(gradient, free, v)
                 if self.operator != "hessian":
                     pushed = _pulled(pulled, dummy, v)  # J v, since J' u is linear in u
-                    gauss_newton = _pulled(outputs, free, _pulled(slope, apart, pushed))
+                    gauss_newton = _pulled(values, free, _pulled(slope, apart, pushed))
                     whole = gauss_newton if self.operator == "ggn" else whole - gauss_newton
             return whole.detach()
 
@@ -215,13 +235,63 @@ class Curvature:
         return len(seen)
 
 
-def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+def _shape_of_one(part: Tensor) -> tuple[int, ...]:
+    return tuple(part.shape[1:])
+
+
+def values_of(outputs: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """Return all floating-point numbers of a network's outputs as one vector, and what puts others in their place.
+
+    Raises:
+        LossAtlasError: there are complex numbers among the outputs, or none that may have a derivative.
+    """
+    leaves, form = tree_flatten(outputs)
+    if any(isinstance(leaf, Tensor) and leaf.is_complex() for leaf in leaves):
+        raise LossAtlasError("operator: the Gauss-Newton matrix and the residual need real outputs, not complex ones")
+    kinds = {i: (leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves) if _is_floating(leaf)}
+    if not kinds:
+        raise LossAtlasError("model: it returns no tensor of floating-point numbers, nor a tuple, list or dict of them")
+    found = [leaves[i] for i in kinds]
+    others = [None if i in kinds else leaf for i, leaf in enumerate(leaves)]
+
+    def put(values: Tensor) -> Any:
+        parts = values.split([shape.numel() for shape, _ in kinds.values()])
+        whole = list(others)
+        for part, (i, (shape, dtype)) in zip(parts, kinds.items(), strict=True):
+            whole[i] = part.view(shape).to(dtype)
+        return tree_unflatten(whole, form)
+
+    return _joined(found) if len(found) > 1 else found[0].reshape(-1), put
+
+
+def _is_floating(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
+
+
+@contextmanager
+def _second_derivatives() -> Iterator[None]:
+    """Say in one line which operation has no derivative.
+
+    Raises:
+        LossAtlasError: an operation has none, of some order.
+    """
+    try:
+        yield
+    except (NotImplementedError, RuntimeError) as error:
+        said = str(error).strip().split("\n")[0]
+        if not re.search(r"derivative|differentiable|does not require grad|not implemented", said):
+            raise
+        raise LossAtlasError(f"model or loss: no second derivative, and so no curvature: {said}") from error
 
 
 def _slope(value: Tensor, at: Tensor) -> Tensor | None:
     """Return the gradient of a scalar with its graph; None where it does not depend on the point."""
-    (gradient,) = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
+    with _second_derivatives():
+        (gradient,) = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
     return gradient if gradient is not None and gradient.grad_fn is not None else None
 
 
@@ -229,5 +299,6 @@ def _pulled(of: Tensor | None, at: Tensor, along: Tensor, create_graph: bool = F
     """Return the derivative of <of, along>, zero where there is none."""
     if of is None:
         return torch.zeros_like(at)
-    (found,) = torch.autograd.grad(of, at, along, retain_graph=True, create_graph=create_graph, allow_unused=True)
+    with _second_derivatives():
+        (found,) = torch.autograd.grad(of, at, along, retain_graph=True, create_graph=create_graph, allow_unused=True)
     return torch.zeros_like(at) if found is None else found

@@ -1,0 +1,95 @@
+"""Products for networks of every kind, by every way, against plain double backward passes that share no code."""
+
+import re
+
+import lossatlas
+import numpy as np
+import pytest
+import torch
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, strategies
+from lossatlas.backends.torch.build import as_loss
+from lossatlas.data import Split
+from lossatlas.errors import LossAtlasError
+
+from tests.helpers import double_backward
+from tests.helpers.networks import LOSSES, NETWORKS, REFUSED, Case
+
+BLOCKS = (1, 4, 10)
+BACKWARD_ONLY = {"huber", "gaussian"}
+"""Losses without forward derivatives of the gradient, or whose course depends on values: there is no graph of them."""
+DEVICES = {name: Device(torch.device("cpu"), getattr(torch, name)) for name in ("float64", "float32")}
+
+
+def made(case: Case):
+    """Return module, inputs, targets and ten vectors."""
+    torch.manual_seed(1)
+    module, inputs, targets = case.build().eval(), case.inputs(), case.targets()
+    size = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    assert size < 500
+    return module, inputs, targets, torch.randn(max(BLOCKS), size, dtype=torch.float64)
+
+
+def problem_of(module, loss, inputs, targets, dtype: str) -> TorchProblem:
+    return TorchProblem(
+        FlatNetwork(module, DEVICES[dtype]), as_loss(loss), Split(inputs.numpy(), targets.numpy()), len(inputs)
+    )
+
+
+def wrong(case: Case, blocks: dict[str, tuple[int, ...]]) -> dict:
+    """Return the errors of products that differ from the reference by more than rounding, relative to the Hessian."""
+    module, inputs, targets, vectors = made(case)
+    expected = double_backward.products(module, case.loss, inputs, targets, vectors, case.plain)
+    scale = float(expected["hessian"].abs().max())
+    assert np.isfinite(scale)
+    assert scale > 1e-3
+    problem = problem_of(module, case.loss, inputs, targets, "float64")
+    at, errors = (problem.network.parameters(), problem.network.buffers()), {}
+    for operator, counts in blocks.items():
+        for way in strategies.STRATEGIES:
+            matrix = problem.linearize(*at, operator=operator, strategy=way)
+            if matrix.strategy != (way if way in case.ways else "rebuild"):
+                errors[operator, way] = matrix.strategy
+            for count in counts:
+                found = torch.tensor(matrix.matmat(vectors[:count].numpy()))
+                error = float((found - expected[operator][:count]).abs().max()) / scale
+                if not error < 1e-9:
+                    errors[operator, way, count] = error
+    return errors
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_products_of_every_network_by_every_way(name):
+    """The residual is the Hessian less the Gauss-Newton matrix, in one graph; its blocks are those of both."""
+    assert not wrong(NETWORKS[name], {"hessian": BLOCKS, "ggn": (4,), "residual": (4,)})
+
+
+@pytest.mark.parametrize("name", ["layer norm", "max pool", "attention", "gru", "embedding, padding", "weight norm"])
+def test_blocks_of_all_sizes_of_every_operator(name):
+    assert not wrong(NETWORKS[name], {"ggn": BLOCKS, "residual": BLOCKS})
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_products_of_every_loss_by_every_way(name):
+    build, inputs, targets, loss = LOSSES[name]
+    ways = ("retained", "rebuild") if name in BACKWARD_ONLY else strategies.STRATEGIES
+    assert not wrong(Case(build, inputs, targets, loss, ways=ways), {"hessian": BLOCKS, "ggn": (4,), "residual": (1,)})
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_curvature_is_refused_in_one_line(name):
+    case, said = REFUSED[name]
+    module, inputs, targets, vectors = made(case)
+    with pytest.raises(LossAtlasError) as refused:
+        lossatlas.hessian(module, case.loss, (inputs, targets)).matmat(vectors.numpy())
+    assert "\n" not in str(refused.value)
+    assert re.search(said, str(refused.value))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_products_of_every_network_in_float32(name):
+    case = NETWORKS[name]
+    module, inputs, targets, vectors = made(case)
+    expected = double_backward.products(module, case.loss, inputs, targets, vectors, case.plain)["hessian"][:4].numpy()
+    problem = problem_of(module, case.loss, inputs, targets, "float32")
+    found = problem.linearize(problem.network.parameters(), problem.network.buffers()).matmat(vectors[:4].numpy())
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
