@@ -238,6 +238,15 @@ def test_the_memory_at_peak_is_below_what_was_predicted(strategy, memory_gb, vec
     assert 0.2 * found["predicted"] < found["peak"] < found["predicted"] <= found["budget"]
 
 
+@pytest.mark.parametrize(("name", "strategy"), [("vit", "split"), ("vit", "retained"), ("gpt", "split")])
+def test_the_memory_of_transformers_at_peak_is_what_was_predicted(name, strategy):
+    command = [sys.executable, "-W", "ignore", ROOT / "tests/helpers/peak.py", name, 40, 2.0, strategy, 4]
+    done = subprocess.run([*map(str, command)], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert 0.75 < found["peak"] / found["predicted"] < 1.25
+
+
 SPEC = {"stride": 3, "probes": 4, "steps": 8, "seed": 0, "distribution": "gaussian", "tolerance": None}
 SPEC |= {"operator": "hessian", "parameters": ["*"], "memory_gb": 1.0, "strategy": "auto"}
 
