@@ -183,8 +183,8 @@ def arrange(problem, strategy: Split | Retained, width: int, memory_gb: float) -
 
 
 def least_bytes(problem, strategy: Split | Retained) -> int:
-    """Return the bytes that products need with as few vectors and samples at once as possible."""
-    return _working(strategy, problem.pieces(1, 1), 1)
+    """Return the bytes that products need with as few vectors and samples at once as possible, for many samples."""
+    return _working(strategy, problem.pieces(1, 1), 1, sums_alive(LEAVES))
 
 
 def least_of(problem, curvature: Curvature, theta: Tensor, buffers: Tensor, asked: str, enough: float) -> int:
@@ -206,7 +206,7 @@ def _cut(problem, strategy: Split | Retained, width: int, memory_gb: float) -> t
     pieces, wanted = problem.pieces(at_once), 0
     while True:
         size = max(len(inputs) for inputs, _ in pieces)
-        wanted, working = wanted or size, _working(strategy, pieces, width)
+        wanted, working = wanted or size, _working(strategy, pieces, width, sums_alive(len(pieces)))
         if working <= budget:
             each = [strategy.need(piece, width).kept for piece in pieces]
             room, total = int(budget - working), sum(each)
@@ -218,10 +218,10 @@ def _cut(problem, strategy: Split | Retained, width: int, memory_gb: float) -> t
         pieces = problem.pieces(at_once, max(1, min(size - 1, int(0.9 * size * budget / working))))
 
 
-def _working(strategy: Split | Retained, pieces: list[Piece], width: int) -> int:
+def _working(strategy: Split | Retained, pieces: list[Piece], width: int, sums: int) -> int:
     """Return the bytes that products work with: those of the largest piece, sums, vectors and results."""
     largest = max(pieces, key=lambda piece: len(piece[0]))
-    vectors = width * strategy.curvature.chosen.size * (8 * sums_alive(len(pieces)) + 2 * strategy.theta.element_size())
+    vectors = width * strategy.curvature.chosen.size * (8 * sums + 2 * strategy.theta.element_size())
     return strategy.need(largest, width).working + vectors + SPARE
 
 
