@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import subprocess
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 
@@ -14,19 +15,23 @@ import torch
 from lossatlas import zoo
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem
 from lossatlas.data import Split, load_dataset
-from lossatlas.krylov import Spectrum, lanczos
+from lossatlas.krylov import Spectrum, check_deterministic, lanczos
 from torch import nn
 from torch.nn import functional
 
 from tests.bench.table import Row, interleaved, row
 from tests.conftest import ROOT, environment
+from tests.helpers import networks
 from tests.numerics.test_peers import rademacher, stand_in_for_eig
 
 
 def setting(name: str, samples: int) -> tuple[nn.Module, FlatNetwork, TorchProblem]:
-    """A network with initial weights, and its problem on images in chunks of 100, float32."""
+    """A network with initial weights, and its problem in chunks of 100, float32: on images, or on text."""
     torch.manual_seed(0)
-    module, data = zoo.builder(name)(), load_dataset({"name": "fashion-mnist-mini"}).train
+    build = {"vit": networks.ViT, "gpt": networks.GPT}.get(name) or zoo.builder(name)
+    module, data = build(), load_dataset({"name": "fashion-mnist-mini"}).train
+    if name == "gpt":
+        data = Split(*np.random.default_rng(0).integers(0, 65, (2, samples, 32)))
     module.train()(torch.as_tensor(data.inputs[:200]))
     module.eval()
     network = FlatNetwork(module, Device(torch.device("cpu"), torch.float32))
@@ -57,10 +62,11 @@ def products_against_curvlinops(name: str, samples: int, target: float) -> Row:
 
 
 def products_against_rebuilding(name: str, samples: int, target: float) -> Row:
-    """Ten single products against a forward and two backward passes each, as PyHessian does."""
+    """Two single products, by the strategy that is fastest, against a forward and two backward passes each."""
     module, network, problem = setting(name, samples)
     vectors = np.random.default_rng(0).standard_normal((2, problem.layout.size))
-    operator = problem.linearize(network.parameters(), network.buffers())
+    at = network.parameters(), network.buffers()
+    operator = problem.linearize(*at, strategy=problem.choose_strategy(*at, 1).strategy)
     peer, found = pyhessian.hessian(module, functional.cross_entropy, dataloader=problem.chunks, cuda=False), {}
 
     def theirs() -> None:
@@ -127,6 +133,41 @@ def memory_of_products(samples: int = 1000, memory_gb: float = 0.1) -> Row:
     return row(what, peak, memory_gb, 1.0, "lower", f"predicted {predicted:.3f} GB", peak <= predicted)
 
 
+PEAKS = {
+    "lenet": (200, 10), "resnet20": (40, 10), "vgg11": (10, 4), "resnet50": (4, 1), "mobilenet-v2": (12, 10),
+    "vit": (40, 4), "gpt": (40, 4),
+}  # fmt: skip
+"""Samples and vectors with which the peaks of products are predicted, by network."""
+
+
+def predicted_peak(name: str, strategy: str) -> Row:
+    """Memory that products took at the peak, in GB, in a process of its own, against what was predicted: 25 %."""
+    samples, vectors = PEAKS[name]
+    command = [sys.executable, ROOT / "tests/helpers/peak.py", name, samples, 4.0, strategy, vectors]
+    done = subprocess.run([*map(str, command)], env=environment(), check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    peak, predicted = found["peak"] / 2**30, found["predicted"] / 2**30
+    what = f"peak GB, {strategy}, {name}, {samples} samples : predicted"
+    return row(what, peak, predicted, 1.25, "lower", f"{peak / predicted:.2f}", peak / predicted >= 0.75)
+
+
+def getting_ready(name: str, samples: int) -> Row:
+    """All that comes before the first product (choosing, tracing, checking) in products, of a budget of 15."""
+    _, network, problem = setting(name, samples)
+    at, vector = (network.parameters(), network.buffers()), np.ones(problem.layout.size)
+    start = time.process_time()
+    strategy = problem.choose_strategy(*at, 1).strategy
+    check_deterministic(lambda: problem.linearize(*at, strategy=strategy))
+    ready = time.process_time() - start
+    operator = problem.linearize(*at, strategy=strategy)
+    first = operator.matvec(vector)
+    start = time.process_time()
+    again = operator.matvec(vector)
+    product = time.process_time() - start
+    what = f"getting ready, {name}, {samples} samples : a product"
+    return row(what, ready, product, 15.0, "lower", strategy, distance(again, first) < 1e-5)
+
+
 def flat(tensors: list[torch.Tensor]) -> np.ndarray:
     return torch.cat([t.detach().reshape(-1) for t in tensors]).double().numpy()
 
@@ -136,6 +177,10 @@ def unflat(module: nn.Module, vector: np.ndarray) -> list[torch.Tensor]:
     return [part.view(p.shape) for part, p in zip(parts, module.parameters(), strict=True)]
 
 
+LARGE = (("vgg11", 40), ("resnet50", 8), ("mobilenet-v2", 40), ("vit", 100), ("gpt", 100))
+"""Networks of the papers' size and transformers, with a number of samples."""
+
+
 def rows() -> list[Row]:
     """Return all comparisons."""
     return [
@@ -143,5 +188,9 @@ def rows() -> list[Row]:
         products_against_curvlinops("lenet", 1000, 1.2),
         products_against_curvlinops("resnet20", 100, 1.1),
         products_against_rebuilding("resnet20", 100, 1.6),
+        products_against_curvlinops("mobilenet-v2", 20, 1.2),
+        *(products_against_rebuilding(*one, 1.5) for one in LARGE),
+        *(getting_ready(*one) for one in LARGE),
         memory_of_products(),
+        *(predicted_peak(name, strategy) for name in PEAKS for strategy in ("split", "retained")),
     ]

@@ -1,5 +1,6 @@
 """How much memory tensors take: those that exist, and those that a computation would make, without making them."""
 
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
@@ -142,6 +144,39 @@ def _storages(values: Any) -> dict[int, int]:
     """Return the bytes of each storage that tensors have, by its address."""
     storages = [t.untyped_storage() for t in tree_leaves(values) if isinstance(t, Tensor)]
     return {storage._cdata: storage.nbytes() for storage in storages}
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """Return the most bytes that tensors made while ``run`` runs hold at once."""
+    with _Alive() as alive:
+        run()
+    return alive.peak
+
+
+class _Alive(TorchDispatchMode):
+    """Notes the storages that operations make, until they are freed."""
+
+    def __init__(self):
+        super().__init__()
+        self._sizes: dict[int, tuple[int, weakref.ref]] = {}
+        self._now, self.peak = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run an operation and note what it returns."""
+        result = func(*args, **(kwargs or {}))
+        given = _storages((args, kwargs))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                key = storage._cdata
+                if key not in given and key not in self._sizes:
+                    self._sizes[key] = storage.nbytes(), weakref.ref(storage, lambda _, key=key: self._freed(key))
+                    self._now += storage.nbytes()
+        self.peak = max(self.peak, self._now)
+        return result
+
+    def _freed(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)[0]
 
 
 def saved_bytes(build: Callable[[], Any], besides: Iterable[Tensor]) -> int:

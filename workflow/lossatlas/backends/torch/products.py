@@ -23,7 +23,7 @@ from lossatlas.backends.torch import graphs
 from lossatlas.backends.torch.batchnorm import statistics
 from lossatlas.backends.torch.derivatives import TrueDerivatives
 from lossatlas.backends.torch.generic import Exact, Generic, unusual
-from lossatlas.backends.torch.memory import imagined, lives, saved_bytes, without_contents
+from lossatlas.backends.torch.memory import imagined, lives, peak_bytes, saved_bytes, without_contents
 from lossatlas.backends.torch.network import untouched
 from lossatlas.errors import LossAtlasError
 from lossatlas.layout import ParameterLayout
@@ -49,7 +49,7 @@ class Curvature:
         self._names = {slot.name for slot in chosen}
         self._graphs: dict[tuple, Generic | Exact | None] = {}
         self._unproved: dict[tuple, fx.GraphModule] = {}
-        self._saved: dict[tuple, tuple[int, int]] = {}
+        self._saved: dict[tuple, list[tuple[int, int]]] = {}
 
     def free(self, theta: Tensor) -> Tensor:
         """Return the chosen parameters of theta as one vector."""
@@ -205,20 +205,26 @@ class Curvature:
 
         return product
 
-    def saved(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> int:
-        """Return the bytes that the graphs of ``twice`` hold, from those of a few samples."""
+    def saved(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> tuple[int, int]:
+        """Return the bytes that the graphs of ``twice`` hold, and the peak of what a product has alive beside them.
+
+        Both are measured with a few samples.
+        """
         samples = len(chunk[0])
         key = (tuple(chunk[0].shape[1:]), tuple(chunk[1].shape[1:]))
         few, more = min(2, samples), min(4, samples)
-        if key not in self._saved:
-            counts = [
-                saved_bytes(lambda n=n: self.twice(theta, buffers, (chunk[0][:n], chunk[1][:n])), (theta, *chunk))
-                for n in (few, more)
-            ]
-            each = (counts[1] - counts[0]) // (more - few) if more > few else counts[0] // few
-            self._saved[key] = (max(0, counts[0] - few * each), each)
-        fixed, each = self._saved[key]
-        return fixed + samples * each
+        if key not in self._saved or (samples > few and len(self._saved[key]) == 1):
+            self._saved[key] = [self._bytes(theta, buffers, chunk, n) for n in sorted({few, more})]
+        (kept, peak), *others = self._saved[key]
+        if others and samples > few:
+            each = [(two - one) / (more - few) for one, two in zip((kept, peak), others[0], strict=True)]
+            kept, peak = (int(one + (samples - few) * slope) for one, slope in zip((kept, peak), each, strict=True))
+        return kept, max(0, peak - kept)
+
+    def _bytes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple[int, int]:
+        few, vector = tuple(part[:count] for part in chunk), self._vectors(theta, 1)[1][0]
+        kept = saved_bytes(lambda: self.twice(theta, buffers, few), (theta, *chunk))
+        return kept, peak_bytes(lambda: self.twice(theta, buffers, few)(vector))
 
     def operations(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> int:
         """Return the number of operations of the gradient, as autograd records them."""

@@ -19,10 +19,9 @@ from lossatlas.team import LEAVES, fold, leaf
 
 STRATEGIES = ("split", "retained", "rebuild")
 
-TANGENT, BACKWARD = 2.0, 3.0
-"""Bytes that a run of the tangent graph takes for each byte of its tensors, and a second backward pass for each byte
-that autograd saved: with what operations use inside themselves, and what the allocator has not given back. Measured on
-CPUs were up to 1.7 and 2.7 for ResNet-20; for LeNet ``SPARE`` comes to it."""
+INSIDE = 1.5
+"""Bytes that a computation takes for each byte of its tensors at the peak: with what operations use inside themselves,
+and what the allocator has not given back. Measured on CPUs were 1.2 (ViT) to 1.5 (GPT)."""
 
 SPARE = 16 * 2**20
 """Bytes of what products need once, however small they are: traced graphs and the buffers of libraries."""
@@ -53,7 +52,7 @@ class Split:
     def need(self, piece: Piece, width: int) -> Need:
         """Return the memory for one piece and ``width`` vectors at once; its own values may not be kept."""
         kept, beside = self.curvature.sizes(self.theta, self.buffers, piece, width)
-        return Need(kept, kept + int(TANGENT * beside))
+        return Need(kept, kept + int(INSIDE * beside))
 
     @torch.no_grad()
     def keep(self, piece: Piece, width: int) -> tuple:
@@ -80,8 +79,8 @@ class Retained:
 
     def need(self, piece: Piece, width: int) -> Need:
         """Return the memory for one piece, whose graph may not be kept; vectors come one by one."""
-        saved = self.curvature.saved(self.theta, self.buffers, piece)
-        return Need(saved, int(BACKWARD * saved))
+        kept, beside = self.curvature.saved(self.theta, self.buffers, piece)
+        return Need(kept, kept + int(INSIDE * beside))
 
     def keep(self, piece: Piece, width: int) -> Callable[[Tensor], Tensor]:
         """Return the product as a function of one vector."""
@@ -89,7 +88,7 @@ class Retained:
 
     def product(self, piece: Piece, kept: Callable, vectors: Tensor) -> Tensor:
         """Return the product with each row of ``vectors`` (width, N)."""
-        return torch.stack([kept(vector) for vector in vectors])
+        return _rows(kept, vectors)
 
 
 class Rebuild(Retained):
@@ -106,7 +105,14 @@ class Rebuild(Retained):
 
     def product(self, piece: Piece, kept: None, vectors: Tensor) -> Tensor:
         """Return the product with each row of ``vectors`` (width, N)."""
-        return torch.stack([self.curvature.twice(self.theta, self.buffers, piece)(vector) for vector in vectors])
+        return _rows(lambda vector: self.curvature.twice(self.theta, self.buffers, piece)(vector), vectors)
+
+
+def _rows(function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
+    made = torch.empty_like(vectors)
+    for row, vector in zip(made, vectors, strict=True):
+        row.copy_(function(vector))
+    return made
 
 
 _CLASSES = dict(zip(STRATEGIES, (Split, Retained, Rebuild), strict=True))
@@ -126,7 +132,8 @@ def way(name: str, curvature: Curvature, theta: Tensor, buffers: Tensor) -> Spli
 class Arrangement(NamedTuple):
     """How products go through the samples, piece by piece, with ``width`` vectors at once.
 
-    ``room`` is what may be kept, ``total`` what there is to keep, ``working`` what is needed beside; in bytes.
+    ``room`` is what may be kept, ``total`` what there is to keep, ``working`` what is needed beside while a piece of
+    which nothing is kept is multiplied, and ``peak`` what products take at most; in bytes.
     """
 
     pieces: list[Piece]
@@ -134,16 +141,12 @@ class Arrangement(NamedTuple):
     room: int
     total: int
     working: int
+    peak: int
 
     @property
     def share_kept(self) -> float:
         """The share of pieces of which something is kept."""
         return min(1.0, self.room / self.total) if self.total else 1.0
-
-    @property
-    def peak(self) -> int:
-        """Bytes that products take at most: what is kept and what they work with."""
-        return self.working + min(self.room, self.total)
 
     @property
     def samples_at_once(self) -> int:
@@ -181,8 +184,8 @@ def arrange(problem, strategy: Split | Retained, width: int, memory_gb: float) -
 
 
 def least_bytes(problem, strategy: Split | Retained) -> int:
-    """Return the bytes that products need with as few vectors and samples at once as possible."""
-    return _working(strategy, problem.pieces(1, 1), 1)
+    """Return the bytes that products need with as few vectors and samples at once as possible, for many samples."""
+    return _working(strategy, problem.pieces(1, 1), 1, sums_alive(LEAVES))
 
 
 def least_of(problem, curvature: Curvature, theta: Tensor, buffers: Tensor, asked: str, enough: float) -> int:
@@ -204,19 +207,22 @@ def _cut(problem, strategy: Split | Retained, width: int, memory_gb: float) -> t
     pieces, wanted = problem.pieces(at_once), 0
     while True:
         size = max(len(inputs) for inputs, _ in pieces)
-        wanted, working = wanted or size, _working(strategy, pieces, width)
+        wanted, working = wanted or size, _working(strategy, pieces, width, sums_alive(len(pieces)))
         if working <= budget:
-            kept = sum(strategy.need(piece, width).kept for piece in pieces)
-            return Arrangement(pieces, width, int(budget - working), kept, working), wanted
+            each = [strategy.need(piece, width).kept for piece in pieces]
+            room, total = int(budget - working), sum(each)
+            if total <= room + max(each):  # then there is no piece of which nothing is kept
+                return Arrangement(pieces, width, total, total, working, working - max(each) + total), wanted
+            return Arrangement(pieces, width, room, total, working, working + room), wanted
         if size == 1 or problem.batchnorm == "batch":
             return None, wanted
         pieces = problem.pieces(at_once, max(1, min(size - 1, int(0.9 * size * budget / working))))
 
 
-def _working(strategy: Split | Retained, pieces: list[Piece], width: int) -> int:
+def _working(strategy: Split | Retained, pieces: list[Piece], width: int, sums: int) -> int:
     """Return the bytes that products work with: those of the largest piece, sums, vectors and results."""
     largest = max(pieces, key=lambda piece: len(piece[0]))
-    vectors = width * strategy.curvature.chosen.size * (8 * sums_alive(len(pieces)) + 2 * strategy.theta.element_size())
+    vectors = width * strategy.curvature.chosen.size * (8 * sums + 2 * strategy.theta.element_size())
     return strategy.need(largest, width).working + vectors + SPARE
 
 
