@@ -58,6 +58,7 @@ def test_whole_run_without_torch(tmp_path, without_torch):
         assert (spectra["largest"] > 0).all()
 
 
+@pytest.mark.full
 def test_oracle_14_any_number_of_ranks_gives_the_same_bits(tmp_path):
     found = {}
     for ranks in (1, 3):
