@@ -4,6 +4,7 @@ import copy
 import math
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -106,6 +107,7 @@ class FlatNetwork:
         return torch.as_tensor(np.ascontiguousarray(values)).to(self.device.device, self.device.dtype)
 
 
+@contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """Leave the attributes of a module and its submodules as they were, whatever its evaluation puts into them.
 
