@@ -54,7 +54,7 @@ class Restriction:
 
 
 class Problem:
-    layout, batchnorm, metric_names = LAYOUT, "frozen", ("loss", "accuracy")
+    layout, batchnorm, metric_names, class_count = LAYOUT, "frozen", ("loss", "accuracy"), 10
 
     def __init__(self, samples: int):
         self.samples = samples
