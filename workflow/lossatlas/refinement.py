@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 KERNELS = ("quintic", "thin_plate_spline")
 LOG_FROM = 30.0
@@ -127,16 +128,9 @@ def interpolate(at: np.ndarray, values: np.ndarray, everywhere: np.ndarray, kern
         return RBFInterpolator(at, values, kernel="linear", neighbors=neighbors)(everywhere)
 
 
-def _nearest(at: np.ndarray, everywhere: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for every point (n, 2) the distance to the nearest of the points ``at`` (k, 2), and its number."""
-    from scipy.spatial import cKDTree
-
-    return cKDTree(at).query(everywhere)
-
-
 def nonfinite(at: np.ndarray, values: np.ndarray, everywhere: np.ndarray) -> np.ndarray:
     """Return where the nearest of the known values is NaN or inf, shape (n,), bool."""
-    return ~np.isfinite(values[_nearest(at, everywhere)[1]])
+    return ~np.isfinite(values[cKDTree(at).query(everywhere)[1]])
 
 
 def complete(
@@ -238,7 +232,7 @@ def _doubt(known: np.ndarray, values: np.ndarray, scale: Scale, everywhere: np.n
     doubt = scale.apart(quintic, plates)
     if finite.all():
         return doubt, none
-    near = [_nearest(known[which], everywhere)[0] for which in (finite, ~finite)]
+    near = [cKDTree(known[which]).query(everywhere)[0] for which in (finite, ~finite)]
     nearer, further = np.minimum(*near), np.maximum(*near)
     border = np.where((quintic < scale.high) & (2 * nearer > further), nearer, 0.0)
     return np.where(near[0] <= near[1], doubt, 0.0), border
@@ -250,7 +244,7 @@ class _Chooser:
     def __init__(self, everywhere: np.ndarray, numbers: np.ndarray):
         self.everywhere, self.chosen = everywhere, np.zeros(0, int)
         self.spread = 1 / np.sqrt(len(numbers))
-        self.distance = _nearest(everywhere[numbers], everywhere)[0]
+        self.distance = cKDTree(everywhere[numbers]).query(everywhere)[0]
 
     def choose(self, score: np.ndarray, count: int, spread: float | None = None) -> np.ndarray:
         """Choose ``count`` more points; return all that are chosen. Beyond ``spread`` distance does not matter."""
