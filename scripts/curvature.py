@@ -2,6 +2,8 @@
 
 import lossatlas.listen  # noqa: F401
 
+import math
+
 from lossatlas import backends, cli, curvature, store, units
 from lossatlas.data import evaluation_subsets, load_dataset
 from lossatlas.directions import orthogonalize, read_axes
@@ -46,7 +48,7 @@ def prepare(args, trajectory: Trajectory, axes, problem, subset, others: Others,
     if store.find(args.output, args.run_dir, fingerprint, args.fresh) is None:
         at = trajectory.parameters(0), trajectory.buffers(0)
         plan = curvature.Plan(spec["curvature"], spec["plane"], axes, trajectory, problem, subset, others)
-        count = spec["curvature"]["points"] ** 2 * spec["curvature"]["max_products"]
+        count = math.prod(spec["curvature"]["points"]) * spec["curvature"]["max_products"]
         build = with_strategy(plan.build, args.label, problem, at, 1, spec["curvature"], known, count)
         store.create(args.output, args.run_dir, fingerprint, build)
 

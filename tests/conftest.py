@@ -92,7 +92,7 @@ def snakemake(*arguments: str, cwd: Path = ROOT, check: bool = True, **extra: st
 
 
 def _run(command: list[str], cwd: Path, check: bool, extra: dict) -> subprocess.CompletedProcess:
-    done = subprocess.run(command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=1800)
     if check and done.returncode:
         raise AssertionError(f"{' '.join(command)[:300]}\nexit {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done

@@ -5,6 +5,7 @@ Its Hessian is computed as a sum over ``LEAVES`` unequal leaves, as that of a ne
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import events
 import numpy as np
@@ -17,6 +18,13 @@ LAYOUT = ParameterLayout(
     (ParameterSlot("w", (12, 10), 0, "weight", 0), ParameterSlot("b", (12,), 120, "bias", None)),
 )
 SHARES = np.random.default_rng(1).dirichlet(np.ones(LEAVES))
+
+
+class Choice(NamedTuple):
+    strategy: str
+    told: str
+    peak: int
+    agreement: dict
 
 
 class Hessian:
@@ -46,7 +54,7 @@ class Restriction:
 
 
 class Problem:
-    layout, batchnorm, metric_names = LAYOUT, "frozen", ("loss", "accuracy")
+    layout, batchnorm, metric_names, class_count = LAYOUT, "frozen", ("loss", "accuracy"), 10
 
     def __init__(self, samples: int):
         self.samples = samples
@@ -62,8 +70,8 @@ class Problem:
     def linearize(self, theta: np.ndarray, _buffers: np.ndarray, **_choices: object) -> Hessian:
         return Hessian(np.float64(theta))
 
-    def choose_strategy(self, *_at: object, **_choices: object) -> SimpleNamespace:
-        return SimpleNamespace(strategy="split", told="split, in closed form", peak=0, agreement={})
+    def choose_strategy(self, *_at: object, **_choices: object) -> Choice:
+        return Choice("split", "split, in closed form", 0, {})
 
     def restrict(self, center: np.ndarray, directions: np.ndarray, *_: object, **_choices: object) -> Restriction:
         return Restriction(self, center, directions)
