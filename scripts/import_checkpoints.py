@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from lossatlas import backends, cli, store
+from lossatlas.data import sample_split
 from lossatlas.errors import LossAtlasError
 from lossatlas.progress import Progress
+from lossatlas.readiness import check_memory
 from lossatlas.trajectory import RowWriter, Trajectory, check_disk
 
 
@@ -26,6 +28,9 @@ def main(args, _world) -> None:
         recording = network.recording(np.arange(len(args.files)))
         inputs = {"files": [[str(file), digest(file)] for file in args.files]}
     print(check_disk(args.run_dir, recording), flush=True)
+    if args.needs:
+        count = max(4, *(need["batch_size"] for need in args.needs.values()))
+        check_memory(backend, network, spec["loss"], sample_split(spec["data"], count), args.needs)
     fingerprint = store.Fingerprint("trajectory", spec, inputs)
     found = store.find(args.output, args.run_dir, fingerprint, args.fresh)
     found = found or store.create(args.output, args.run_dir, fingerprint, recording.build)
@@ -87,6 +92,7 @@ def copy_rows(files: list[Path], network, read_checkpoint, found: store.Store, l
 
 if __name__ == "__main__":
     parser = cli.arguments(__doc__)
+    cli.add_needs(parser)
     parser.add_argument("--files", type=Path, nargs="+", required=True, help="checkpoints in order")
     parsed = parser.parse_args()
     cli.run(lambda world: main(parsed, world), label=parsed.label)

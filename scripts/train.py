@@ -2,7 +2,6 @@
 
 import lossatlas.listen  # noqa: F401
 
-import json
 import time
 from pathlib import Path
 
@@ -29,9 +28,7 @@ def main(args, _world) -> None:
     iterations = recorded_iterations(trainer.steps, spec["train"]["record_every"])
     recording = network.recording(iterations, trainer.steps_per_epoch)
     print(check_disk(args.run_dir, recording), flush=True)
-    if args.needs:
-        loss = backend.build_loss(spec["loss"])
-        check_memory(lambda need: backend.least_product_bytes(network, loss, dataset.train, need), args.needs)
+    check_memory(backend, network, spec["loss"], dataset.train, args.needs)
     fingerprint = store.Fingerprint("trajectory", spec, {"data": dataset.train.digest})
     found = store.find(args.output, args.run_dir, fingerprint, args.fresh)
     found = found or store.create(args.output, args.run_dir, fingerprint, recording.build)
@@ -58,7 +55,6 @@ if __name__ == "__main__":
     parser = cli.arguments(__doc__)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--device", required=True)
-    told = "choices of later jobs that compute Hessian products, by key of the config, as JSON"
-    parser.add_argument("--needs", type=json.loads, default={}, help=told)
+    cli.add_needs(parser)
     parsed = parser.parse_args()
     cli.run(lambda world: main(parsed, world), label=parsed.label)

@@ -11,7 +11,7 @@ import lossatlas
 import numpy as np
 import pytest
 import torch
-from lossatlas import hessian_job, readiness, spectra, store, team, units
+from lossatlas import backends, hessian_job, readiness, spectra, store, team, units
 from lossatlas.backends.torch import (
     Device,
     FlatNetwork,
@@ -332,7 +332,7 @@ def test_too_little_memory_is_said_from_one_sample_and_one_vector():
     choices = {"batch_size": 5, "batchnorm": "frozen", "strategy": "auto", "operator": "hessian", "parameters": ["*"]}
     needs = {"runs.x.spectra": {**choices, "memory_gb": 1.0}, "runs.x.tracking": {**choices, "memory_gb": 0.01}}
     with pytest.raises(LossAtlasError, match=r"^runs.x.tracking.memory_gb: 0.01 is too little: at least about 0.0\d+"):
-        readiness.check_memory(lambda need: least_product_bytes(network, CROSS_ENTROPY, train, need), needs)
+        readiness.check_memory(backends.backend("torch"), network, {"name": "cross-entropy"}, train, needs)
     least = least_product_bytes(network, CROSS_ENTROPY, train, {**choices, "memory_gb": 0.0}) / 2**30
     v = np.random.default_rng(0).standard_normal((4, problem.layout.size))
     with pytest.raises(LossAtlasError, match="too little"):

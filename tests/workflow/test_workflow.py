@@ -146,9 +146,14 @@ def test_nothing_is_done_twice(undisturbed):
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
+TINY = test_config()["runs"]["tiny"]
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        ({"spectra": {**TINY["spectra"], "memory_gb": 3}}, {"spectra", "spectra_figures", "video", "report"}),
+        ({"tracking": {**TINY["tracking"], "memory_gb": 3}}, {"tracking", "tracking_figure", "report"}),
         ({"video": {"fps": 5, "hold_seconds": 0.5}}, {"video", "report"}),
         ({"figures": {"levels": 7}}, DRAWN),
         (
@@ -160,12 +165,32 @@ def test_nothing_is_done_twice(undisturbed):
             {"train", "pca", "directions", "eigen", "spectra", "landscape", "curves", "curvature", "tracking", *DRAWN},
         ),
     ],
-    ids=["video", "figures", "evaluation", "seed"],
+    ids=["spectra", "tracking", "video", "figures", "evaluation", "seed"],
 )
 def test_a_change_reruns_what_depends_on_it_and_nothing_else(undisturbed, tmp_path, changes, expected):
     file = write_config(tmp_path, test_config(**changes))
     planned = jobs(snakemake("-n", "--configfile", str(file), cwd=undisturbed))
     assert planned.keys() - {"all", "total"} == expected
+
+
+def test_what_was_deleted_is_made_again_and_all_else_stays(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
+    run, before = tmp_path / "copy/results/tiny", all_contents(tmp_path / "copy")
+    gone = [run / name for name in ("video/random.mp4", "video/eigen.html", "figures/eigen_loss.pdf", "report.html")]
+    for file in (*gone, run / "curves/gaussian.zarr"):  # the last is a link
+        file.unlink()
+    shutil.rmtree(run / ".stores/landscape/pca.zarr")  # its link dangles
+    left = {file: file.stat().st_mtime_ns for file in (run / ".stores").rglob("c/*") if file.is_file()}
+    done = run_config(tmp_path / "copy", test_config())
+    assert jobs(done) == {"landscape": 1, "curves": 1, "curve_figure": 1, "figures": 2, "video": 3, "report": 1} | {
+        "all": 1,
+        "total": 10,
+    }
+    assert "curves/gaussian: found finished, nothing to compute" in done.stdout + done.stderr
+    assert all_contents(tmp_path / "copy") == before
+    assert len(left) > 100
+    assert {file: file.stat().st_mtime_ns for file in left} == left
+    assert all(file.stat().st_size > 5000 for file in gone)
 
 
 @pytest.mark.full

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lossatlas import interrupt, store
-from lossatlas.errors import NO_ROOM, LossAtlasError
+from lossatlas.errors import NO_ROOM, LossAtlasError, room_for
 from lossatlas.parallel import Timing, World
 from lossatlas.paths import Others
 from lossatlas.trajectory import Trajectory
@@ -68,6 +68,12 @@ def add_trajectories(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trajectory", type=Path, required=True)
     other = {"metavar": "RUN=PATH", "help": "trajectory of another run"}
     parser.add_argument("--other", action="append", default=[], type=_named_path, **other)
+
+
+def add_needs(parser: argparse.ArgumentParser) -> None:
+    """Add what the jobs after a trajectory's need memory for, see ``readiness.check_memory``."""
+    told = "choices of later jobs that compute Hessian products, by key of the config, as JSON"
+    parser.add_argument("--needs", type=json.loads, default={}, help=told)
 
 
 def _named_path(text: str) -> tuple[str, Path]:
@@ -194,5 +200,7 @@ def write_json(path: Path, content: dict) -> None:
     """Write a small JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    text = json.dumps(content, indent=1) + "\n"
+    with room_for(path, len(text)):
+        temporary.write_text(text)
     os.replace(temporary, path)

@@ -5,10 +5,11 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from lossatlas import store
+from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Choice
 
@@ -51,18 +52,20 @@ class Remembered:
         os.replace(temporary, self._path)
 
 
-def check_memory(least_bytes: Callable[[dict], int], needs: dict[str, dict]) -> None:
+def check_memory(backend: ModuleType, network: Any, loss: dict, samples: Split, needs: dict[str, dict]) -> None:
     """Refuse a ``memory_gb`` that not even one vector and one sample fit into.
 
     Args:
-        least_bytes: returns how much products need at least, from one of the needs.
+        loss: its entry in the spec of a job.
+        samples: some samples of the training set, at least four and at least a chunk.
         needs: the choices of the jobs of a run that compute products, by key of the config.
 
     Raises:
         LossAtlasError: there is one; the message names the key.
     """
+    built = backend.build_loss(loss) if needs else None
     for key, spec in needs.items():
-        least = least_bytes(spec) / 2**30
+        least = backend.least_product_bytes(network, built, samples, spec) / 2**30
         if least > spec["memory_gb"]:
             raise LossAtlasError(
                 f"{key}.memory_gb: {spec['memory_gb']:.3g} is too little: at least about {least:.2g} for one vector "

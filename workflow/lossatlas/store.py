@@ -36,7 +36,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
 from lossatlas import __version__
-from lossatlas.errors import NO_ROOM, LossAtlasError
+from lossatlas.errors import LossAtlasError, room_for
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -117,16 +117,8 @@ class CheckedFiles(LocalStore):
         Raises:
             LossAtlasError: the disk has no room for it.
         """
-        try:
+        with room_for(self.root / key, len(value)):
             await super().set(key, value)
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            free = shutil.disk_usage(self.root).free
-            raise LossAtlasError(
-                f"{self.root / key}: {error.strerror}: {len(value) / 1e6:.3f} MB are needed for this chunk, "
-                f"{free / 1e6:.3f} MB are free on the disk; make room and run the same command again"
-            ) from error
 
 
 def _whole(chunk: bytes) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lossatlas import interrupt
+from lossatlas.errors import room_for
 from lossatlas.progress import Progress
 from lossatlas.store import Store
 from lossatlas.trajectory import RowWriter, rows_on_disk
@@ -113,7 +114,9 @@ class ResumeFile:
     def write(self, iteration: int, row: int, state: bytes) -> None:
         rest = b"%d %d\n" % (iteration, row) + state
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        temporary.write_bytes(self._tag + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
+        content = self._tag + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
+        with room_for(self.path, len(content)):
+            temporary.write_bytes(content)
         os.replace(temporary, self.path)
 
     def remove(self) -> None:

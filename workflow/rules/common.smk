@@ -81,13 +81,39 @@ wildcard_constraints:
 
 
 def everything():
-    """Return the targets of `all`: a report of every run, and what is made only on request."""
+    """Return the targets of `all`: each file that a user may look at, so that what was deleted is made again.
+
+    Snakemake does not miss the inputs of a report that is there.
+    """
     targets = []
     for run, settings in RUNS.items():
-        targets.append(f"{RESULTS}/{run}/report.html")  # needs all videos, figures and spectra of the run
+        shown = [*reported(run), *variant_stores(run)]
+        beside = [file.removesuffix(".png") + ".pdf" for file in shown if file.endswith(".png")]
+        beside += [file.removesuffix(".mp4") + ".html" for file in shown if file.endswith(".mp4")]
+        targets += [f"{RESULTS}/{run}/report.html", *shown, *beside]
         if settings["video"]["frames"]:
             targets += [f"{RESULTS}/{run}/video/{plane}_frames" for plane in settings["planes"]]
     return targets
+
+
+def reported(run):
+    """Return what the report of a run shows: its stores, videos and figures."""
+    planes, figures = RUNS[run]["planes"], [("spectra", spectra_figures(run))]
+    figures += [(plane, PLANE_FIGURES) for plane in planes]
+    return [
+        *trajectories([run]),
+        *(f"{RESULTS}/{run}/{store}.zarr" for store in spectra_stores(run)[:1]),
+        *videos(run),
+        *(f"{RESULTS}/{run}/landscape/{plane}.zarr" for plane in planes),
+        *(f"{RESULTS}/{run}/directions/{name}.zarr" for name in sets_in_use(run)),
+        *(file for stem, kinds in figures for file in expand(figure_files(stem, kinds, "png"), run=run)),
+        *curve_results(run),
+        *line_results(run),
+        *curvature_results(run),
+        *metric_figures(run),
+        *tracking_files(run),
+        *null_results(run),
+    ]
 
 
 def videos(run):
@@ -434,13 +460,8 @@ def sets_in_use(run):
 
 
 def product_needs(run):
-    """Return what tells how much memory the Hessian products of a run take, by key of the config.
-
-    Only PyTorch can tell before it has a trajectory.
-    """
+    """Return what tells how much memory the Hessian products of a run take, by key of the config."""
     settings = RUNS[run]
-    if settings["backend"] != "torch":
-        return {}
     spectra = settings.get("spectra", {})
     found = {"spectra": spectra} if spectra else {}
     found |= {f"spectra.variants.{name}": {**spectra, **own} for name, own in spectra.get("variants", {}).items()}
@@ -452,6 +473,14 @@ def product_needs(run):
     keys = ("operator", "parameters", "memory_gb", "strategy", "batch_size", "batchnorm")
     chosen = {f"runs.{run}.{name}": {key: one[key] for key in keys if key in one} for name, one in found.items()}
     return {name: {"operator": "hessian", "parameters": ["*"], **one} for name, one in chosen.items()}
+
+
+def needs(wildcards, output):
+    """Return ``product_needs`` as JSON; what takes ``output`` is none of the params whose change reruns a job.
+
+    They decide whether a trajectory is made, not what it holds.
+    """
+    return as_json(product_needs(wildcards.run))
 
 
 def leads_to(run):

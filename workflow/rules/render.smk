@@ -316,25 +316,7 @@ rule frames:
 
 rule report:
     input:
-        f"{RESULTS}/{{run}}/trajectory.zarr",
-        spectra_store,
-        lambda wildcards: videos(wildcards.run),
-        lambda wildcards: [
-            f"{RESULTS}/{wildcards.run}/landscape/{plane}.zarr" for plane in RUNS[wildcards.run]["planes"]
-        ],
-        lambda wildcards: [f"{RESULTS}/{wildcards.run}/directions/{name}.zarr" for name in sets_in_use(wildcards.run)],
-        lambda wildcards: [
-            figure
-            for plane in RUNS[wildcards.run]["planes"]
-            for figure in expand(figure_files(plane, PLANE_FIGURES, "png"), run=wildcards.run)
-        ],
-        lambda wildcards: expand(figure_files("spectra", spectra_figures(wildcards.run), "png"), run=wildcards.run),
-        lambda wildcards: curve_results(wildcards.run),
-        lambda wildcards: line_results(wildcards.run),
-        lambda wildcards: curvature_results(wildcards.run),
-        lambda wildcards: metric_figures(wildcards.run),
-        lambda wildcards: tracking_files(wildcards.run),
-        lambda wildcards: null_results(wildcards.run),
+        lambda wildcards: reported(wildcards.run),
     output:
         f"{RESULTS}/{{run}}/report.html",
     log:

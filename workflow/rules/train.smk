@@ -61,7 +61,7 @@ rule train:
         script=SCRIPTS / "train.py",
         run_dir=run_dir,
         spec=lambda wildcards: as_json(training_spec(wildcards.run)),
-        needs=lambda wildcards: as_json(product_needs(wildcards.run)),
+        needs=needs,
         device=lambda wildcards: RUNS[wildcards.run]["device"],
         threads=lambda wildcards: RUNS[wildcards.run]["train"]["threads"],
         fresh=fresh(),
@@ -94,10 +94,11 @@ rule checkpoints:
         script=SCRIPTS / "import_checkpoints.py",
         run_dir=run_dir,
         spec=lambda wildcards: as_json(PROBLEMS[wildcards.run]),
+        needs=needs,
         fresh=fresh(),
     message:
         "Read the checkpoints of {wildcards.run} into a trajectory"
     shell:
         "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q} --label {wildcards.run:q}/checkpoints"
-        " --spec {params.spec:q} --files {input.files:q} {params.fresh:q}"
+        " --spec {params.spec:q} --needs {params.needs:q} --files {input.files:q} {params.fresh:q}"
         " 2>&1 | logged {log:q}"

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import xarray as xr
 from matplotlib.figure import Figure
 
+from lossatlas.errors import room_for
 from lossatlas.render import contour, curve, surface
 from lossatlas.render.style import CHOICES, evaluation_note, loss_scale, other_losses, other_paths, style
 
@@ -65,7 +66,8 @@ def save(figure: Figure, paths: list[Path]) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
-        figure.savefig(path, dpi=150, metadata=metadata)
+        with room_for(path):
+            figure.savefig(path, dpi=150, metadata=metadata)
     plt.close(figure)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lossatlas.errors import room_for
 from lossatlas.krylov import Spectrum
 from lossatlas.render.style import percent
 
@@ -128,7 +129,9 @@ def player(video: Path, title: str) -> str:
 def write(path: Path, text: str) -> None:
     """Write a page; it appears only when it is complete."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    content = text.encode()
+    with room_for(path, len(content)):
+        temporary.write_bytes(content)
     os.replace(temporary, path)
 
 

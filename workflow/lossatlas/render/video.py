@@ -9,7 +9,7 @@ import imageio_ffmpeg
 import matplotlib.image
 import numpy as np
 
-from lossatlas.errors import LossAtlasError
+from lossatlas.errors import LossAtlasError, room_for
 from lossatlas.render.style import HEIGHT, WIDTH
 
 
@@ -33,7 +33,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     try:
         encoder.send(None)
         for number, frame in enumerate(frames, 1):
-            _encode(encoder, frame, path, number)
+            _encode(encoder, frame, number, path, temporary)
         encoder.close()
         _check_complete(temporary, path)
     except BaseException:
@@ -43,25 +43,30 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     os.replace(temporary, path)
 
 
-def _encode(encoder: Generator, frame: np.ndarray, path: Path, number: int) -> None:
+def _encode(encoder: Generator, frame: np.ndarray, number: int, path: Path, temporary: Path) -> None:
     try:
         encoder.send(np.ascontiguousarray(frame))
     except (OSError, StopIteration) as error:
-        raise LossAtlasError(_ended_early(path, f"at frame {number}")) from error
+        raise LossAtlasError(_ended_early(path, temporary, f"at frame {number}")) from error
 
 
 def _check_complete(temporary: Path, path: Path) -> None:
     """Check that the index of the film is there, which an encoder writes last."""
     content = temporary.read_bytes() if temporary.exists() else b""
     if b"moov" not in content:
-        raise LossAtlasError(_ended_early(path, "before the end"))
+        raise LossAtlasError(_ended_early(path, temporary, "before the end"))
 
 
-def _ended_early(path: Path, when: str) -> str:
+def _ended_early(path: Path, temporary: Path, when: str) -> str:
+    written = temporary.stat().st_size / 1e6 if temporary.exists() else 0
     free = shutil.disk_usage(path.parent).free / 1e6
-    return f"{path}: the encoder (ffmpeg) ended {when}: killed, or no room ({free:.0f} MB are free); run again"
+    return (
+        f"{path}: the encoder (ffmpeg) ended {when}: killed, or no room: {written:.3f} MB were written, and "
+        f"{free:.3f} MB are free besides; run again"
+    )
 
 
 def write_png(path: Path, frame: np.ndarray) -> None:
     """Write one frame as PNG."""
-    matplotlib.image.imsave(path, frame)
+    with room_for(path):
+        matplotlib.image.imsave(path, frame)

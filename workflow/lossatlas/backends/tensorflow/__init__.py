@@ -7,7 +7,7 @@ from lossatlas.backends.tensorflow.build import as_loss, build_loss, build_modul
 from lossatlas.backends.tensorflow.checkpoints import read_checkpoint
 from lossatlas.backends.tensorflow.device import Device, device_of, set_up
 from lossatlas.backends.tensorflow.network import FlatNetwork
-from lossatlas.backends.tensorflow.problem import KerasProblem, problems
+from lossatlas.backends.tensorflow.problem import KerasProblem, least_product_bytes, problems
 from lossatlas.backends.tensorflow.recorder import Recorder
 from lossatlas.backends.tensorflow.trainer import KerasTrainer, training_steps
 
@@ -25,6 +25,7 @@ __all__ = [
     "build_module",
     "check_keras",
     "device_of",
+    "least_product_bytes",
     "mean_over_samples",
     "problems",
     "read_checkpoint",

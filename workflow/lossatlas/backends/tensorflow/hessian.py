@@ -1,5 +1,6 @@
 """Products with the curvature of a network's mean loss, exact over all samples: a ``SymmetricOperator``."""
 
+import math
 import time
 from typing import NamedTuple
 
@@ -147,6 +148,23 @@ def arrange(
                 f"{peak / 2**30:.2g} for {size} sample(s)"
             )
         pieces = problem.pieces(max(1, min(size - 1, int(0.9 * size * budget / peak))))
+
+
+def least_of(problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, asked: str) -> int:
+    """Return the bytes that products need with the chunks as they are, of all strategies for ``auto``.
+
+    Raises:
+        LossAtlasError: no strategy can be used.
+    """
+    found, errors = [], []
+    for name in STRATEGIES if asked == "auto" else (asked,):
+        try:
+            found.append(arrange(problem, curvature, theta, buffers, math.inf, name)[1])
+        except LossAtlasError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return min(found)
 
 
 class Way(NamedTuple):

@@ -9,7 +9,7 @@ from lossatlas.backends.tensorflow.batchnorm import BATCHNORM, batchnorms, reest
 from lossatlas.backends.tensorflow.build import Loss, sample_losses
 from lossatlas.backends.tensorflow.checks import probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
-from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, choose
+from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, choose, least_of
 from lossatlas.backends.tensorflow.network import FlatNetwork, to_numpy
 from lossatlas.backends.tensorflow.points import Agreement, compare
 from lossatlas.backends.tensorflow.products import Curvature
@@ -213,6 +213,20 @@ class KerasProblem:
         values += [tf.cast(metric(outputs, targets), tf.float64) for metric in self.own.values()]
         each = tf.cast(sample_losses(self.loss, outputs, targets), tf.float64)
         return tf.stack([*values, tf.reduce_mean(each), tf.reduce_mean(tf.square(each))])
+
+
+def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: dict) -> int:
+    """Return the bytes that Hessian products need at least: with one sample at once, or one chunk that stays whole.
+
+    Args:
+        spec: the choices of a driver, see ``lossatlas.problem.CHOICES``, with ``batch_size`` and ``batchnorm``.
+    """
+    chunk = spec["batch_size"] if spec["batchnorm"] == "batch" else 1
+    few = Split(train.inputs[: max(4, chunk)], train.targets[: max(4, chunk)])  # four, by which the loss is checked
+    problem = KerasProblem(network, loss, few, chunk, spec["batchnorm"])
+    curvature = problem.curvature(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
+    at = network.vector(network.parameters()), network.vector(network.buffers())
+    return least_of(problem, curvature, *at, spec["strategy"])
 
 
 def problems(
