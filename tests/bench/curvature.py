@@ -21,14 +21,14 @@ from torch.nn import functional
 
 from tests.bench.table import Row, interleaved, row
 from tests.conftest import ROOT, environment
-from tests.helpers import networks
+from tests.helpers import transformers
 from tests.numerics.test_peers import rademacher, stand_in_for_eig
 
 
 def setting(name: str, samples: int) -> tuple[nn.Module, FlatNetwork, TorchProblem]:
     """A network with initial weights, and its problem in chunks of 100, float32: on images, or on text."""
     torch.manual_seed(0)
-    build = {"vit": networks.ViT, "gpt": networks.GPT}.get(name) or zoo.builder(name)
+    build = {"vit": transformers.ViT, "gpt": transformers.GPT}.get(name) or zoo.builder(name)
     module, data = build(), load_dataset({"name": "fashion-mnist-mini"}).train
     if name == "gpt":
         data = Split(*np.random.default_rng(0).integers(0, 65, (2, samples, 32)))

@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lossatlas.backends.torch import images
+from lossatlas.backends.torch import depthwise, images
 
 _aten = torch.ops.aten
 _ZEROS = (_aten.zeros, _aten.zeros_like, _aten.new_zeros, _aten._new_zeros_with_same_feature_meta)
@@ -85,7 +85,7 @@ def _may_share(node: fx.Node) -> bool:
 
 
 def rewrite(joint: fx.GraphModule) -> fx.GraphModule:
-    """Return a graph of ``plain`` without operations that only add zeros or copy, see also ``images``.
+    """Return a graph of ``plain`` without operations that only add zeros or copy; ``images`` and ``depthwise`` follow.
 
     A tensor that is no longer copied may lie otherwise in memory. Most operations do not mind. Some read memory as it
     lay when traced and are silently wrong otherwise (the backward pass of LayerNorm reads means that were repeated as
@@ -106,6 +106,7 @@ def rewrite(joint: fx.GraphModule) -> fx.GraphModule:
             node.target = _aten.reshape.default
     graph.eliminate_dead_code()
     images.rewrite(graph)
+    depthwise.rewrite(graph)
     return fx.GraphModule(joint, graph)
 
 

@@ -17,6 +17,9 @@ from lossatlas.team import LEAVES, Branch, fold, leaf
 BLOCK = 10
 """Vectors per product; more are cut into blocks, fewer run as a block of their own size."""
 
+PART = 2**16
+"""Entries of a product that are converted at once."""
+
 
 class TorchHessian:
     """The Hessian of one ``TorchProblem`` at theta (or its relatives, see ``products``), a ``SymmetricOperator``.
@@ -97,9 +100,9 @@ class TorchHessian:
         """Return the sum over numbered pieces, None if there are none."""
         if not pieces:
             return None
-        total = torch.zeros(v.shape, dtype=torch.float64, device=v.device)
-        for number, piece in pieces:
-            total.add_(self._product(number, piece, v), alpha=len(piece[0]) / self.samples)
+        total = torch.empty(v.shape, dtype=torch.float64, device=v.device)
+        for place, (number, piece) in enumerate(pieces):
+            _accumulate(total, self._product(number, piece, v), len(piece[0]) / self.samples, place == 0)
         return total
 
     def _product(self, number: int, piece: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
@@ -121,6 +124,19 @@ class TorchHessian:
                     f"Hessian: loss {float(value)} or its gradient is not finite in chunk {number} "
                     f"of {len(self.problem.chunks)}"
                 )
+
+
+def _accumulate(total: Tensor, found: Tensor, weight: float, first: bool) -> None:
+    """Add weight * found (k, N) to a sum (k, N) in float64, or begin it.
+
+    In parts that stay in the caches: converted as a whole, products would pass through memory twice more.
+    """
+    entries = PART if total.device.type == "cpu" else max(1, total.numel())
+    for sums, part in zip(total.view(-1).split(entries), found.reshape(-1).split(entries), strict=True):
+        if first:
+            sums.copy_(part).mul_(weight)
+        else:
+            sums.add_(part, alpha=weight)
 
 
 def _joined(blocks: list[list[Branch]]) -> list[Branch]:

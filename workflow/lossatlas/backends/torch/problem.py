@@ -106,7 +106,8 @@ class TorchProblem:
         """Return the chunks as products with ``count`` vectors at once take them: on a CPU cut further, to ``most``.
 
         Chunks that are normalised by their own statistics stay whole. An activation of a whole block that is larger
-        than ``PIECE_BYTES`` leaves the caches; beyond 32 MiB the C library maps fresh pages for every one.
+        than ``PIECE_BYTES`` leaves the caches. But each piece passes over all parameters of each vector, and so has
+        at least as many entries in its largest activation as there are parameters.
         """
         most = min(most or self.samples, self._piece_size(count))
         pieces = []
@@ -118,7 +119,8 @@ class TorchProblem:
         whole = len(self.chunks[0][0])
         if self.network.theta.device.type != "cpu" or self.batchnorm == "batch":
             return whole
-        return max(1, min(whole, PIECE_BYTES // (count * self.largest_activation)))
+        most = max(PIECE_BYTES // count, self.layout.size * self.network.theta.element_size())
+        return max(1, min(whole, most // self.largest_activation))
 
     @cached_property
     def largest_activation(self) -> int:
