@@ -207,7 +207,7 @@ def test_a_torn_chunk_file_is_named(tmp_path, random_path):
     trajectory = make_trajectory(tmp_path, random_path)
     file = trajectory.store.path / "parameters/c/0/0"
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(LossAtlasError, match=r"parameters/c/0/0: torn, it is too short"):
+    with pytest.raises(LossAtlasError, match=r"parameters/c/0/0: torn, this chunk is damaged"):
         list(trajectory.column_blocks())
 
 

@@ -57,7 +57,12 @@ def test_the_stated_error_of_smooth_surfaces_is_honest(tmp_path, seed):
     assert errors(surface, made, "linear").max() <= made["error"][0] <= 0.05
 
 
-@pytest.mark.parametrize(("kind", "share"), [("step", 1), ("disc", 1), ("ring", 1), ("bowl", 0.3), ("valley", 0.7)])
+LONG = [
+    pytest.param(*case, marks=pytest.mark.full) for case in (("step", 1), ("disc", 1), ("ring", 1), ("valley", 0.7))
+]
+
+
+@pytest.mark.parametrize(("kind", "share"), [("bowl", 0.3), *LONG])
 def test_the_stated_error_holds_beside_steps_and_edges(tmp_path, kind, share):
     """The largest error of at least 19 of 20 surfaces drawn at random is at most the stated one, whatever their kind;
     smooth ones need few points."""
