@@ -12,6 +12,7 @@ import xarray as xr
 from lossatlas import zoo
 
 from tests.conftest import ROOT, contents, snakemake
+from tests.helpers.jobs import CLOSED_FORM
 from tests.workflow.conftest import all_contents, run_config, test_config, write_config
 
 pytestmark = pytest.mark.workflow
@@ -370,3 +371,17 @@ def test_failing_jobs_say_one_line_and_keep_what_was_computed(undisturbed, tmp_p
     text = refused(tmp_path / "copy", config, "--keep-going")
     assert "error: plane: the directions 'to iteration 0' and 'to iteration 0' are linearly dependent" in text
     assert contents(tmp_path / "copy/results/tiny/trajectory.zarr") == before
+
+
+def test_a_renderer_that_is_killed_is_named(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
+    (tmp_path / "copy/results/tiny/report.html").unlink()
+    extra = CLOSED_FORM | {"REAL_NETWORK": "1", "EVENTS_KILL": "0 os.rename 1"}
+    done = run_config(tmp_path / "copy", test_config(), check=False, **extra)
+    text = done.stdout + done.stderr
+    assert done.returncode == 1, text
+    killed = (
+        "  rule report: ended without a word; it was killed, perhaps for lack of memory  (results/tiny/logs/report.log)"
+    )
+    assert f"What failed:\n{killed}\n" in text
+    assert not (tmp_path / "copy/results/tiny/report.html").exists()
