@@ -1,5 +1,6 @@
 """The jobs of a workflow by themselves: the command lines that snakemake would run, run without it."""
 
+import ast
 import json
 import os
 import re
@@ -15,10 +16,13 @@ CLOSED_FORM = {"PYTHONPATH": f"{ROOT}/tests/helpers/closed_form:{ROOT}/workflow"
 
 SCRIPTS = ("train", "pca", "directions", "derivatives", "landscape", "curves", "spectra", "curvature", "tracking")
 
+DRAWING = ("figures", "video", "report")
+"""Scripts that draw what is in stores."""
+
 
 @dataclass(frozen=True)
 class Job:
-    """One job that makes a store: its script, the store's name, and the command line without the launcher."""
+    """One job: its script, the name of what it makes, and the command line without the launcher."""
 
     script: str
     name: str
@@ -49,6 +53,11 @@ class Job:
         with (folder / "output.log").open("a") as log:
             how = {"cwd": folder, "env": environment(**extra), "stdout": log, "stderr": log, "start_new_session": True}
             return subprocess.Popen(self.command(ranks, **changes or {}), **how)
+
+    def start_in_shell(self, folder: Path, **extra: str) -> subprocess.Popen:
+        """Start it as a rule does, by a shell in a session of its own; what it says goes to ``folder/output.log``."""
+        command = f"{shell_prefix()} {shlex.join(self.command())} 2>&1 | logged output.log > /dev/null"
+        return subprocess.Popen(["bash", "-c", command], cwd=folder, env=environment(**extra), start_new_session=True)
 
     def run(self, folder: Path, ranks: int = 2, changes: dict | None = None, check: bool = True, **extra: str) -> str:
         """Run it to its end and return what it said; with ``check`` the end must be good, else bad."""
@@ -92,10 +101,18 @@ def said(folder: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def planned_jobs(config: Path, folder: Path) -> dict[str, Job]:
-    """Return all jobs of a config's run ``tiny`` that make stores, in an order in which they can run."""
+def shell_prefix() -> str:
+    """Return what the workflow puts before every command, as a shell sees it."""
+    text = (ROOT / "workflow" / "rules" / "common.smk").read_text()
+    lines = re.search(r"prefix = \(\n(.*?)\n\)", text, re.DOTALL)[1]
+    lines = lines.replace("{programs}", ":").replace('f"', '"')
+    return ast.literal_eval(f"({lines})")
+
+
+def planned_jobs(config: Path, folder: Path) -> tuple[dict[str, Job], dict[str, Job]]:
+    """Return all jobs of a config's run ``tiny`` that make stores, in an order in which they can run, and that draw."""
     done = snakemake("-n", "-p", "--forceall", "--configfile", str(config), cwd=folder)
-    found = {}
+    found, drawing = {}, {}
     for line in re.findall(r"^Shell command: (.*)$", done.stdout + done.stderr, re.MULTILINE):
         words = shlex.split(re.sub(r"\s+2>&1 \| logged .*$", "", line))
         words = words[words.index("python") + 1 :] if "python" in words else [""]
@@ -104,4 +121,6 @@ def planned_jobs(config: Path, folder: Path) -> dict[str, Job]:
             output = words[words.index("--output") + 1]
             name = str(Path(output).relative_to("results/tiny").with_suffix(""))
             found[name] = Job(script, name, tuple(words))
-    return found
+        elif script in DRAWING:
+            drawing[script] = Job(script, script, tuple(words))
+    return found, drawing

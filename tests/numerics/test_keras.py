@@ -19,6 +19,7 @@ from lossatlas.backends.tensorflow.optimizers import make_optimizer, make_rate
 from lossatlas.backends.tensorflow.products import Curvature
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
+from lossatlas.readiness import check_memory
 from lossatlas.team import LEAVES, fold
 from lossatlas.trajectory import Trajectory
 
@@ -233,6 +234,21 @@ def test_memory_cuts_chunks_and_is_refused_when_too_little():
     assert np.allclose(cut.matvec(vector), whole.matvec(vector), rtol=0, atol=1e-12)
     with pytest.raises(LossAtlasError, match=r"memory_gb: 0.0001 is too little"):
         made.linearize(theta, buffers, memory_gb=1e-4)
+
+
+@pytest.mark.parametrize("batchnorm", ["frozen", "batch"])
+def test_too_little_memory_is_said_from_one_sample_or_one_chunk_and_nothing_is_trained(batchnorm):
+    net, need = network("own"), {"strategy": "auto", "batch_size": 5, "batchnorm": batchnorm}
+    before, loss = at(net), backend.build_loss(CROSS_ENTROPY)
+    least = backend.least_product_bytes(net, loss, IMAGES, need) / 2**30
+    assert all(np.array_equal(a, b) for a, b in zip(before, at(net), strict=True))
+    made = problem(net, IMAGES, 5, batchnorm)
+    with pytest.raises(LossAtlasError, match="too little"):
+        made.linearize(*at(net), memory_gb=0.999 * least, strategy="auto")
+    made.linearize(*at(net), memory_gb=1.001 * least, strategy="auto").matvec(np.ones(made.layout.size))
+    needs = {"runs.x.spectra": {**need, "memory_gb": 1.0}, "runs.x.tracking": {**need, "memory_gb": 0.5 * least}}
+    with pytest.raises(LossAtlasError, match=r"^runs.x.tracking.memory_gb: 0.0\d+ is too little: at least about 0.0"):
+        check_memory(backend, net, CROSS_ENTROPY, IMAGES, needs)
 
 
 def test_memory_of_loops_is_foreseen():

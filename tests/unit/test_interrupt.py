@@ -1,6 +1,5 @@
 """A job that is told to stop ends with status 75 at any instant, and no library takes that for an error of its own."""
 
-import ast
 import os
 import re
 import signal
@@ -12,6 +11,7 @@ import pytest
 from lossatlas import interrupt, store
 
 from tests.conftest import BIN, ROOT, environment
+from tests.helpers.jobs import shell_prefix
 
 JOB = """
 import lossatlas.listen
@@ -36,17 +36,9 @@ cli.run(main, ranks=ranks if ranks > 1 else None, label="job")
 """
 
 
-def prefix() -> str:
-    """Return what the workflow puts before every command, as a shell sees it."""
-    text = (ROOT / "workflow" / "rules" / "common.smk").read_text()
-    lines = re.search(r"shell\.prefix\(\n(.*?)\n\)", text, re.DOTALL)[1]
-    lines = lines.replace("{programs}", ":").replace('f"', '"')
-    return ast.literal_eval(f"({lines})").replace("{{", "{").replace("}}", "}")
-
-
 def stopped(command: str, delay: float, number: int) -> tuple[int, str]:
     """Run a rule's command, signal its whole group some seconds after its first line; return status and output."""
-    shell = ["bash", "-c", f"{prefix()} echo begun; {command} 2>&1 | logged /dev/null"]
+    shell = ["bash", "-c", f"{shell_prefix()} echo begun; {command} 2>&1 | logged /dev/null"]
     job = subprocess.Popen(
         shell, stdout=subprocess.PIPE, text=True, env=environment(), start_new_session=True, cwd=ROOT / "workflow"
     )

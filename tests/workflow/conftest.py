@@ -53,10 +53,14 @@ def undisturbed(tmp_path_factory) -> Path:
 
 
 class ClosedForm(NamedTuple):
-    """A run on the loss in closed form: its folder, its jobs by the names of their stores, and what the stores hold."""
+    """A run on the loss in closed form: its folder, its jobs by the names of their stores, and what the stores hold.
+
+    One job of each script that draws has not run; it is named as the script.
+    """
 
     folder: Path
     jobs: dict[str, Job]
+    drawing: dict[str, Job]
     contents: dict[str, dict[str, bytes]]
 
     def copy(self, to: Path, without: tuple[str, ...] | list[str] = ()) -> Path:
@@ -96,10 +100,10 @@ def import_job(training: Job, folder: Path) -> Job:
 def closed_form(tmp_path_factory) -> ClosedForm:
     """A run in closed form by two ranks that nothing disturbed; do not write into its folder."""
     folder = tmp_path_factory.mktemp("closed_form")
-    jobs = planned_jobs(write_config(folder, closed_form_config()), folder)
+    jobs, drawing = planned_jobs(write_config(folder, closed_form_config()), folder)
     jobs["imported"] = import_job(jobs["trajectory"], folder)
     run_together(list(jobs.values()), folder)
-    return ClosedForm(folder, jobs, all_contents(folder))
+    return ClosedForm(folder, jobs, drawing, all_contents(folder))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import xarray as xr
 
 from tests.conftest import BIN, ROOT, contents, environment, snakemake
 from tests.helpers.closed_form.bowl import loss, second
-from tests.helpers.jobs import CLOSED_FORM, run_together, said
+from tests.helpers.jobs import CLOSED_FORM, DRAWING, run_together, said
 from tests.workflow.conftest import all_contents, closed_form_config, run_config, test_config, write_config
 
 pytestmark = [pytest.mark.workflow, pytest.mark.mpi]
@@ -159,6 +160,32 @@ def test_a_job_that_is_told_to_stop_keeps_its_units_and_goes_on(
     job.run(folder, changes=changes, **CLOSED_FORM)
     assert all_contents(folder) == closed_form.contents
     assert not list(folder.glob("results/tiny/.stores/*.states-*")), "states of long units were left behind"
+
+
+SOON, LATER = (1, 12), (3, 30, 60, 100)
+"""Events at which jobs are stopped: changes of their files and evaluations, counted from 1."""
+
+
+@pytest.mark.parametrize("event", [*SOON, *(pytest.param(number, marks=pytest.mark.full) for number in LATER)])
+@pytest.mark.parametrize("kind", [*KINDS, *DRAWING])
+def test_each_kind_of_job_ends_with_75_when_it_is_stopped(closed_form, tmp_path, kind, event):
+    """The signal goes to all processes of a job, its shell too, as clusters send it."""
+    job = closed_form.jobs[KINDS[kind]] if kind in KINDS else closed_form.drawing[kind]
+    folder, mark = closed_form.copy(tmp_path, [job.name] if kind in KINDS else []), tmp_path / "mark-0"
+    if kind == "report":  # of what is there
+        job = replace(job, words=(*job.words[: job.words.index("--planes")], *job.words[-2:]))
+    (folder / "results/tiny/video").mkdir()
+    (folder / "results/tiny/figures").mkdir()
+    process = job.start_in_shell(folder, EVENTS_HOLD=f"0 any {event} {tmp_path}/mark", **CLOSED_FORM)
+    while process.poll() is None and not mark.exists():
+        time.sleep(0.02)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+    status, told = process.wait(timeout=300), said(folder)
+    assert status == 75 if event == 1 else status in (0, 75), told
+    assert mark.exists() or status == 0, told
+    assert not re.search("Traceback|error|torn", told), told
+    assert ("stopped by SIGTERM" in told) == (status == 75), told
 
 
 def test_training_that_is_told_to_stop_saves_its_state(closed_form, tmp_path, wait_until):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from lossatlas import zoo
+from lossatlas import store, zoo
 
 from tests.conftest import ROOT, contents, snakemake
+from tests.helpers.jobs import CLOSED_FORM
 from tests.workflow.conftest import all_contents, run_config, test_config, write_config
 
 pytestmark = pytest.mark.workflow
@@ -180,12 +181,10 @@ def test_what_was_deleted_is_made_again_and_all_else_stays(undisturbed, tmp_path
     for file in (*gone, run / "curves/gaussian.zarr"):  # the last is a link
         file.unlink()
     shutil.rmtree(run / ".stores/landscape/pca.zarr")  # its link dangles
-    left = {file: file.stat().st_mtime_ns for file in (run / ".stores").rglob("c/*") if file.is_file()}
+    left = {file: file.stat().st_mtime_ns for file in store.chunk_files(run / ".stores")}
     done = run_config(tmp_path / "copy", test_config())
-    assert jobs(done) == {"landscape": 1, "curves": 1, "curve_figure": 1, "figures": 2, "video": 3, "report": 1} | {
-        "all": 1,
-        "total": 10,
-    }
+    made = {"landscape": 1, "curves": 1, "curve_figure": 1, "figures": 2, "video": 3, "report": 1}
+    assert jobs(done) == {**made, "all": 1, "total": 10}
     assert "curves/gaussian: found finished, nothing to compute" in done.stdout + done.stderr
     assert all_contents(tmp_path / "copy") == before
     assert len(left) > 100
@@ -370,3 +369,15 @@ def test_failing_jobs_say_one_line_and_keep_what_was_computed(undisturbed, tmp_p
     text = refused(tmp_path / "copy", config, "--keep-going")
     assert "error: plane: the directions 'to iteration 0' and 'to iteration 0' are linearly dependent" in text
     assert contents(tmp_path / "copy/results/tiny/trajectory.zarr") == before
+
+
+def test_a_renderer_that_is_killed_is_named(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
+    (tmp_path / "copy/results/tiny/report.html").unlink()
+    extra = CLOSED_FORM | {"REAL_NETWORK": "1", "EVENTS_KILL": "0 os.rename 1"}
+    done = run_config(tmp_path / "copy", test_config(), check=False, **extra)
+    text = done.stdout + done.stderr
+    assert done.returncode == 1, text
+    killed = "rule report: ended without a word; it was killed, perhaps for lack of memory"
+    assert f"What failed:\n  {killed}  (results/tiny/logs/report.log)\n" in text
+    assert not (tmp_path / "copy/results/tiny/report.html").exists()

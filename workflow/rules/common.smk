@@ -46,6 +46,7 @@ MPI = CONFIG["mpi"]
 TRAINED = [run for run, settings in RUNS.items() if "train" in settings]
 IMPORTED = [run for run in RUNS if run not in TRAINED]
 FAILED = r": error: |stopped by |rank \d+ of \d+ failed|task \d+: |EXIT STRING"
+FAILED_JOB = r"^Error in rule (\w+):\n(?:    .*\n)*?    log: (.+?) \(check log"
 STARTED = time.time()
 SCRIPTS = Path(workflow.basedir) / "scripts"
 # conda or a container brings the programs, and our package comes from here; otherwise they are those of the environment
@@ -540,14 +541,21 @@ def summary():
     return "\n".join(lines)
 
 
-def failures():
-    """Return what the jobs of this run said when they failed, a line each, out of their logs."""
+def failures(records):
+    """Return what the jobs of this run said when they failed, a line each, out of their logs.
+
+    Jobs that were killed say nothing; that they failed stands in snakemake's own records.
+    """
     lines = []
     for run in RUNS:
         for file in sorted(Path(RESULTS, run, "logs").rglob("*.log")):
             if file.stat().st_mtime >= STARTED:
                 said = [line for line in file.read_text(errors="replace").splitlines() if re.search(FAILED, line)]
                 lines += [f"  {line}  ({file})" for line in said[-1:]]
+    told = "\n".join(lines)
+    for rule, file in re.findall(FAILED_JOB, "".join(Path(record).read_text() for record in records), re.M):
+        if f"({file})" not in told:
+            lines.append(f"  rule {rule}: ended without a word; it was killed, perhaps for lack of memory  ({file})")
     return "\n".join(["", "What failed:", *lines]) if lines else ""
 
 
