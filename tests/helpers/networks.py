@@ -148,7 +148,7 @@ def weighted(attention: nn.Module, x: Tensor, **how: object) -> Tensor:
 
 
 CAUSAL = torch.triu(torch.full((STEPS, STEPS), float("-inf"), dtype=torch.float64), 1)
-PADDED = torch.tensor([[False, False, False, True]]).expand(SAMPLES, -1)
+PADDED = torch.tensor([[0.0, 0.0, 0.0, float("-inf")]], dtype=torch.float64)
 
 
 def encoder(**how: object) -> Callable:
@@ -364,7 +364,11 @@ NETWORKS = {
     "multihead, weights used": Case(multihead(weighted), **SEQUENCES),
     "multihead, weights of each head": Case(multihead(partial(weighted, average_attn_weights=False)), **SEQUENCES),
     "multihead, masks": Case(
-        multihead(lambda a, x: a(x, x, x, attn_mask=CAUSAL.to(x.dtype), key_padding_mask=PADDED[: len(x)])[0].mean(1)),
+        multihead(
+            lambda a, x: a(
+                x, x, x, attn_mask=CAUSAL.to(x.dtype), key_padding_mask=PADDED.expand(len(x), -1).to(x.dtype)
+            )[0].mean(1)
+        ),
         **SEQUENCES,
     ),
     "multihead, causal hint": Case(

@@ -15,6 +15,7 @@ from tests.helpers import double_backward
 from tests.helpers.networks import LOSSES, NETWORKS, REFUSED, Case
 
 BLOCKS = (1, 4, 10)
+OPERATORS = ("hessian", "ggn", "residual")
 BACKWARD_ONLY = {"huber", "gaussian"}
 """Losses without forward derivatives of the gradient, or whose course depends on values: there is no graph of them."""
 DEVICES = {name: Device(torch.device("cpu"), getattr(torch, name)) for name in ("float64", "float32")}
@@ -57,15 +58,18 @@ def wrong(case: Case, blocks: dict[str, tuple[int, ...]]) -> dict:
     return errors
 
 
+@pytest.mark.parametrize(("number", "name"), enumerate(NETWORKS), ids=list(NETWORKS))
+def test_products_of_every_network_by_every_way(number, name):
+    """Operators and blocks take turns: all nine pairs come up, each about ten times."""
+    operator, block = OPERATORS[number % 3], BLOCKS[number // 3 % 3]
+    assert not wrong(NETWORKS[name], {operator: (block,)})
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("name", NETWORKS)
-def test_products_of_every_network_by_every_way(name):
-    """The residual is the Hessian less the Gauss-Newton matrix, in one graph; its blocks are those of both."""
-    assert not wrong(NETWORKS[name], {"hessian": BLOCKS, "ggn": (4,), "residual": (4,)})
-
-
-@pytest.mark.parametrize("name", ["layer norm", "max pool", "attention", "gru", "embedding, padding", "weight norm"])
-def test_blocks_of_all_sizes_of_every_operator(name):
-    assert not wrong(NETWORKS[name], {"ggn": BLOCKS, "residual": BLOCKS})
+def test_every_operator_and_block_of_every_network_by_every_way(name):
+    """The residual is the Hessian less the Gauss-Newton matrix, in one graph."""
+    assert not wrong(NETWORKS[name], dict.fromkeys(OPERATORS, BLOCKS))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -85,11 +89,20 @@ def test_what_has_no_curvature_is_refused_in_one_line(name):
     assert re.search(said, str(refused.value))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", NETWORKS)
-def test_products_of_every_network_in_float32(name):
+def test_every_network_by_the_public_function_in_float32(name):
+    """The way is chosen here, and what was checked of it is in order."""
     case = NETWORKS[name]
     module, inputs, targets, vectors = made(case)
     expected = double_backward.products(module, case.loss, inputs, targets, vectors, case.plain)["hessian"][:4].numpy()
-    problem = problem_of(module, case.loss, inputs, targets, "float32")
-    found = problem.linearize(problem.network.parameters(), problem.network.buffers()).matmat(vectors[:4].numpy())
+    matrix = lossatlas.hessian(module, case.loss, (inputs, targets), dtype="float32")
+    found, agreement = matrix.matmat(vectors[:4].numpy()), matrix.agreement
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    assert matrix.dtype == np.float32
+    assert agreement["against"] == "double backward"
+    assert (agreement["samples"], agreement["vectors"]) == (len(inputs), 2)
+    assert 0 < agreement["rounding"] < 1e-4
+    assert 0 <= agreement["difference"] < 1e-4
+    assert 0 <= agreement["asymmetry"] < 1e-3
+    assert 0 < agreement["central_differences"] < 1e-2

@@ -6,10 +6,12 @@ multiple of a prime stands for as many times the number of samples, or of vector
 """
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
 from lossatlas.backends.torch.memory import Lives
@@ -28,6 +30,21 @@ def unusual(numbers: Iterable[int]) -> tuple[int, int]:
     if len(found) < 2:
         raise RuntimeError("the sizes of the network leave no number for samples and vectors")
     return found[0], found[1]
+
+
+@contextmanager
+def vectors_at_once() -> Iterator[None]:
+    """Let an operation fail that ``vmap`` would apply to one vector after the other: thousands in such a trace.
+
+    Raises:
+        RuntimeError: there is one.
+    """
+    before = torch._C._functorch._is_vmap_fallback_enabled()
+    torch._C._functorch._set_vmap_fallback_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._functorch._set_vmap_fallback_enabled(before)
 
 
 @dataclass(frozen=True)

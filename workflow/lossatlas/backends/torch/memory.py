@@ -142,8 +142,19 @@ class _Watch(fx.Interpreter):
 
 def _storages(values: Any) -> dict[int, int]:
     """Return the bytes of each storage that tensors have, by its address."""
-    storages = [t.untyped_storage() for t in tree_leaves(values) if isinstance(t, Tensor)]
-    return {storage._cdata: storage.nbytes() for storage in storages}
+    return {t.untyped_storage()._cdata: _storage_bytes(t) for t in tree_leaves(values) if isinstance(t, Tensor)}
+
+
+def _storage_bytes(tensor: Tensor) -> int:
+    """Return the bytes of a tensor's storage; of one without contents whole rows, of which the last may be shorter.
+
+    So sizes are multiples of the numbers of rows, see ``generic``.
+    """
+    size = tensor.untyped_storage().nbytes()
+    if not isinstance(tensor, FakeTensor):
+        return size
+    rows = max((n * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)), default=0)
+    return max(size, rows * tensor.element_size())
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:

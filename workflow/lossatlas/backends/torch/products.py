@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from lossatlas.backends.torch import graphs
 from lossatlas.backends.torch.batchnorm import statistics
 from lossatlas.backends.torch.derivatives import TrueDerivatives
-from lossatlas.backends.torch.generic import Exact, Generic, unusual
+from lossatlas.backends.torch.generic import Exact, Generic, unusual, vectors_at_once
 from lossatlas.backends.torch.memory import imagined, lives, peak_bytes, saved_bytes, without_contents
 from lossatlas.backends.torch.network import untouched
 from lossatlas.errors import LossAtlasError
@@ -49,6 +49,7 @@ class Curvature:
         self._names = {slot.name for slot in chosen}
         self._graphs: dict[tuple, Generic | Exact | None] = {}
         self._unproved: dict[tuple, fx.GraphModule] = {}
+        self._rewrites = True
         self._saved: dict[tuple, list[tuple[int, int]]] = {}
 
     def free(self, theta: Tensor) -> Tensor:
@@ -109,6 +110,7 @@ class Curvature:
             vectors = self._random_vectors(theta, count)
             at = self.free(theta), theta, buffers, *chunk
             parts = graphs.proved(self._unproved.pop(key), made.parts, at, vectors)
+            self._rewrites = self._rewrites and parts is made.parts  # wrong once, it is not tried again
             self._graphs[key] = made = replace(made, parts=parts)
         return made.at(len(chunk[0]), count)
 
@@ -128,8 +130,10 @@ class Curvature:
             if key not in self._graphs:
                 free, vectors = self._vectors(theta, count)
                 at = free, theta, buffers, *chunk
-                self._unproved[key] = imagined(partial(graphs.plain, self._block), *at, vectors)
-                parts = graphs.split(graphs.rewrite(self._unproved[key]))
+                joint = imagined(partial(graphs.plain, self._block), *at, vectors)
+                if self._rewrites:
+                    self._unproved[key] = joint
+                parts = graphs.split(graphs.rewrite(joint) if self._rewrites else joint)
                 self._graphs[key] = Exact(parts, imagined(partial(lives, *parts), *at, vectors))
             return self._graphs[key]
 
@@ -163,7 +167,8 @@ class Curvature:
             return free, theta, buffers, *chunk, free.new_empty(count, free.numel())
 
         given = free, theta, buffers, *few
-        parts = graphs.split(without_contents(lambda *few: graphs.trace(self._block, *at(*few)), *given))
+        with vectors_at_once():
+            parts = graphs.split(without_contents(lambda *few: graphs.trace(self._block, *at(*few)), *given))
         return Generic(parts, samples, count, without_contents(lambda *few: lives(*parts, *at(*few)), *given))
 
     def _vectors(self, theta: Tensor, count: int) -> tuple[Tensor, Tensor]:
