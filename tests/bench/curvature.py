@@ -18,6 +18,7 @@ from lossatlas.data import Split, load_dataset
 from lossatlas.krylov import Spectrum, check_deterministic, lanczos
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.bench.table import Row, interleaved, row
 from tests.conftest import ROOT, environment
@@ -69,6 +70,7 @@ def products_against_rebuilding(name: str, samples: int, target: float) -> Row:
     operator = problem.linearize(*at, strategy=problem.choose_strategy(*at, 1).strategy)
     peer, found = pyhessian.hessian(module, functional.cross_entropy, dataloader=problem.chunks, cuda=False), {}
 
+    @sdpa_kernel(SDPBackend.MATH)  # the others have no second derivative
     def theirs() -> None:
         found["peer"] = [flat(peer.dataloader_hv_product(unflat(module, v))[1]) for v in vectors]
 
@@ -151,12 +153,15 @@ def predicted_peak(name: str, strategy: str) -> Row:
     return row(what, peak, predicted, 1.25, "lower", f"{peak / predicted:.2f}", peak / predicted >= 0.75)
 
 
-def getting_ready(name: str, samples: int) -> Row:
-    """All that comes before the first product (choosing, tracing, checking) in products, of a budget of 15."""
+def getting_ready(name: str, samples: int, count: int = 160) -> Row:
+    """All that comes before the first of so many products (choosing, tracing, checking), in products: at most 15.
+
+    In seconds of the processor.
+    """
     _, network, problem = setting(name, samples)
     at, vector = (network.parameters(), network.buffers()), np.ones(problem.layout.size)
     start = time.process_time()
-    strategy = problem.choose_strategy(*at, 1).strategy
+    strategy = problem.choose_strategy(*at, 1, count=count).strategy
     check_deterministic(lambda: problem.linearize(*at, strategy=strategy))
     ready = time.process_time() - start
     operator = problem.linearize(*at, strategy=strategy)

@@ -135,6 +135,17 @@ def test_few_products_are_not_worth_a_trace(monkeypatch):
     assert problem.choose_strategy(*point(problem), 2, count=10**6).strategy == "split"
 
 
+@pytest.mark.parametrize(("count", "chosen"), [(300, "retained"), (1000, "split")])
+def test_tracing_takes_no_longer_than_ten_products_or_a_small_share_of_all(monkeypatch, count, chosen):
+    """It takes as long as 20 products here, which is 7 % of 300 and 2 % of 1000."""
+    _, problem = problem_of()
+    operations = problem.curvature().operations(problem.network.theta, torch.zeros(0), problem.chunks[0])
+    product = strategies.TRACED * operations / 20
+    per_piece = product * 5 / 17  # 17 samples in pieces of 5
+    clock(monkeypatch, split=1e-9, retained=per_piece, rebuild=2 * per_piece)
+    assert problem.choose_strategy(*point(problem), 2, count=count).strategy == chosen
+
+
 @pytest.mark.parametrize("pieces", [1, 2, 3, 8, 16, 40])
 def test_sums_alive_are_those_of_the_tree(pieces):
     """Counted by who holds them while products are summed, in the order in which that is done."""

@@ -172,6 +172,11 @@ class _Alive(TorchDispatchMode):
         self._sizes: dict[int, tuple[int, weakref.ref]] = {}
         self._now, self.peak = 0, 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return whether the compiler must be told to leave this alone; importing it takes longer than all the rest."""
+        return False
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run an operation and note what it returns."""
         result = func(*args, **(kwargs or {}))

@@ -341,14 +341,17 @@ def _ranked(found: list[Candidate]) -> list[Candidate]:
 TRACED = 0.01
 """Seconds that tracing takes for each operation of a gradient, about: 5 s for MobileNet-V2, 2 s for ResNet-20."""
 
+READY, SHARE = 10, 0.03
+"""Products as long as which tracing may take, or the share of all products that are ahead if that is more."""
+
 
 def _traced_if_worthwhile(
     problem, curvature: Curvature, theta: Tensor, buffers: Tensor, found: list[Candidate], count: int | None
 ) -> str | None:
     """Return what becomes of ``split``; None if tracing takes more time than it can save for ``count`` products."""
     if count is not None and found:
-        fastest = min(one.seconds for one in found)
-        if TRACED * curvature.operations(theta, buffers, problem.chunks[0]) > 0.5 * count * fastest:
+        worth = min(0.5 * count, max(READY, SHARE * count)) * min(one.seconds for one in found)
+        if TRACED * curvature.operations(theta, buffers, problem.chunks[0]) > worth:
             return None
     return problem.strategy(curvature, "split")
 
