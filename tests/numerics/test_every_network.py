@@ -72,11 +72,22 @@ def test_every_operator_and_block_of_every_network_by_every_way(name):
     assert not wrong(NETWORKS[name], dict.fromkeys(OPERATORS, BLOCKS))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_products_of_every_loss_by_every_way(name):
+def case_of(name: str) -> Case:
+    """Return the case of a loss."""
     build, inputs, targets, loss = LOSSES[name]
     ways = ("retained", "rebuild") if name in BACKWARD_ONLY else strategies.STRATEGIES
-    assert not wrong(Case(build, inputs, targets, loss, ways=ways), {"hessian": BLOCKS, "ggn": (4,), "residual": (1,)})
+    return Case(build, inputs, targets, loss, ways=ways)
+
+
+@pytest.mark.parametrize(("number", "name"), list(enumerate(LOSSES)), ids=list(LOSSES))
+def test_products_of_every_loss_by_every_way(number, name):
+    assert not wrong(case_of(name), {OPERATORS[number % 3]: (BLOCKS[number // 3 % 3],)})
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_operator_and_block_of_every_loss_by_every_way(name):
+    assert not wrong(case_of(name), dict.fromkeys(OPERATORS, BLOCKS))
 
 
 @pytest.mark.parametrize("name", REFUSED)
