@@ -183,7 +183,7 @@ class Dict(nn.Module):
 
     def forward(self, x: Tensor):
         made = self.layer(x)
-        return {"logits": made} if self.form == "dict" else (made, made.mean())
+        return {"logits": made} if self.form == "dict" else (made, made.mean(1))
 
 
 class Residual(nn.Module):

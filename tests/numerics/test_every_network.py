@@ -58,7 +58,7 @@ def wrong(case: Case, blocks: dict[str, tuple[int, ...]]) -> dict:
     return errors
 
 
-@pytest.mark.parametrize(("number", "name"), enumerate(NETWORKS), ids=list(NETWORKS))
+@pytest.mark.parametrize(("number", "name"), list(enumerate(NETWORKS)), ids=list(NETWORKS))
 def test_products_of_every_network_by_every_way(number, name):
     """Operators and blocks take turns: all nine pairs come up, each about ten times."""
     operator, block = OPERATORS[number % 3], BLOCKS[number // 3 % 3]
@@ -72,11 +72,22 @@ def test_every_operator_and_block_of_every_network_by_every_way(name):
     assert not wrong(NETWORKS[name], dict.fromkeys(OPERATORS, BLOCKS))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_products_of_every_loss_by_every_way(name):
+def case_of(name: str) -> Case:
+    """Return the case of a loss."""
     build, inputs, targets, loss = LOSSES[name]
     ways = ("retained", "rebuild") if name in BACKWARD_ONLY else strategies.STRATEGIES
-    assert not wrong(Case(build, inputs, targets, loss, ways=ways), {"hessian": BLOCKS, "ggn": (4,), "residual": (1,)})
+    return Case(build, inputs, targets, loss, ways=ways)
+
+
+@pytest.mark.parametrize(("number", "name"), list(enumerate(LOSSES)), ids=list(LOSSES))
+def test_products_of_every_loss_by_every_way(number, name):
+    assert not wrong(case_of(name), {OPERATORS[number % 3]: (BLOCKS[number // 3 % 3],)})
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_operator_and_block_of_every_loss_by_every_way(name):
+    assert not wrong(case_of(name), dict.fromkeys(OPERATORS, BLOCKS))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -106,3 +117,19 @@ def test_every_network_by_the_public_function_in_float32(name):
     assert 0 <= agreement["difference"] < 1e-4
     assert 0 <= agreement["asymmetry"] < 1e-3
     assert 0 < agreement["central_differences"] < 1e-2
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_checkpointed_modules_are_differentiated_where_asked(operator):
+    """They are evaluated again on the way backward: not at the parameters that the network last had."""
+    case = NETWORKS["checkpointed"]
+    module, inputs, targets, vectors = made(case)
+    expected = double_backward.products(module, case.loss, inputs, targets, vectors)[operator]
+    matrix = lossatlas.hessian(module, case.loss, (inputs, targets), operator=operator, dtype="float32")
+    found = matrix.matmat(vectors.numpy())
+    assert np.abs(found - expected.numpy()).max() < 1e-4 * float(expected.abs().max())
+    problem = problem_of(module, case.loss, inputs, targets, "float64")
+    theta, buffers = problem.network.parameters(), problem.network.buffers()
+    gradient = problem.gradient(theta, buffers)
+    problem.metrics(2 * theta, buffers)
+    assert np.allclose(problem.gradient(theta, buffers), gradient, rtol=0, atol=1e-12)

@@ -186,6 +186,8 @@ class _Exact:
         return found
 
     def _outputs(self, free: Tensor, theta: Tensor) -> Any:
+        with torch.no_grad():
+            self.network.theta.copy_(theta)  # a checkpointed module reads its own when it goes backward
         return self.curvature.outputs(self.curvature.parts(free), theta, self.buffers, self.inputs)
 
     def along(self, step: float, vector: Tensor) -> Tensor:
@@ -255,10 +257,10 @@ class _Exact:
         """Return J' (d2 l / d outputs2) J v with both inner derivatives by differences."""
         free = self.curvature.free(self.theta).detach().requires_grad_(True)
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            values, put = values_of(self._outputs(free, self.theta))
             with torch.no_grad():
                 pushed = values_of(self._outputs(self.curvature.free(ahead), ahead))[0]
                 pushed = (pushed - values_of(self._outputs(self.curvature.free(behind), behind))[0]) / 2
+            values, put = values_of(self._outputs(free, self.theta))
             slopes = [self._slope(values.detach() + sign * pushed, put) for sign in (1, -1)]
             curved = (slopes[0] - slopes[1]) / (2 * step)
             (found,) = torch.autograd.grad(values, free, curved, allow_unused=True, materialize_grads=True)

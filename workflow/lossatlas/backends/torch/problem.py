@@ -182,6 +182,7 @@ class TorchProblem:
     def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the gradient of the mean loss at theta, shape (N,), float64."""
         total = torch.zeros(self.layout.size, dtype=torch.float64, device=self.network.theta.device)
+        self.network.load(theta=theta, buffers=buffers)  # a checkpointed module reads its own when it goes backward
         theta, buffers = self.network.vector(theta), self.network.vector(buffers)
         for chunk in self.chunks:
             total.add_(self.chunk_gradient(theta, buffers, chunk)[1], alpha=len(chunk[0]) / self.samples)
@@ -224,6 +225,7 @@ class TorchProblem:
         count: int | None = None,
     ) -> Choice:
         """Return how products with ``width`` vectors at once are to be computed; see ``strategies.choose``."""
+        self.network.load(theta=theta, buffers=buffers)
         theta, buffers = self.network.vector(theta), self.network.vector(buffers)
         return choose(self, self.curvature(operator, parameters), theta, buffers, width, memory_gb, strategy, count)
 
