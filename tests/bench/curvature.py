@@ -185,6 +185,9 @@ def unflat(module: nn.Module, vector: np.ndarray) -> list[torch.Tensor]:
 LARGE = (("vgg11", 40), ("resnet50", 8), ("mobilenet-v2", 40), ("vit", 100), ("gpt", 100))
 """Networks of the papers' size and transformers, with a number of samples."""
 
+JOBS = (("vgg11", 40), ("resnet50", 40), ("mobilenet-v2", 40), ("vit", 1000), ("gpt", 1000))
+"""The same with samples as jobs have them: by default 1000."""
+
 
 def rows() -> list[Row]:
     """Return all comparisons."""
@@ -195,7 +198,7 @@ def rows() -> list[Row]:
         products_against_rebuilding("resnet20", 100, 1.6),
         products_against_curvlinops("mobilenet-v2", 20, 1.2),
         *(products_against_rebuilding(*one, 1.5) for one in LARGE),
-        *(getting_ready(*one) for one in LARGE),
+        *(getting_ready(*one) for one in JOBS),
         memory_of_products(),
         *(predicted_peak(name, strategy) for name in PEAKS for strategy in ("split", "retained")),
     ]

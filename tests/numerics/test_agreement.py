@@ -48,6 +48,20 @@ def spoiled(monkeypatch, kind, spoil):
     monkeypatch.setattr(kind, "product", product)
 
 
+@pytest.mark.parametrize("operator", ["hessian", "ggn", "residual"])
+@pytest.mark.parametrize("distance", [1e-12, -1e-12])
+def test_a_kink_nearer_than_all_differences_is_no_fault(operator, distance):
+    """ReLU's input is this far from zero for one sample; derivatives are right there, and on one side only."""
+    torch.manual_seed(0)
+    module, inputs = mlp(nn.ReLU()).double(), np.random.default_rng(0).standard_normal((12, 6))
+    with torch.no_grad():
+        module[0].bias[0] = distance - module[0].weight[0] @ torch.as_tensor(inputs[0])
+    found = tried(problem_of(module, inputs=inputs), operator)
+    assert found.fault(torch.float64) is None
+    assert found.difference < 1e-12
+    assert found.central_differences < 1e-3
+
+
 NETWORKS = {
     "relu": lambda: mlp(nn.ReLU()),
     "tanh": lambda: mlp(nn.Tanh()),

@@ -146,6 +146,14 @@ def test_tracing_takes_no_longer_than_ten_products_or_a_small_share_of_all(monke
     assert problem.choose_strategy(*point(problem), 2, count=count).strategy == chosen
 
 
+def test_pieces_have_as_many_entries_as_there_are_parameters(monkeypatch):
+    """However small the caches: each piece passes over all parameters."""
+    monkeypatch.setattr("lossatlas.backends.torch.problem.PIECE_BYTES", 1)
+    _, problem = problem_of((6, 10, 3), samples=40, batch=40)
+    assert problem.layout.size == 103  # 10.3 times the largest activation of a sample
+    assert [len(piece[0]) for piece in problem.pieces(10)] == [10] * 4
+
+
 @pytest.mark.parametrize("pieces", [1, 2, 3, 8, 16, 40])
 def test_sums_alive_are_those_of_the_tree(pieces):
     """Counted by who holds them while products are summed, in the order in which that is done."""

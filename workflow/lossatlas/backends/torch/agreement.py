@@ -6,6 +6,7 @@ goes through at once. The gradient must be the derivative of the loss, second de
 a way of multiplying must give what double backward gives, and its matrix must be symmetric.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -31,6 +32,9 @@ FEW = 4
 
 STEPS = (1e-5, 1e-6, 1e-7, 1e-4)
 """Lengths of differences, relative to theta. A kink of ReLU that lies within one is seldom within all."""
+
+SIDES = ((-1, 1), (0, 1), (-1, 0))
+"""Where a difference begins and ends, in its lengths. A kink that is very near lies on one side only."""
 
 DERIVATIVE = 1e-3
 """Relative difference beyond which a gradient is not the derivative of the loss."""
@@ -222,16 +226,21 @@ class _Exact:
 
     def _missed(self, step: float, vector: Tensor) -> float:
         """Return how far the gradient along a vector is from a difference of losses, beyond their rounding."""
-        ahead, behind = self.loss_at(self.along(step, vector)), self.loss_at(self.along(-step, vector))
-        rounding = 1e-14 * (abs(ahead) + abs(behind)) / step
-        return max(0.0, abs((ahead - behind) / (2 * step) - float(self.gradient @ vector)) - rounding)
+        loss = {side: self.loss_at(self.along(side * step, vector)) for side in (-1, 0, 1)}
+        slope = float(self.gradient @ vector)
+        rounding = 1e-14 * (abs(loss[1]) + abs(loss[-1])) / step
+        off = (abs((loss[end] - loss[start]) / ((end - start) * step) - slope) for start, end in SIDES)
+        return max(0.0, min(off) - rounding)
 
     def distance(self, product: Tensor) -> float:
-        """Return how far a product is from central differences, by the parameter tensor where it is farthest."""
+        """Return how far a product is from differences, by the parameter tensor where it is farthest.
+
+        Central ones, unless a kink is near.
+        """
         floor = 1e-3 * float(product.norm()) + 1e-7 * float(self.gradient.norm()) + 1e-300
         best = math.inf
-        for step in self.steps(self.vector):
-            off = self._central(step) - product
+        for step, (start, end) in itertools.product(self.steps(self.vector), SIDES):
+            off = self._difference(start * step, end * step) - product
             parts = (
                 float(off[slot.slice].norm()) / (float(product[slot.slice].norm()) + floor)
                 for slot in self.curvature.chosen
@@ -241,13 +250,13 @@ class _Exact:
                 break
         return best
 
-    def _central(self, step: float) -> Tensor:
-        """Return the product with the vector by central differences."""
-        ends = [self.along(sign * step, self.vector) for sign in (1, -1)]
+    def _difference(self, start: float, end: float) -> Tensor:
+        """Return the product with the vector by differences between two places along it."""
+        ends, step = [self.along(place, self.vector) for place in (end, start)], end - start
         product = torch.zeros_like(self.vector)
         if self.curvature.operator != "ggn":
             ahead, behind = map(self.gradient_at, ends)
-            product = (ahead - behind) / (2 * step)
+            product = (ahead - behind) / step
         if self.curvature.operator != "hessian":
             gauss_newton = self._gauss_newton(*ends, step)
             product = gauss_newton if self.curvature.operator == "ggn" else product - gauss_newton
@@ -262,7 +271,7 @@ class _Exact:
                 pushed = (pushed - values_of(self._outputs(self.curvature.free(behind), behind))[0]) / 2
             values, put = values_of(self._outputs(free, self.theta))
             slopes = [self._slope(values.detach() + sign * pushed, put) for sign in (1, -1)]
-            curved = (slopes[0] - slopes[1]) / (2 * step)
+            curved = (slopes[0] - slopes[1]) / step
             (found,) = torch.autograd.grad(values, free, curved, allow_unused=True, materialize_grads=True)
         return found
 

@@ -378,7 +378,7 @@ def seconds(strategy: Split | Retained, piece: Piece, vectors: Tensor, share_kep
     return multiply / len(timed) + (1 - share_kept) * prepare / len(vectors)
 
 
-SLOW = 0.1
+SLOW = 0.05
 """Seconds beyond which one run tells enough: what a first one takes besides is then a small share."""
 
 
