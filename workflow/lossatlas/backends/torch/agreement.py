@@ -216,7 +216,12 @@ class _Exact:
         norm = float(self.gradient.norm())
         missed = 0.0
         for vector in _vectors(3, self.vector.numel(), self.theta):
-            missed = max(missed, min(self._missed(step, vector) for step in self.steps(vector)))
+            best = math.inf
+            for step in self.steps(vector):
+                best = min(best, self._missed(step, vector))
+                if best <= DERIVATIVE * norm:
+                    break
+            missed = max(missed, best)
         if missed > DERIVATIVE * norm:
             where = culprit(self, second=False)
             raise LossAtlasError(
