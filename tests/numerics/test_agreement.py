@@ -201,6 +201,19 @@ def test_kinks_are_no_faults():
         assert found.fault(torch.float32) is None and found.central_differences < 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_units_on_their_kinks_are_no_faults(dtype):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 50), nn.ReLU(), nn.Linear(50, 50), nn.ReLU(), nn.Linear(50, 3))
+    for layer in (module[0], module[2], module[4]):
+        nn.init.zeros_(layer.bias)
+    inputs = np.random.default_rng(0).standard_normal((12, 6))
+    inputs[::3] = 0  # all units of these samples are at zero
+    problem = problem_of(module, dtype, inputs)
+    assert tried(problem).fault(dtype) is None
+    assert problem.choose_strategy(*point(problem), 4).agreement["central_differences"] < 1e-3
+
+
 def test_nothing_is_said_of_what_is_not_finite():
     torch.manual_seed(0)
     problem = problem_of(mlp(nn.Tanh()))

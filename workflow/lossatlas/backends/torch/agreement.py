@@ -33,6 +33,10 @@ FEW = 4
 STEPS = (1e-5, 1e-6, 1e-7, 1e-4)
 """Lengths of differences, relative to theta. A kink of ReLU that lies within one is seldom within all."""
 
+BESIDE = 1e-3
+"""How far from theta derivatives are tried, of its root mean square: a fresh network may have units on their kinks (no
+bias, an input of zeros), where there is no derivative to compare with."""
+
 SIDES = ((-1, 1), (0, 1), (-1, 0))
 """Where a difference begins and ends, in its lengths. A kink that is very near lies on one side only."""
 
@@ -112,7 +116,9 @@ class Referee:
         exact.check_gradient()
         self._judge(exact)
         if self.trusted == "backward":
-            plain = curvature.twice(theta, buffers, (inputs, targets))(exact.vector.to(theta.dtype))
+            plain = curvature.twice(exact.theta.to(theta.dtype), buffers, (inputs, targets))(
+                exact.vector.to(theta.dtype)
+            )
             self.rounding = gap(plain.double(), exact.backward) if theta.dtype != torch.float64 else None
 
     def _judge(self, exact: "_Exact") -> None:
@@ -169,7 +175,8 @@ class _Exact:
         chosen, operator = curvature.chosen, curvature.operator
         self.curvature = Curvature(self.network, curvature.loss, operator, chosen, curvature.batchnorm)
         self.inputs, self.targets = tree_map(_exact, inputs), tree_map(_exact, targets)
-        self.theta, self.buffers = theta.double(), buffers.double()
+        aside = BESIDE * max(1e-3, float(theta.square().mean().sqrt())) * _vectors(4, len(theta), theta)[3]
+        self.theta, self.buffers = (theta + aside).double(), buffers.double()
         self.vector = _vectors(1, chosen.size, self.theta)[0]
         self.gradient = self.gradient_at(self.theta)
         self.backward = self.curvature.twice(self.theta, self.buffers, (self.inputs, self.targets))(self.vector)
