@@ -378,6 +378,6 @@ def test_a_renderer_that_is_killed_is_named(undisturbed, tmp_path):
     done = run_config(tmp_path / "copy", test_config(), check=False, **extra)
     text = done.stdout + done.stderr
     assert done.returncode == 1, text
-    killed = "rule report: ended without a word; it was killed, perhaps for lack of memory"
+    killed = "report: ended without a word; it was killed, perhaps for lack of memory"
     assert f"What failed:\n  {killed}  (results/tiny/logs/report.log)\n" in text
     assert not (tmp_path / "copy/results/tiny/report.html").exists()

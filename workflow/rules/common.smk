@@ -46,7 +46,7 @@ MPI = CONFIG["mpi"]
 TRAINED = [run for run, settings in RUNS.items() if "train" in settings]
 IMPORTED = [run for run in RUNS if run not in TRAINED]
 FAILED = r": error: |stopped by |rank \d+ of \d+ failed|task \d+: |EXIT STRING"
-FAILED_JOB = r"^Error in rule (\w+):\n(?:    .*\n)*?    log: (.+?) \(check log"
+FAILED_JOB = r"^Error in [r]ule (\w+):\n(?:    .*\n)*?    log: (.+?) \(check log"
 STARTED = time.time()
 SCRIPTS = Path(workflow.basedir) / "scripts"
 # conda or a container brings the programs, and our package comes from here; otherwise they are those of the environment
@@ -555,7 +555,7 @@ def failures(records):
     told = "\n".join(lines)
     for rule, file in re.findall(FAILED_JOB, "".join(Path(record).read_text() for record in records), re.M):
         if f"({file})" not in told:
-            lines.append(f"  rule {rule}: ended without a word; it was killed, perhaps for lack of memory  ({file})")
+            lines.append(f"  {rule}: ended without a word; it was killed, perhaps for lack of memory  ({file})")
     return "\n".join(["", "What failed:", *lines]) if lines else ""
 
 
