@@ -221,3 +221,16 @@ def test_nothing_is_said_of_what_is_not_finite():
     found = tried(problem)
     assert found.fault(torch.float64) is None
     assert found.attributes["difference"] is None and found.central_differences is None
+
+
+class Lowering(nn.Module):
+    def forward(self, x):
+        return x.float().tanh().to(x.dtype)
+
+
+def test_what_is_computed_in_a_lower_precision_is_no_fault():
+    torch.manual_seed(0)
+    problem = problem_of(mlp(Lowering()), torch.float32)
+    choice = problem.choose_strategy(*point(problem), 4)
+    assert choice.agreement["central_differences"] is None, "differences in float64 would be those of float32"
+    assert choice.agreement["difference"] < 1e-5

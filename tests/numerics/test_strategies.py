@@ -359,3 +359,21 @@ def test_too_little_memory_is_said_from_one_sample_and_one_vector():
     products = problem.linearize(*point(problem), memory_gb=1.01 * least, strategy="auto").matmat(v)
     expected = problem.linearize(*point(problem)).matmat(v)
     assert np.abs(products - expected).max() < 1e-12 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("strategy", ["split", "retained"])
+def test_networks_that_need_two_samples_are_refused_where_two_do_not_fit(strategy):
+    """Pieces that cannot become smaller end the search for a size."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3), Squeezing())
+    rng = np.random.default_rng(0)
+    split = Split(rng.standard_normal((7, 6)), rng.integers(0, 3, 7))
+    problem = TorchProblem(FlatNetwork(module, FLOAT64), CROSS_ENTROPY, split, 5)
+    assert problem.fit.least == 2
+    with pytest.raises(LossAtlasError, match=r"memory_gb: 0.001 is too little"):
+        problem.choose_strategy(*point(problem), 4, memory_gb=0.001, strategy=strategy)
+
+
+class Squeezing(nn.Module):
+    def forward(self, x):
+        return x.squeeze()

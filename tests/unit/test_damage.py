@@ -200,3 +200,33 @@ def test_damage_in_the_arrays_of_a_saved_state_gives_none_or_the_same(tmp_path):
         flip(file, place / len(whole))
         found = State(tmp_path, 600).load()
         assert found is None or found["alpha"].tolist() == [0, 1, 2, 3], place
+
+
+def test_a_damaged_plan_of_rows_begins_the_store_anew_and_damaged_pictures_of_results_do_not(tmp_path):
+    def build(group):
+        store.add_array(group, "x", ("x",), data=np.arange(3.0))
+        store.add_array(group, "loss", ("x",), shape=(3,))
+        work = group.create_group("work")
+        store.add_array(work, "rows", ("row",), shape=(4,), chunks=(2,))
+        store.add_array(work, "order", ("row",), data=np.arange(4))
+
+    link, fingerprint, said = tmp_path / "plane.zarr", store.Fingerprint("landscape", {}), []
+    made = store.create(link, tmp_path, fingerprint, build)
+    made["work/rows"][:] = 1.0
+    made["loss"][:] = 2.0
+    flip(made.path / "loss/c/0")
+    found = store.find(link, tmp_path, fingerprint, log=said.append)
+    assert found is not None and found["work/rows"][:].tolist() == [1.0] * 4, "results are kept"
+    assert said.pop().endswith("loss/c/0 is damaged; it is computed again")
+    flip(made.path / "work/order/c/0")
+    assert store.find(link, tmp_path, fingerprint, log=said.append) is None
+    assert said.pop().endswith("work/order/c/0 is damaged; the store is begun anew")
+
+
+def test_a_store_of_another_format_is_said_to_be_that(tmp_path):
+    link = tmp_path / "plane.zarr"
+    made = store.create(link, tmp_path, store.Fingerprint("landscape", {}), lambda group: None)
+    made.finish({})
+    made.update(provenance={**made.attrs["provenance"], "format": 1})
+    with pytest.raises(LossAtlasError, match=r"a store of format 1, made by another version"):
+        store.open_finished(made.path)

@@ -59,14 +59,11 @@ def stopped(command: str, delay: float, number: int) -> tuple[int, str]:
 def test_a_job_ends_with_75_at_any_instant(tmp_path, number):
     script = tmp_path / "job.py"
     script.write_text(JOB)
-    seen = []
     for k, delay in enumerate(np.geomspace(0.01, 4, 22)):
         status, text = stopped(f"{sys.executable} {script} 1 {tmp_path / str(k)}", delay, number)
-        seen.append(status)
         assert status in (0, 75), f"after {delay:.2f} s: {text}"
         assert "Traceback" not in text
         assert "torn" not in text
-    assert seen[0] == 75
 
 
 @pytest.mark.mpi

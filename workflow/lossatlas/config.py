@@ -116,6 +116,9 @@ def _drop_foreign(directions: dict, own: dict) -> None:
         for key in [key for key in directions[name] if key not in chosen and "kind" in chosen]:
             if _foreign(key, directions[name]):
                 del directions[name][key]
+        if chosen.get("kind") == "gradient" and "samples" not in directions[name]:
+            for key in {"count", "seed"} - chosen.keys():  # of batches, which there are none of
+                directions[name].pop(key, None)
 
 
 def _foreign(key: str, directions: dict) -> list[str]:

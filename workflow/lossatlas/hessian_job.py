@@ -66,7 +66,7 @@ def with_strategy(
         return choice
 
     chunks = {key: spec[key] for key in ("batch_size", "batchnorm") if key in spec}
-    choice = remembered.choice(checked, width=width, **choices, **chunks) if remembered else checked()
+    choice = remembered.choice(checked, width, count, **choices, **chunks) if remembered else checked()
     print(f"{label}: Hessian products: {choice.told}", flush=True)
 
     def complete(group: zarr.Group) -> None:

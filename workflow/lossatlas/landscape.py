@@ -488,7 +488,7 @@ def preview(store: Store) -> "xr.Dataset":
         raise LossAtlasError(f"{store.path}: no point of the grid is evaluated yet")
     import xarray as xr
 
-    dataset = xr.open_zarr(store.path, chunks=None, consolidated=False).load()
+    dataset = xr.open_zarr(store.group.store, chunks=None, consolidated=False).load()
     for name, array in found.arrays().items():
         dataset[name].values[...] = array
     return dataset

@@ -28,9 +28,15 @@ class Remembered:
     def __init__(self, run_dir: Path, **what: Any):
         self._path, self._what = run_dir / ".stores" / "products.json", what
 
-    def choice(self, make: Callable[[], Choice], **what: Any) -> Choice:
-        """Return the choice that was made for the same, or make it."""
-        text = json.dumps([self._what, what, store.software()], sort_keys=True)
+    def choice(self, make: Callable[[], Choice], width: int, count: int | None, **what: Any) -> Choice:
+        """Return the choice that was made for the same, or make it.
+
+        Args:
+            width: vectors at once.
+            count: products that are ahead; what pays for many may not for few, so about as many are meant.
+        """
+        about = count.bit_length() if count is not None else None
+        text = json.dumps([self._what, width, about, what, store.software()], sort_keys=True)
         key, known = hashlib.sha256(text.encode()).hexdigest()[:16], self._read()
         if key not in known:
             made = make()._asdict()
@@ -41,7 +47,7 @@ class Remembered:
     def _read(self) -> dict[str, dict]:
         try:
             known = json.loads(self._path.read_text())
-            return {key: one for key, one in known.items() if {"strategy", "told", "peak"} <= one.keys()}
+            return {key: one for key, one in known.items() if {"strategy", "told", "peak", "agreement"} <= one.keys()}
         except (OSError, ValueError, AttributeError):
             return {}
 

@@ -261,21 +261,25 @@ def find(
 
 
 def _repaired(store: Store, log: Callable[[str], None]) -> Store | None:
-    """Return an unfinished store without its damaged results; None, and no store, when its inputs are damaged."""
+    """Return an unfinished store without its damaged results; None, and no store, when its inputs are damaged.
+
+    Inputs are the chunks that it was created with. In stores of units all others are results; rows of a trajectory are
+    no units, and cannot be computed one by one.
+    """
     path = store.path
-    lost = [file for file in chunk_files(path) if not _whole_file(file)]
-    whole = {str(file.relative_to(path)) for file in chunk_files(path)}
-    missing = [name for name in store.attrs.get("given_chunks", []) if name not in whole]
-    results = [file for file in lost if file.relative_to(path).parts[0] == "work"]
-    if missing or len(results) < len(lost):
-        file = path / missing[0] if missing else next(file for file in lost if file not in results)
-        log(f"{path.name}: {file} is {'missing' if missing else 'damaged'}; the store is begun anew")
-        path.with_suffix(".resume").unlink(missing_ok=True)
-        shutil.rmtree(path)
-        return None
-    for file in results:
+    lost = {str(file.relative_to(path)): file for file in chunk_files(path) if not _whole_file(file)}
+    given = store.attrs.get("given_chunks", [])
+    inputs = given if "work" in store.group else [*given, *lost]
+    for name in inputs:
+        if name in lost or not (path / name).exists():
+            what = "damaged" if name in lost else "missing"
+            log(f"{path.name}: {path / name} is {what}; the store is begun anew")
+            path.with_suffix(".resume").unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
+            return None
+    for file in lost.values():
         log(f"{path.name}: {file} is damaged; it is computed again")
-        file.unlink()
+        file.unlink(missing_ok=True)  # another attempt may have found it too
     return store
 
 
@@ -357,6 +361,12 @@ def open_finished(path: Path) -> Store:
     if not path.exists():
         raise LossAtlasError(f"{path}: no such store; make it with `snakemake {path}`")
     store = Store(path)
+    made_as = store.attrs.get("provenance", {}).get("format")
+    if made_as != FORMAT:
+        raise LossAtlasError(
+            f"{path}: a store of format {made_as}, made by another version; this one reads format {FORMAT}; "
+            "make or record it again"
+        )
     if not store.finished:
         raise LossAtlasError(f"{path}: the store is not finished; make it with `snakemake {path}`")
     files = sum(1 for _ in chunk_files(path))

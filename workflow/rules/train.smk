@@ -88,7 +88,7 @@ rule checkpoints:
     conda:
         environment
     resources:
-        mem_mb=4000,
+        mem_mb=8000,
         runtime=growing(60),
     params:
         script=SCRIPTS / "import_checkpoints.py",

@@ -28,7 +28,8 @@ def eigen(
         return choice
 
     chunks = {key: spec[key] for key in ("batch_size", "batchnorm") if key in spec}
-    choice = remembered.choice(checked, width=1, **choices, **chunks) if remembered else checked()
+    ahead = spec["max_products"]
+    choice = remembered.choice(checked, 1, ahead, **choices, **chunks) if remembered else checked()
     choices["strategy"] = choice.strategy
     operator = problem.linearize(theta, buffers, **choices)
     pairs = eigenpairs(

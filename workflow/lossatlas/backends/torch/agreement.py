@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lossatlas import rng
@@ -36,6 +37,9 @@ STEPS = (1e-5, 1e-6, 1e-7, 1e-4)
 BESIDE = 1e-3
 """How far from theta derivatives are tried, of its root mean square: a fresh network may have units on their kinks (no
 bias, an input of zeros), where there is no derivative to compare with."""
+
+SHORTER = (*STEPS, 1e-8, 1e-9)
+"""Those of gradients, whose rounding in float64 allows shorter ones: images of many pixels have many kinks nearby."""
 
 SIDES = ((-1, 1), (0, 1), (-1, 0))
 """Where a difference begins and ends, in its lengths. A kink that is very near lies on one side only."""
@@ -166,8 +170,25 @@ class Referee:
         return partial(self.curvature.along, self.curvature.free(self.theta), self.theta, self.buffers, *piece)
 
 
+class _Lowered(TorchDispatchMode):
+    """Notes whether float64 is turned into a lower precision: losses are then too coarse for short differences."""
+
+    found = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Evaluate everything as it is."""
+        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and args[0].dtype == torch.float64:
+            self.found |= made.is_floating_point() and made.dtype != torch.float64
+        return made
+
+
 class _Exact:
-    """Loss, gradient and products of a few samples in float64, by a copy of the network."""
+    """Loss, gradient and products of a few samples in float64, by a copy of the network.
+
+    Raises:
+        TypeError: part of the network or the loss has a precision of its own.
+    """
 
     def __init__(self, curvature: Curvature, theta: Tensor, buffers: Tensor, inputs: Tensor, targets: Tensor):
         network = curvature.network
@@ -178,6 +199,10 @@ class _Exact:
         aside = BESIDE * max(1e-3, float(theta.square().mean().sqrt())) * _vectors(4, len(theta), theta)[3]
         self.theta, self.buffers = (theta + aside).double(), buffers.double()
         self.vector = _vectors(1, chosen.size, self.theta)[0]
+        with _Lowered() as lowered:
+            self.loss_at(self.theta)
+        if lowered.found:
+            raise TypeError("part of it is computed in a lower precision")
         self.gradient = self.gradient_at(self.theta)
         self.backward = self.curvature.twice(self.theta, self.buffers, (self.inputs, self.targets))(self.vector)
 
@@ -209,10 +234,10 @@ class _Exact:
             theta[whole.slice] += step * vector[slot.slice]
         return theta
 
-    def steps(self, vector: Tensor) -> Iterator[float]:
+    def steps(self, vector: Tensor, lengths: tuple[float, ...] = STEPS) -> Iterator[float]:
         """Yield the lengths of differences along a vector."""
         scale = max(1e-3, float(self.theta.norm())) / max(float(vector.norm()), 1e-300)
-        return (step * scale for step in STEPS)
+        return (step * scale for step in lengths)
 
     def check_gradient(self) -> None:
         """Refuse a gradient that is not the derivative of the loss.
@@ -251,7 +276,7 @@ class _Exact:
         """
         floor = 1e-3 * float(product.norm()) + 1e-7 * float(self.gradient.norm()) + 1e-300
         best = math.inf
-        for step, (start, end) in itertools.product(self.steps(self.vector), SIDES):
+        for step, (start, end) in itertools.product(self.steps(self.vector, SHORTER), SIDES):
             off = self._difference(start * step, end * step) - product
             parts = (
                 float(off[slot.slice].norm()) / (float(product[slot.slice].norm()) + floor)

@@ -1,5 +1,7 @@
 """Operations whose derivatives PyTorch gives otherwise than the loss has them, evaluated by others."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -44,7 +46,22 @@ def _embedding(weight, input, padding_idx=-1, scale_grad_by_freq=False, sparse=F
     return torch.embedding(weight, input)
 
 
+def _without_cudnn(function: Callable) -> Callable:
+    """Return a recurrent network's function by PyTorch's own kernels: cuDNN's have no backward pass in eval mode."""
+
+    def call(*args, **kwargs):
+        before = torch.backends.cudnn.enabled
+        torch.backends.cudnn.enabled = False
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.backends.cudnn.enabled = before
+
+    return call
+
+
 _OWN = {
+    **{function: _without_cudnn(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
     torch._weight_norm: _weight_norm,
     functional.embedding: _functional_embedding,
     torch.embedding: _embedding,

@@ -416,7 +416,8 @@ def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: di
     """
     chunk = spec["batch_size"] if spec["batchnorm"] == "batch" else 4
     own = FlatNetwork(network.module, network.device)  # what is evaluated here is not what is trained
-    few = Split(train.inputs[:chunk], train.targets[:chunk])
+    places = np.linspace(0, len(train) - 1, min(chunk, len(train))).astype(int)
+    few = Split(train.inputs[places], train.targets[places])
     problem = TorchProblem(own, loss, few, chunk, spec["batchnorm"])
     curvature = problem.curvature(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
     at = own.theta.clone(), own.vector(own.buffers())

@@ -176,7 +176,8 @@ class Curvature:
         return free, torch.zeros(count, free.numel(), dtype=free.dtype, device=free.device)
 
     def _random_vectors(self, theta: Tensor, count: int) -> Tensor:
-        drawn = torch.randn(count, self.chosen.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randn(count, self.chosen.size, generator=generator, dtype=torch.float64, device="cpu")
         return drawn.to(theta.device, theta.dtype)
 
     def _block(self, *arguments: Tensor) -> Tensor:

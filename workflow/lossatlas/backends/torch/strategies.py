@@ -214,9 +214,10 @@ def _cut(problem, strategy: Split | Retained, width: int, memory_gb: float) -> t
             if total <= room + max(each):  # then there is no piece of which nothing is kept
                 return Arrangement(pieces, width, total, total, working, working - max(each) + total), wanted
             return Arrangement(pieces, width, room, total, working, working + room), wanted
-        if size == 1 or problem.batchnorm == "batch":
+        smaller = problem.pieces(at_once, max(1, min(size - 1, int(0.9 * size * budget / working))))
+        if problem.batchnorm == "batch" or max(len(inputs) for inputs, _ in smaller) >= size:
             return None, wanted
-        pieces = problem.pieces(at_once, max(1, min(size - 1, int(0.9 * size * budget / working))))
+        pieces = smaller
 
 
 def _working(strategy: Split | Retained, pieces: list[Piece], width: int, sums: int) -> int:
@@ -275,12 +276,14 @@ def choose(
         LossAtlasError: none fits, none is right, or there is no such strategy.
     """
     at = curvature, theta, buffers
+    referee = Referee(problem, *at)
     if asked == "auto":
-        found = candidates(problem, *at, width, memory_gb, count)
+        # Where double backward is wrong only traced forward derivatives are right, however few products there are.
+        ahead = count if referee.trusted == "backward" else None
+        found = candidates(problem, *at, width, memory_gb, ahead)
     else:
         strategy = way(problem.strategy(curvature, asked), *at)
         found = [Candidate(strategy, arrange(problem, strategy, width, memory_gb))]
-    referee = Referee(problem, *at)
     for number, one in enumerate(found):
         agreement = referee.compare(one.strategy, _piece_to_try(one, memory_gb), one.arrangement.width)
         fault = agreement.fault(theta.dtype)
