@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, agreement, build_loss, restriction
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss, point_agreement, restriction
 from lossatlas.data import Split
 from torch import nn
 from torch.nn import functional
@@ -189,7 +189,7 @@ def test_checks_take_a_bounded_time(monkeypatch):
     """Of an expensive network one piece at one point is compared, the ragged one in a corner; of a cheap one more."""
     shape, module = built("linear")
     problem, at = setting(module, nets.split(shape))
-    monkeypatch.setattr(agreement, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(point_agreement, "LEAST_SECONDS", 0.0)
     calls, forward = [], problem.network.module.forward
 
     def counted(inputs):
@@ -198,10 +198,10 @@ def test_checks_take_a_bounded_time(monkeypatch):
 
     made = problem.restrict(*at, "folded")
     problem.network.module.forward = counted
-    found = agreement.Reference(problem, at, POINTS, 1).compare(made)
+    found = point_agreement.Reference(problem, at, POINTS, 1).compare(made)
     assert (found.points, found.samples) == (1, 7)
     assert calls == [7, 7], "plainly and moved by rounding"
-    found = agreement.Reference(problem, at, POINTS, 10**9).compare(made)
+    found = point_agreement.Reference(problem, at, POINTS, 10**9).compare(made)
     assert (found.points, found.samples) == (4, 23)
 
 
@@ -212,7 +212,7 @@ def test_stores_say_what_agreed_and_how_well():
     plane = lossatlas.plane(module, "cross-entropy", pairs[0], test=pairs[1], points=(3, 3), strategy="first-layer")
     assert plane.attrs["strategy"] == plane.attrs["agreement_strategy"] == "first-layer"
     assert (plane.attrs["agreement_points"], plane.attrs["agreement_samples"]) == (5, 23 + 11)
-    assert 0 < plane.attrs["agreement_difference"] < agreement.MULTIPLE * plane.attrs["agreement_rounding"] < 1e-4
+    assert 0 < plane.attrs["agreement_difference"] < point_agreement.MULTIPLE * plane.attrs["agreement_rounding"] < 1e-4
     curve = lossatlas.curve(module, "cross-entropy", pairs[0], points=5, strategy="folded")
     assert (curve.attrs["agreement_strategy"], curve.attrs["agreement_points"]) == ("folded", 3)
     assert "agreement_strategy" not in lossatlas.curve(module, "cross-entropy", pairs[0], points=5).attrs

@@ -232,6 +232,7 @@ def store_in(folder):
     return contents(store.Store(next(folder.glob(".stores/landscape/*.zarr"))).path)
 
 
+@pytest.mark.full
 @pytest.mark.mpi
 def test_oracles_14_19_any_number_of_ranks_also_after_a_stop_bit_for_bit(tmp_path):
     found = []

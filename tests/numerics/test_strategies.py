@@ -262,6 +262,7 @@ def test_the_memory_at_peak_is_below_what_was_predicted(strategy, memory_gb, vec
     assert 0.2 * found["predicted"] < found["peak"] < found["predicted"] <= found["budget"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "strategy"), [("vit", "split"), ("vit", "retained"), ("gpt", "split")])
 def test_the_memory_of_transformers_at_peak_is_what_was_predicted(name, strategy):
     command = [sys.executable, "-W", "ignore", ROOT / "tests/helpers/peak.py", name, 40, 2.0, strategy, 4]

@@ -200,7 +200,8 @@ def test_training_that_is_told_to_stop_saves_its_state(closed_form, tmp_path, wa
 
 
 @pytest.mark.parametrize(
-    ("ranks", "data_ranks", "queue"), [(1, "auto", "counter"), (3, "3", "counter"), (4, "2", "static")]
+    ("ranks", "data_ranks", "queue"),
+    [(1, "auto", "counter"), pytest.param(3, "3", "counter", marks=pytest.mark.full), (4, "2", "static")],
 )
 def test_oracle_14_stores_are_equal_bit_for_bit_on_any_number_of_ranks(closed_form, tmp_path, ranks, data_ranks, queue):
     """All jobs; there are two probes, so three and four ranks are more than there are.

@@ -20,7 +20,7 @@ def test_training_begins_with_downloaded_weights(tmp_path):
     digest = hashlib.sha256((tmp_path / "saved.pth").read_bytes()).hexdigest()[:8]
     file = (tmp_path / "saved.pth").rename(tmp_path / f"mobilenet_v2-{digest}.pth")
     model = {"name": "mobilenet-v2", "pretrained": "imagenet1k-v1"}
-    train = {"learning_rate": 0.01, "batch_size": 16, "epochs": 0.008, "threads": 1}
+    train = {"learning_rate": 0.01, "batch_size": 16, "epochs": 0.012, "threads": 1}
     environment = {"OTHER_WEIGHTS": file.as_uri(), "PYTHONPATH": f"{ROOT}/tests/helpers/other_weights:{ROOT}/workflow"}
     config = test_config(model=model, train=train)
     done = run_config(tmp_path, config, "results/tiny/trajectory.zarr", **environment)

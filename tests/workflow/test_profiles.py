@@ -81,6 +81,7 @@ def test_the_readmes_examples_stand_for_the_profiles_resources(tmp_path, number)
         assert len(found) == expected[rule], "not in the demo"
 
 
+@pytest.mark.full
 @pytest.mark.mpi
 def test_the_pbs_profile_submits_and_finishes(tmp_path):
     """Stand-ins for qsub and qstat run the jobs here, on the loss in closed form; MPI is real."""

@@ -91,6 +91,7 @@ for name in ("epoch9.weights.h5", "epoch10.weights.h5"):
 """
 
 
+@pytest.mark.full
 def test_recorded_training_and_checkpoints_become_trajectories(tmp_path, without_torch):
     (tmp_path / "mine").mkdir()
     subprocess.run([sys.executable, "-c", RECORD], cwd=tmp_path, env=environment(), check=True)

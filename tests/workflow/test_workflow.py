@@ -204,6 +204,7 @@ def test_oracle_14_a_networks_stores_are_equal_on_any_number_of_ranks(undisturbe
     assert all_contents(tmp_path) == all_contents(undisturbed)
 
 
+@pytest.mark.full
 def test_variants_of_the_spectra_are_made_and_compared(undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
     variants = {"ggn": {"operator": "ggn"}, "rest": {"operator": "residual"}, "head": {}}
