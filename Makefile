@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 help:
 	@echo "make demo    train LeNet and make videos of its loss surface (minutes)"
-	@echo "make test    linters, and tests of everything (10 minutes)"
+	@echo "make test    linters, and tests of everything (12 minutes)"
 	@echo "make test-rest    costly repetitions, which make test leaves out"
 	@echo "make test-slurm   the workflow on a real, private one-node Slurm (needs root; installs Slurm on Debian)"
 	@echo "make test-all     these three, one after the other"
