@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import lossatlas
@@ -235,7 +236,7 @@ def test_sizes_of_graphs_equal_those_counted_by_hand():
     parts = graphs.split(graphs.trace(function, x, v))
     assert torch.equal(parts[2](*parts[0](x), *parts[1](v)), function(x, v))
     assert [sum(node.target is torch.ops.aten.exp.default for node in part.graph.nodes) for part in parts] == [1, 1, 0]
-    kept, beside = memory.graph_sizes(*parts, (x,), v)
+    kept, beside = memory.imagined(partial(memory.lives, *parts), x, v).sizes()
     assert 8000 <= kept <= 8000 + 16  # exp(x), and its sum
     assert 16000 <= beside <= 16000 + 64
     assert memory.held([x, x[3:], x.expand(50, 1000)]) == 8000

@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -94,16 +93,6 @@ def lives(primal: fx.GraphModule, along: fx.GraphModule, tangent: fx.GraphModule
     outside = _storages(given)
     ends = ([size for key, size in _storages(part).items() if key not in outside] for part in (saved, prepared))
     return Lives(*ends, watch.lives(), last.lives())
-
-
-def graph_sizes(
-    primal: fx.GraphModule, along: fx.GraphModule, tangent: fx.GraphModule, at: tuple[Tensor, ...], v: Tensor
-) -> tuple[int, int]:
-    """Return the bytes of what the primal graph returns, and of what a run of all has alive beside it at the peak.
-
-    What they are given is counted in neither.
-    """
-    return imagined(partial(lives, primal, along, tangent), *at, v).sizes()
 
 
 class _Watch(fx.Interpreter):
