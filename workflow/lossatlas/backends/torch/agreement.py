@@ -119,11 +119,18 @@ class Referee:
             return  # the Hessian itself refuses the point, and names the chunk
         exact.check_gradient()
         self._judge(exact)
-        if self.trusted == "backward":
-            plain = curvature.twice(exact.theta.to(theta.dtype), buffers, (inputs, targets))(
-                exact.vector.to(theta.dtype)
-            )
-            self.rounding = gap(plain.double(), exact.backward) if theta.dtype != torch.float64 else None
+        if self.trusted == "backward" and theta.dtype != torch.float64:
+            self.rounding = self._rounding(exact, (inputs, targets))
+
+    def _rounding(self, exact: "_Exact", piece: Piece) -> float:
+        """Return how far double backward in the network's precision is from that in float64, at the same parameters."""
+        at, own = exact.theta.to(self.theta.dtype), self.curvature.network.theta
+        former = own.detach().clone()
+        with torch.no_grad():
+            own.copy_(at)  # a checkpointed module reads its own when it goes backward
+            plain = self.curvature.twice(at, self.buffers, piece)(exact.vector.to(at.dtype))
+            own.copy_(former)
+        return gap(plain.double(), exact.backward)
 
     def _judge(self, exact: "_Exact") -> None:
         """Find which second derivatives central differences confirm."""
