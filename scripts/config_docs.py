@@ -5,7 +5,7 @@ from lossatlas.config import document
 HEAD = """\
 # Config keys
 
-Generated from `workflow/schemas/config.schema.yaml` by `make docs`; a test fails when the two differ.
+Generated from `workflow/lossatlas/config/schema.yaml` by `make docs`; a test fails when the two differ.
 
 `config.yaml` is the demo, `test.yaml` the same workflow in less than a minute; `paper/*.yaml` are papers' experiments,
 for clusters. Your own config is one more file:

@@ -1,17 +1,19 @@
 """Compute Hessian eigenvectors, or negative gradients, at a checkpoint as a set of directions."""
 
-import lossatlas.listen  # noqa: F401
+import lossatlas.parallel.listen  # noqa: F401
 
 import time
 from pathlib import Path
 
-from lossatlas import backends, cli, store
+from lossatlas import backends
 from lossatlas.data import evaluation_subsets, load_dataset
-from lossatlas.directions import DirectionSet, complete
-from lossatlas.directions.eigen import eigen
-from lossatlas.directions.gradient import batches, gradient
-from lossatlas.hessian_job import remembered
-from lossatlas.trajectory import Trajectory
+from lossatlas.drivers import command_line
+from lossatlas.drivers.hessian_job import remembered
+from lossatlas.geometry.directions import DirectionSet, complete
+from lossatlas.geometry.directions.eigen import eigen
+from lossatlas.geometry.directions.gradient import batches, gradient
+from lossatlas.io import store
+from lossatlas.io.trajectory import Trajectory
 
 
 def main(args, _world) -> None:
@@ -65,9 +67,9 @@ def report(label: str, made: store.Store) -> None:
 
 
 if __name__ == "__main__":
-    parser = cli.arguments(__doc__)
+    parser = command_line.arguments(__doc__)
     parser.add_argument("--trajectory", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--device", required=True)
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world), label=parsed.label)
+    command_line.run(lambda world: main(parsed, world), label=parsed.label)

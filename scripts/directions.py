@@ -1,15 +1,16 @@
 """Make a set of directions: random, PCA of the path, differences of checkpoints, or from a file."""
 
-import lossatlas.listen  # noqa: F401
+import lossatlas.parallel.listen  # noqa: F401
 
 import hashlib
 import time
 from pathlib import Path
 
-from lossatlas import cli, store
-from lossatlas.directions import make_directions
+from lossatlas.drivers import command_line
+from lossatlas.geometry.directions import make_directions
+from lossatlas.io import store
+from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import limit_threads
-from lossatlas.trajectory import Trajectory
 
 
 def main(args, _world) -> None:
@@ -38,7 +39,7 @@ def main(args, _world) -> None:
 
 
 if __name__ == "__main__":
-    parser = cli.arguments(__doc__)
-    cli.add_trajectories(parser)
+    parser = command_line.arguments(__doc__)
+    command_line.add_trajectories(parser)
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world), label=parsed.label)
+    command_line.run(lambda world: main(parsed, world), label=parsed.label)

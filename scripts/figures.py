@@ -1,25 +1,25 @@
 """Draw the still figures of a plane, of curves, of spectra along training or on a line, of eigenvectors, of a PCA."""
 
-import lossatlas.listen  # noqa: F401
+import lossatlas.parallel.listen  # noqa: F401
 
 import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-from lossatlas import cli
-from lossatlas.render import figures, spectrum, tracking
-from lossatlas.render.curvature import curvature_figure
-from lossatlas.render.curves import curves_figure
-from lossatlas.render.metrics import metrics_figure
-from lossatlas.render.null import null_figure
-from lossatlas.store import open_dataset
+from lossatlas.drivers import command_line
+from lossatlas.io.store import open_dataset
+from lossatlas.render.figures import planes, spectrum, tracking
+from lossatlas.render.figures.curvature_map import curvature_figure
+from lossatlas.render.figures.line_scans import curves_figure
+from lossatlas.render.figures.metrics import metrics_figure
+from lossatlas.render.figures.random_walk import null_figure
 
 
 def main(args, _world) -> None:
-    with figures.style():
+    with planes.style():
         for name, figure in drawing(args)(args).items():
-            figures.save(figure, [Path(f"{args.prefix}_{name}.{suffix}") for suffix in ("pdf", "png")])
+            planes.save(figure, [Path(f"{args.prefix}_{name}.{suffix}") for suffix in ("pdf", "png")])
 
 
 def drawing(args) -> Callable[[argparse.Namespace], dict]:
@@ -39,9 +39,9 @@ def of_plane(args) -> dict:
     """Draw the plane as contours and as a surface, and the loss along training."""
     landscape, trajectory = open_dataset(args.landscape), open_dataset(args.trajectory)
     return {
-        "contour": figures.contour_figure(landscape, args.choices, args.title),
-        "surface": figures.surface_figure(landscape, args.choices, args.title),
-        "loss": figures.curve_figure(landscape, trajectory, args.title),
+        "contour": planes.contour_figure(landscape, args.choices, args.title),
+        "surface": planes.surface_figure(landscape, args.choices, args.title),
+        "loss": planes.curve_figure(landscape, trajectory, args.title),
     }
 
 
@@ -111,4 +111,4 @@ if __name__ == "__main__":
     parser.add_argument("--title", required=True)
     parser.add_argument("--prefix", required=True, help="files are PREFIX_contour.pdf and so on")
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world))
+    command_line.run(lambda world: main(parsed, world))

@@ -1,18 +1,20 @@
 """Turn existing checkpoints into a trajectory."""
 
-import lossatlas.listen  # noqa: F401
+import lossatlas.parallel.listen  # noqa: F401
 
 import hashlib
 import time
 from pathlib import Path
 
 import numpy as np
-from lossatlas import backends, cli, store
+from lossatlas import backends
 from lossatlas.data import sample_split
+from lossatlas.drivers import command_line
 from lossatlas.errors import LossAtlasError
-from lossatlas.progress import Progress
-from lossatlas.readiness import check_memory
-from lossatlas.trajectory import RowWriter, Trajectory, check_disk
+from lossatlas.io import store
+from lossatlas.io.trajectory import RowWriter, Trajectory, check_disk
+from lossatlas.parallel.progress import Progress
+from lossatlas.problem.readiness import check_memory
 
 
 def main(args, _world) -> None:
@@ -91,8 +93,8 @@ def copy_rows(files: list[Path], network, read_checkpoint, found: store.Store, l
 
 
 if __name__ == "__main__":
-    parser = cli.arguments(__doc__)
-    cli.add_needs(parser)
+    parser = command_line.arguments(__doc__)
+    command_line.add_needs(parser)
     parser.add_argument("--files", type=Path, nargs="+", required=True, help="checkpoints in order")
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world), label=parsed.label)
+    command_line.run(lambda world: main(parsed, world), label=parsed.label)

@@ -1,20 +1,22 @@
 """Evaluate the loss on a plane and along the path, by MPI ranks that share one queue."""
 
-import lossatlas.listen  # noqa: F401
+import lossatlas.parallel.listen  # noqa: F401
 
-from lossatlas import backends, cli, landscape, store
+from lossatlas import backends
 from lossatlas.data import evaluation_subsets, load_dataset
-from lossatlas.directions import orthogonalize, read_axes
+from lossatlas.drivers import command_line, landscape
+from lossatlas.geometry.directions import orthogonalize, read_axes
+from lossatlas.geometry.projection import Others
+from lossatlas.io import store
+from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import Timing
-from lossatlas.paths import Others
-from lossatlas.trajectory import Trajectory
 
 
 def main(args, world) -> None:
     timing, spec, missing = Timing(), args.spec, 0
     with timing("read"):
         trajectory = Trajectory(args.trajectory)
-        others = cli.other_paths(args, spec["plane"].get("paths_losses", True))
+        others = command_line.other_paths(args, spec["plane"].get("paths_losses", True))
         axes = read_axes([args.x, args.y])
         if spec["plane"]["orthogonalize"]:
             axes = orthogonalize(axes, trajectory)
@@ -32,7 +34,7 @@ def main(args, world) -> None:
         with timing("read"):
             evaluator = landscape.Evaluator(made, axes, trajectory, problems, others)
         missing = landscape.compute(made, evaluator, world, timing, args.queue, args.label)
-    cli.conclude(args, world, timing, made, landscape.finish, missing, device.description)
+    command_line.conclude(args, world, timing, made, landscape.finish, missing, device.description)
 
 
 def prepare(args, trajectory: Trajectory, axes, problems: dict, subsets: dict, others: Others) -> None:
@@ -47,6 +49,6 @@ def prepare(args, trajectory: Trajectory, axes, problems: dict, subsets: dict, o
 
 
 if __name__ == "__main__":
-    parser = cli.plane_arguments(__doc__)
+    parser = command_line.plane_arguments(__doc__)
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world), ranks=parsed.ranks, label=parsed.label)
+    command_line.run(lambda world: main(parsed, world), ranks=parsed.ranks, label=parsed.label)

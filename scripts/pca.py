@@ -1,14 +1,15 @@
 """Make principal components of the path, by MPI ranks that share its columns, beside those of a random walk."""
 
-import lossatlas.listen  # noqa: F401
+import lossatlas.parallel.listen  # noqa: F401
 
 from pathlib import Path
 
-from lossatlas import cli, store
-from lossatlas.directions import make_directions
+from lossatlas.drivers import command_line
+from lossatlas.geometry.directions import make_directions
+from lossatlas.io import store
+from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import Timing, limit_threads
-from lossatlas.team import LEAVES, form_teams
-from lossatlas.trajectory import Trajectory
+from lossatlas.parallel.process_group import LEAVES, form_teams
 
 
 def main(args, world) -> None:
@@ -31,7 +32,7 @@ def main(args, world) -> None:
     with timing("idle"):
         world.barrier()
     made = made or store.Store(store.hidden_path(args.output, args.run_dir))
-    cli.conclude(args, world, timing, made, finish, 0, "cpu")
+    command_line.conclude(args, world, timing, made, finish, 0, "cpu")
 
 
 def finish(made: store.Store, attempt: dict) -> dict:
@@ -47,10 +48,10 @@ def finish(made: store.Store, attempt: dict) -> dict:
 
 
 if __name__ == "__main__":
-    parser = cli.arguments(__doc__)
+    parser = command_line.arguments(__doc__)
     parser.add_argument("--trajectory", type=Path, required=True)
     parser.add_argument("--timing", type=Path, required=True, help="timing record to write, JSON")
     parser.add_argument("--ranks", type=int, required=True, help="ranks that MPI's world must have")
     parser.add_argument("--threads", type=int, required=True, help="threads of each rank")
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world), ranks=parsed.ranks, label=parsed.label)
+    command_line.run(lambda world: main(parsed, world), ranks=parsed.ranks, label=parsed.label)

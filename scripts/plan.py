@@ -1,6 +1,6 @@
 """Say how many files and how much disk the runs of a config will take, before anything is computed."""
 
-import lossatlas.listen  # noqa: F401
+import lossatlas.parallel.listen  # noqa: F401
 
 import argparse
 import json
@@ -9,10 +9,11 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import zarr
-from lossatlas import backends, cli, curvature, curves, landscape, spectra, tracking
+from lossatlas import backends
 from lossatlas.data import training_samples
-from lossatlas.training import recorded_iterations
-from lossatlas.trajectory import CHUNK_COLUMNS, Recording
+from lossatlas.drivers import command_line, curvature_map, landscape, line_scans, spectra, tracking
+from lossatlas.drivers.training import recorded_iterations
+from lossatlas.io.trajectory import CHUNK_COLUMNS, Recording
 
 
 def main(args, _world) -> None:
@@ -55,16 +56,16 @@ def _stores(spec: dict, runs: dict):
         yield f"landscape/{name}", -(-points // per_chunk) + 43, 8 * points * columns
         if "curvature" in plane:
             points = math.prod(plane["curvature"]["points"])
-            arrays, per_chunk = len(curvature.COLUMNS), curvature.points_per_chunk(points)
+            arrays, per_chunk = len(curvature_map.COLUMNS), curvature_map.points_per_chunk(points)
             yield f"curvature/{name}", -(-points // per_chunk) + 2 * arrays + 7, 8 * points * (2 * arrays + 1)
     for name, curve in spec["curves"].items():
         count = sum(spec["directions"][axis] if "/" not in axis else 1 for axis in curve["axes"]) or 1
         points, splits = count * (curve["points"] + 2), len(spec["splits"])
-        arrays = len(curves.FEATURES) + 9
+        arrays = len(line_scans.FEATURES) + 9
         yield (
             f"curves/{name}",
             -(-points // landscape.points_per_chunk(curve, points)) + 2 * arrays + 3,
-            8 * (points * columns + count * len(curves.FEATURES) * splits),
+            8 * (points * columns + count * len(line_scans.FEATURES) * splits),
         )
     for name in spec["spectra_stores"]:
         count = len(range(0, rows, spec["spectra"]["stride"])) + 1
@@ -97,4 +98,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=json.loads, required=True, help="what determines each run, as JSON")
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world), label="plan")
+    command_line.run(lambda world: main(parsed, world), label="plan")

@@ -1,6 +1,6 @@
 """Gather one run's videos, figures, numbers, settings and timings in one self-contained page."""
 
-import lossatlas.listen  # noqa: F401
+import lossatlas.parallel.listen  # noqa: F401
 
 import argparse
 import csv
@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
-from lossatlas import cli
+from lossatlas.drivers import command_line
+from lossatlas.io.store import open_dataset
 from lossatlas.render import report
-from lossatlas.store import open_dataset
 
 KINDS, METRIC_KINDS = ("contour", "surface", "loss"), ("metrics",)
 LINE_KINDS, CURVATURE_KINDS, CURVE_KINDS, NULL_KINDS = ("between",), ("curvature",), ("curve",), ("null",)
@@ -87,4 +87,4 @@ if __name__ == "__main__":
     parser.add_argument("--nulls", nargs="*", default=[], help="PCA sets that were compared with a random walk")
     parser.add_argument("--output", type=Path, required=True)
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world), label=f"{parsed.run}/report")
+    command_line.run(lambda world: main(parsed, world), label=f"{parsed.run}/report")

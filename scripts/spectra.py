@@ -1,12 +1,12 @@
 """Compute Hessian spectra along training or on a line between two checkpoints, by MPI ranks that share one queue."""
 
-import lossatlas.listen  # noqa: F401
+import lossatlas.parallel.listen  # noqa: F401
 
 import argparse
 
-from lossatlas import hessian_job, spectra
-from lossatlas.sites import AlongTraining, Line, Sites
-from lossatlas.trajectory import Trajectory
+from lossatlas.drivers import hessian_job, spectra
+from lossatlas.geometry.segments import AlongTraining, Line, Sites
+from lossatlas.io.trajectory import Trajectory
 
 
 def where(args: argparse.Namespace, trajectory: Trajectory, others: dict[str, Trajectory]) -> Sites:

@@ -1,16 +1,18 @@
 """Train a run and record its trajectory."""
 
-import lossatlas.listen  # noqa: F401
+import lossatlas.parallel.listen  # noqa: F401
 
 import time
 from pathlib import Path
 
 import numpy as np
-from lossatlas import backends, cli, store
+from lossatlas import backends
 from lossatlas.data import load_dataset
-from lossatlas.readiness import check_memory
-from lossatlas.training import record_training, recorded_iterations
-from lossatlas.trajectory import check_disk
+from lossatlas.drivers import command_line
+from lossatlas.drivers.training import record_training, recorded_iterations
+from lossatlas.io import store
+from lossatlas.io.trajectory import check_disk
+from lossatlas.problem.readiness import check_memory
 from lossatlas.zoo import weights
 
 
@@ -52,9 +54,9 @@ def main(args, _world) -> None:
 
 
 if __name__ == "__main__":
-    parser = cli.arguments(__doc__)
+    parser = command_line.arguments(__doc__)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--device", required=True)
-    cli.add_needs(parser)
+    command_line.add_needs(parser)
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world), label=parsed.label)
+    command_line.run(lambda world: main(parsed, world), label=parsed.label)

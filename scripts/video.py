@@ -1,6 +1,6 @@
 """Render the video of one plane, or its frames as PNG files."""
 
-import lossatlas.listen  # noqa: F401
+import lossatlas.parallel.listen  # noqa: F401
 
 import argparse
 import json
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from lossatlas import cli
-from lossatlas.progress import Progress
+from lossatlas.drivers import command_line
+from lossatlas.io.store import open_dataset
+from lossatlas.parallel.progress import Progress
 from lossatlas.render import report, video
 from lossatlas.render.frame import FrameRenderer
-from lossatlas.store import open_dataset
 
 
 def main(args, _world) -> None:
@@ -61,4 +61,4 @@ if __name__ == "__main__":
     parser.add_argument("--fps", type=int, default=15)
     parser.add_argument("--hold-seconds", type=float, default=0.0)
     parsed = parser.parse_args()
-    cli.run(lambda world: main(parsed, world), label=parsed.label)
+    command_line.run(lambda world: main(parsed, world), label=parsed.label)

@@ -12,8 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
-from lossatlas import store, trajectory
-from lossatlas.layout import ParameterLayout, ParameterSlot
+from lossatlas.io import store, trajectory
+from lossatlas.io.layout import ParameterLayout, ParameterSlot
 
 ORACLES = {
     1: "closed forms: linear, logistic and softmax regression",

@@ -5,13 +5,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-from lossatlas import backends, landscape, store
+from lossatlas import backends
 from lossatlas.data import Split, Subset, load_dataset
-from lossatlas.directions.build import Axes, make_directions
+from lossatlas.drivers import landscape
+from lossatlas.drivers.training import record_training, recorded_iterations
+from lossatlas.geometry.directions.direction_set import Axes, make_directions
+from lossatlas.io import store
+from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import Timing, World
 from lossatlas.problem import Problem
-from lossatlas.training import record_training, recorded_iterations
-from lossatlas.trajectory import Trajectory
 from scipy.interpolate import RectBivariateSpline
 
 from tests.bench.table import Row

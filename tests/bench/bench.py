@@ -13,12 +13,14 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from lossatlas import backends, store
+from lossatlas import backends
 from lossatlas.backends.torch.device import keep_freed_memory
 from lossatlas.data import load_dataset
-from lossatlas.render import figures, video
+from lossatlas.drivers.training import record_training, recorded_iterations
+from lossatlas.io import store
+from lossatlas.render import video
+from lossatlas.render.figures import planes
 from lossatlas.render.frame import FrameRenderer
-from lossatlas.training import record_training, recorded_iterations
 
 from tests.bench import adaptive, curvature, grid, pca, products_keras, spectra
 from tests.bench.table import Row, interleaved, report, row
@@ -75,7 +77,7 @@ def frames_per_second() -> Row:
     for _, artist in renderer._moving:
         artist.set_animated(False)
     renderer._place(60)
-    with figures.style():
+    with planes.style():
         start = time.perf_counter()
         renderer.canvas.draw()
         redraw = time.perf_counter() - start

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from lossatlas import rng, store
-from lossatlas.layout import ParameterLayout, ParameterSlot
-from lossatlas.trajectory import Recording, RowWriter
+from lossatlas import rng
+from lossatlas.io import store
+from lossatlas.io.layout import ParameterLayout, ParameterSlot
+from lossatlas.io.trajectory import Recording, RowWriter
 
 from tests.bench.table import Row, row
 from tests.conftest import ROOT, environment

@@ -9,10 +9,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from lossatlas import cli, interrupt, landscape, store
 from lossatlas.data import Split, Subset
-from lossatlas.directions.build import Axes
-from lossatlas.parallel import Timing, World
+from lossatlas.drivers import command_line, landscape
+from lossatlas.geometry.directions.direction_set import Axes
+from lossatlas.io import store
+from lossatlas.parallel import Timing, World, signals
 
 from tests.conftest import make_trajectory
 
@@ -127,7 +128,7 @@ def main(everyone: World, folder: Path, queue: str, mark: Path | None) -> None:
     def held(u, v):
         if mark and everyone.rank == 0 and next(evaluations) == 150:
             mark.touch()
-            while not interrupt.requested():
+            while not signals.requested():
                 time.sleep(0.01)
         return SURFACES["banana"](u, v)
 
@@ -139,7 +140,7 @@ def main(everyone: World, folder: Path, queue: str, mark: Path | None) -> None:
     missing = landscape.compute(made, evaluator, everyone, timing, queue, "test")
     shares = everyone.gather(timing.units)
     if missing:
-        sys.exit(interrupt.STATUS)
+        sys.exit(signals.STATUS)
     if everyone.rank == 0:
         assert min(shares) >= 2, shares
         landscape.finish(made, {})
@@ -147,4 +148,4 @@ def main(everyone: World, folder: Path, queue: str, mark: Path | None) -> None:
 
 if __name__ == "__main__":
     path, ranks, kind, *marks = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], *map(Path, sys.argv[4:])
-    cli.run(lambda everyone: main(everyone, path, kind, *(marks or [None])), ranks=ranks, label="test")
+    command_line.run(lambda everyone: main(everyone, path, kind, *(marks or [None])), ranks=ranks, label="test")

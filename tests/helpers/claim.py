@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from lossatlas import cli
+from lossatlas.drivers import command_line
 from lossatlas.parallel import World, work_queue
 
 LIMIT = 120.0
@@ -41,4 +41,4 @@ def main(world: World) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ranks=int(sys.argv[1]))
+    command_line.run(main, ranks=int(sys.argv[1]))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lossatlas import cli, interrupt
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split
+from lossatlas.drivers import command_line
 from lossatlas.krylov import Spectrum, eigenpairs, lanczos, probe_vectors, quadrature_runs
-from lossatlas.parallel import limit_threads
-from lossatlas.saves import State
-from lossatlas.team import ALONE, Team, form_teams, ranks_per_unit
+from lossatlas.parallel import limit_threads, signals
+from lossatlas.parallel.checkpointing import State
+from lossatlas.parallel.process_group import ALONE, Team, form_teams, ranks_per_unit
 from torch import nn
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
@@ -71,15 +71,15 @@ def stopped_and_resumed(team: Team, folder: Path) -> tuple[list, int]:
     def partial_products(vectors, leaves):
         products.append(len(vectors))
         if len(products) == 2 + 10 and team.rank == team.size - 1:
-            interrupt._received = "SIGTERM"
+            signals._received = "SIGTERM"
         return plain(vectors, leaves)
 
     operator.partial = partial_products
     try:
         lanczos(operator, probes, 30, state=State(folder, 600, team), team=team)
         raise AssertionError("nobody was told to stop")
-    except interrupt.Dropped:
-        interrupt._received = None
+    except signals.Dropped:
+        signals._received = None
     operator.partial = plain
     before = operator.products
     runs = lanczos(operator, probes, 30, state=State(folder, 600, team), team=team)
@@ -100,4 +100,4 @@ def main(world) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ranks=int(sys.argv[1]))
+    command_line.run(main, ranks=int(sys.argv[1]))

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from lossatlas.directions.pca import pca
+from lossatlas.geometry.directions.pca import pca
+from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import limit_threads
-from lossatlas.trajectory import Trajectory
 from sklearn.decomposition import PCA
 
 THREADS = 2

@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 import torch
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, agreement, build_loss, strategies
-from lossatlas.backends.torch.strategies import arrange, way
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
+from lossatlas.backends.torch.hvp import agreement, strategies
+from lossatlas.backends.torch.hvp.strategies import arrange, way
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from torch import nn

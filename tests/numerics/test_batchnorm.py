@@ -6,12 +6,13 @@ import lossatlas
 import numpy as np
 import pytest
 import torch
-from lossatlas import spectra, store
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
-from lossatlas.backends.torch.products import OPERATORS
+from lossatlas.backends.torch.hvp.products import OPERATORS
 from lossatlas.data import Split, Subset
+from lossatlas.drivers import spectra
 from lossatlas.errors import LossAtlasError
-from lossatlas.sites import AlongTraining
+from lossatlas.geometry.segments import AlongTraining
+from lossatlas.io import store
 from torch import nn
 from torch.func import functional_call
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from lossatlas import curvature, store, units
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
-from lossatlas.directions.build import Axes
+from lossatlas.drivers import curvature_map
 from lossatlas.errors import LossAtlasError
-from lossatlas.parallel import Timing, World
+from lossatlas.geometry.directions.direction_set import Axes
+from lossatlas.io import store
+from lossatlas.parallel import Timing, World, work_units
 from torch import nn
 from torch.nn import functional
 
@@ -35,9 +36,9 @@ def make(run_dir, spec=SPEC, infinite=False):
     subset = Subset(split, np.arange(17), "digest", True)
     fingerprint = store.Fingerprint("curvature", spec)
     link = run_dir / "curvature" / "p.zarr"
-    plan = curvature.Plan(spec, PLANE, axes, trajectory, problem, subset)
+    plan = curvature_map.Plan(spec, PLANE, axes, trajectory, problem, subset)
     made = store.find(link, run_dir, fingerprint) or store.create(link, run_dir, fingerprint, plan.build)
-    return made, curvature.Evaluator(made, spec, axes, trajectory, problem), trajectory, axes, split
+    return made, curvature_map.Evaluator(made, spec, axes, trajectory, problem), trajectory, axes, split
 
 
 class Beyond(TorchProblem):
@@ -56,8 +57,8 @@ class Beyond(TorchProblem):
 
 
 def compute(made, evaluator):
-    units.compute(made, evaluator, World(), Timing(), "counter", "test")
-    return curvature.finish(made, {})
+    work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
+    return curvature_map.finish(made, {})
 
 
 def written_out(split):
@@ -127,4 +128,4 @@ def test_patterns_that_match_nothing_are_refused(tmp_path):
 
 
 def test_large_grids_stay_below_a_few_thousand_chunks():
-    assert [curvature.points_per_chunk(points) for points in (4, 81, 2000, 2001, 40000)] == [1, 1, 1, 2, 20]
+    assert [curvature_map.points_per_chunk(points) for points in (4, 81, 2000, 2001, 40000)] == [1, 1, 1, 2, 20]

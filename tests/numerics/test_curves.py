@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from lossatlas import curves, landscape, store, units
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
-from lossatlas.directions.build import Axes
+from lossatlas.drivers import landscape, line_scans
 from lossatlas.errors import LossAtlasError
-from lossatlas.parallel import Timing, World
-from lossatlas.trajectory import Recording, RowWriter, Trajectory
+from lossatlas.geometry.directions.direction_set import Axes
+from lossatlas.io import store
+from lossatlas.io.trajectory import Recording, RowWriter, Trajectory
+from lossatlas.parallel import Timing, World, work_units
 from torch import nn
 from torch.nn import functional
 
@@ -46,13 +47,13 @@ def make(run_dir, course, problems, spec=DIRECTIONS):
     link, subsets = run_dir / "curves" / "c.zarr", dict.fromkeys(problems, SUBSET)
     fingerprint = store.Fingerprint("curves", spec)
     store.find(link, run_dir, fingerprint)
-    plan = curves.Plan(spec, course, problems, subsets, 1.5)
-    return store.create(link, run_dir, fingerprint, plan.build), curves.Evaluator(course, problems)
+    plan = line_scans.Plan(spec, course, problems, subsets, 1.5)
+    return store.create(link, run_dir, fingerprint, plan.build), line_scans.Evaluator(course, problems)
 
 
 def compute(made, evaluator):
-    units.compute(made, evaluator, World(), Timing(), "counter", "test")
-    curves.finish(made, {})
+    work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
+    line_scans.finish(made, {})
     return made
 
 
@@ -65,7 +66,7 @@ def test_oracle_17_a_quadratic_bowl_along_any_direction(tmp_path):
     half = rng.standard_normal((8, 8))
     h, thetas, d = half @ half.T, rng.standard_normal((3, 8)), rng.standard_normal((2, 8))
     problems = {"train": ClosedForm(lambda t: t @ h @ t / 2), "test": ClosedForm(lambda t: 3 - t @ t)}
-    course = curves.Along(DIRECTIONS, axes(d), make_trajectory(tmp_path, thetas))
+    course = line_scans.Along(DIRECTIONS, axes(d), make_trajectory(tmp_path, thetas))
     made, c = compute(*make(tmp_path, course, problems)), thetas[-1]
     alpha = np.linspace(-1, 1, 21)
     assert np.allclose(made["alpha"][:], alpha, atol=1e-15)
@@ -98,7 +99,7 @@ def well(tmp_path):
 
 def test_oracle_17_the_barrier_between_two_wells(well, tmp_path):
     trajectory, problems = well
-    made = compute(*make(tmp_path, curves.Between(LINE, trajectory, {}, "curve"), problems, LINE))
+    made = compute(*make(tmp_path, line_scans.Between(LINE, trajectory, {}, "curve"), problems, LINE))
     alpha = made["alpha"][:]
     exact = ((2 * alpha - 1) ** 2 - 1) ** 2 + 0.25 * (2 * alpha - 1)
     assert np.allclose(made["loss"][0, 0], exact, atol=1e-14)
@@ -123,7 +124,7 @@ def test_a_peak_between_two_descents_along_a_direction(well, tmp_path):
     """From the top between the wells the barrier is what separates the two lowest points on either side."""
     top = make_trajectory(tmp_path / "top", np.zeros((2, 4)))
     spec = {**DIRECTIONS, "range": [-1.5, 1.5], "points": 61}
-    made = compute(*make(tmp_path, curves.Along(spec, axes(np.eye(4)[:1]), top), well[1], spec))
+    made = compute(*make(tmp_path, line_scans.Along(spec, axes(np.eye(4)[:1]), top), well[1], spec))
     alpha, loss = made["alpha"][:], made["loss"][0, 0]
     left, right = loss[alpha <= 0].min(), loss[alpha >= 0].min()
     assert made["barrier"][0, 0] == loss[np.abs(alpha) < 0.9].max() - max(left, right)
@@ -171,16 +172,16 @@ X = np.linspace(-2, 2, 5)
     ],
 )
 def test_features_by_hand(loss, ends, expected):
-    found = curves.features(X, np.array(loss, float), ends)
+    found = line_scans.features(X, np.array(loss, float), ends)
     assert {key: found[key] for key in expected} == pytest.approx(expected, nan_ok=True)
 
 
 def test_zero_and_one_are_among_the_positions():
-    assert curves.positions((-1, 1), 41, (0.0,))[20] == 0.0
-    assert len(curves.positions((-1, 1), 41, (0.0,))) == 41
-    found = curves.positions((-1, 2), 5, (0.0, 1.0))
+    assert line_scans.positions((-1, 1), 41, (0.0,))[20] == 0.0
+    assert len(line_scans.positions((-1, 1), 41, (0.0,))) == 41
+    found = line_scans.positions((-1, 2), 5, (0.0, 1.0))
     assert found.tolist() == [-1, -0.25, 0, 0.5, 1, 1.25, 2]
-    assert curves.positions((0, 1), 3, (0.0, 1.0)).tolist() == [0, 0.5, 1]
+    assert line_scans.positions((0, 1), 3, (0.0, 1.0)).tolist() == [0, 0.5, 1]
 
 
 class Normalised(nn.Module):
@@ -233,7 +234,7 @@ def by_torch(split, theta, buffers):
 def test_running_statistics_move_along_or_stay(normalised, tmp_path, batchnorm):
     trajectory, problem, split, thetas, stats = normalised
     spec = {**LINE, "batchnorm": batchnorm, "points": 5}
-    course = curves.Between(spec, trajectory, {}, "curve")
+    course = line_scans.Between(spec, trajectory, {}, "curve")
     made = compute(*make(tmp_path, course, {"train": problem}, spec))
     for n, t in enumerate([-0.5, 0, 0.5, 1, 1.5]):
         own = (1 - t) * stats[0] + t * stats[2] if batchnorm == "interpolate" else stats[0]
@@ -256,9 +257,9 @@ def test_running_statistics_are_recomputed_on_the_training_samples(normalised, t
     spec = {**(LINE if between else DIRECTIONS), "batchnorm": "recompute", "points": 5, "range": [-0.5, 1.5]}
     start, step = (thetas[0], thetas[2] - thetas[0]) if between else (thetas[2], thetas[1])
     if between:
-        course = curves.Between(spec, trajectory, {}, "curve")
+        course = line_scans.Between(spec, trajectory, {}, "curve")
     else:
-        course = curves.Along(spec, axes(thetas[1:2]), trajectory)
+        course = line_scans.Along(spec, axes(thetas[1:2]), trajectory)
     made = compute(*make(tmp_path, course, {"train": problem, "test": few}, spec))
     for n, t in enumerate(made["alpha"][:]):
         theta = start + t * step
@@ -274,33 +275,41 @@ def test_oracle_3_strategies_agree_and_are_named(normalised, tmp_path, between):
     trajectory, problem, split, thetas, stats = normalised
     spec = {**(LINE if between else DIRECTIONS), "batchnorm": "frozen", "points": 5, "strategy": "first-layer"}
     course = (
-        curves.Between(spec, trajectory, {}, "curve") if between else curves.Along(spec, axes(thetas[:2]), trajectory)
+        line_scans.Between(spec, trajectory, {}, "curve")
+        if between
+        else line_scans.Along(spec, axes(thetas[:2]), trajectory)
     )
-    plan = curves.Plan(spec, course, {"train": problem}, {"train": SUBSET})
-    made = store.create(tmp_path / "c.zarr", tmp_path, store.Fingerprint("curves", spec), curves.with_strategy(plan))
+    plan = line_scans.Plan(spec, course, {"train": problem}, {"train": SUBSET})
+    made = store.create(
+        tmp_path / "c.zarr", tmp_path, store.Fingerprint("curves", spec), line_scans.with_strategy(plan)
+    )
     assert made.attrs["strategy"] == "first-layer"
     assert made.attrs["precision"] == "full"
-    compute(made, curves.Evaluator(course, {"train": problem}, landscape.choices_of(made.attrs)))
+    compute(made, line_scans.Evaluator(course, {"train": problem}, landscape.choices_of(made.attrs)))
     start = 0 if between else 2
     for k, step in enumerate([thetas[2] - thetas[0]] if between else thetas[:2]):
         for n, t in enumerate(made["alpha"][:]):
             exact = by_torch(split, thetas[start] + t * step, stats[start])
             assert made["loss"][k, 0, n] == pytest.approx(exact[0], rel=1e-12)
-    moving = curves.Between({**LINE, "batchnorm": "interpolate"}, trajectory, {}, "curve")
+    moving = line_scans.Between({**LINE, "batchnorm": "interpolate"}, trajectory, {}, "curve")
     with pytest.raises(LossAtlasError, match=r"curve.strategy: 'first-layer' needs batchnorm: frozen"):
-        curves.with_strategy(curves.Plan(spec, moving, {"train": problem}, {"train": SUBSET}))(zarr.create_group({}))
-    plan = curves.Plan(LINE, moving, {"train": problem}, {"train": SUBSET})
-    made = store.create(tmp_path / "m.zarr", tmp_path, store.Fingerprint("curves", LINE), curves.with_strategy(plan))
+        line_scans.with_strategy(line_scans.Plan(spec, moving, {"train": problem}, {"train": SUBSET}))(
+            zarr.create_group({})
+        )
+    plan = line_scans.Plan(LINE, moving, {"train": problem}, {"train": SUBSET})
+    made = store.create(
+        tmp_path / "m.zarr", tmp_path, store.Fingerprint("curves", LINE), line_scans.with_strategy(plan)
+    )
     assert made.attrs["strategy_note"] == "eager: running statistics change from point to point"
 
 
 def test_oracle_19_units_in_any_order_and_after_an_interruption_give_the_same_bits(normalised, tmp_path):
     trajectory, problem, *_ = normalised
     rng, spec = np.random.default_rng(1), {**DIRECTIONS, "points_per_chunk": 5}
-    course = curves.Along(spec, axes(rng.standard_normal((3, trajectory.layout.size))), trajectory)
+    course = line_scans.Along(spec, axes(rng.standard_normal((3, trajectory.layout.size))), trajectory)
     whole = compute(*make(tmp_path / "whole", course, {"train": problem}, spec))
     made, evaluator = make(tmp_path / "parts", course, {"train": problem}, spec)
-    assert units.count(made) == 13
+    assert work_units.count(made) == 13
     calls = []
 
     def dies(unit):
@@ -310,8 +319,8 @@ def test_oracle_19_units_in_any_order_and_after_an_interruption_give_the_same_bi
         return evaluator(unit)
 
     with pytest.raises(KeyboardInterrupt):
-        units.compute(made, dies, World(), Timing(), "counter", "test")
-    assert len(units.unfinished(made)) == 10
+        work_units.compute(made, dies, World(), Timing(), "counter", "test")
+    assert len(work_units.unfinished(made)) == 10
     for start in (60, 20):  # others' ranks come back in any order
         rows = evaluator(range(start, min(start + 5, 63)))
         made["work/rows"][start : start + len(rows)] = np.column_stack([rows, np.ones(len(rows))])
@@ -321,10 +330,10 @@ def test_oracle_19_units_in_any_order_and_after_an_interruption_give_the_same_bi
 
 def test_nan_and_inf_are_kept_and_counted(tmp_path):
     problem = ClosedForm(lambda t: np.nan if t[0] > 0.5 else np.inf if t[0] < -0.5 else t[0] ** 2)
-    course = curves.Along(DIRECTIONS, axes(np.eye(2)[:1]), make_trajectory(tmp_path, np.zeros((2, 2))))
+    course = line_scans.Along(DIRECTIONS, axes(np.eye(2)[:1]), make_trajectory(tmp_path, np.zeros((2, 2))))
     made, evaluator = make(tmp_path, course, {"train": problem})
-    units.compute(made, evaluator, World(), Timing(), "counter", "test")
-    assert curves.finish(made, {}) == {"curves": 1, "points": 21, "nonfinite_points": {"train": 10}}
+    work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
+    assert line_scans.finish(made, {}) == {"curves": 1, "points": 21, "nonfinite_points": {"train": 10}}
     loss, alpha = made["loss"][0, 0], made["alpha"][:]
     assert np.isnan(loss[alpha > 0.51]).all()
     assert np.isposinf(loss[alpha < -0.51]).all()
@@ -333,8 +342,8 @@ def test_nan_and_inf_are_kept_and_counted(tmp_path):
 
 def test_the_loss_of_a_random_guess():
     labels = np.repeat(np.arange(7), 3)
-    assert curves.random_guess({"name": "cross-entropy"}, labels) == pytest.approx(np.log(7))
+    assert line_scans.random_guess({"name": "cross-entropy"}, labels) == pytest.approx(np.log(7))
     uniform = functional.cross_entropy(torch.zeros(21, 7), torch.tensor(labels)).item()
-    assert curves.random_guess({"name": "cross-entropy"}, labels) == pytest.approx(uniform, rel=1e-6)
-    assert curves.random_guess({"name": "mse"}, labels) is None
-    assert curves.random_guess({"name": "cross-entropy"}, np.eye(7)) is None
+    assert line_scans.random_guess({"name": "cross-entropy"}, labels) == pytest.approx(uniform, rel=1e-6)
+    assert line_scans.random_guess({"name": "mse"}, labels) is None
+    assert line_scans.random_guess({"name": "cross-entropy"}, np.eye(7)) is None

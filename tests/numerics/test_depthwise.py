@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss, depthwise
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
+from lossatlas.backends.torch.tracing import depthwise
 from lossatlas.data import Split
 from torch import nn
 

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from lossatlas import trajectory as trajectory_module
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
-from lossatlas.directions import check_independent, make_directions, orthogonalize, read_axes
-from lossatlas.directions import pca as pca_module
-from lossatlas.directions.build import Axes, angles, variance_shares
-from lossatlas.directions.gradient import batches, gradient
-from lossatlas.directions.pca import pca
-from lossatlas.directions.random import random
 from lossatlas.errors import LossAtlasError
-from lossatlas.layout import ParameterLayout, ParameterSlot
-from lossatlas.normalize import drop, normalize
+from lossatlas.geometry.directions import check_independent, make_directions, orthogonalize, read_axes
+from lossatlas.geometry.directions import pca as pca_module
+from lossatlas.geometry.directions.direction_set import Axes, angles, variance_shares
+from lossatlas.geometry.directions.gradient import batches, gradient
+from lossatlas.geometry.directions.pca import pca
+from lossatlas.geometry.directions.random import random
+from lossatlas.geometry.normalization import drop, normalize
+from lossatlas.io import trajectory as trajectory_module
+from lossatlas.io.layout import ParameterLayout, ParameterSlot
 from safetensors.numpy import save_file
 from sklearn.decomposition import PCA
 from torch import nn
@@ -348,7 +348,7 @@ def test_dependent_directions_span_no_plane():
 
 
 def test_a_plane_refuses_a_direction_that_the_set_lacks(tmp_path, random_path):
-    from lossatlas import store
+    from lossatlas.io import store
 
     trajectory, link = make_trajectory(tmp_path, random_path), tmp_path / "directions" / "r.zarr"
     made = make_directions(spec("random"), trajectory, {})

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from lossatlas import zoo
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss, calibration, restriction
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
+from lossatlas.backends.torch.subspace import autotune, subspace_loss
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from torch import nn
@@ -114,8 +115,8 @@ def setting(name, device=FLOAT32, batch=10, scale=0.1):
 @pytest.fixture(autouse=True)
 def several_pieces(monkeypatch):
     """These few samples go in pieces of a chunk each, whose losses are computed in groups of two."""
-    monkeypatch.setattr(restriction, "PIECE_BYTES", 0)
-    monkeypatch.setattr(restriction, "OUTPUT_NUMBERS", 200)
+    monkeypatch.setattr(subspace_loss, "PIECE_BYTES", 0)
+    monkeypatch.setattr(subspace_loss, "OUTPUT_NUMBERS", 200)
 
 
 @pytest.mark.parametrize("strategy", ["folded", "first-layer", "vmapped"])
@@ -189,8 +190,8 @@ def test_pieces_that_fill_the_caches_agree(monkeypatch):
         found = small.metrics(POINTS)
         assert [len(targets) for _, targets in small.pieces] == [8, 8, 7]
         with monkeypatch.context() as patch:
-            patch.setattr(restriction, "PIECE_BYTES", 2**24)
-            patch.setattr(restriction, "OUTPUT_NUMBERS", 2**16)
+            patch.setattr(subspace_loss, "PIECE_BYTES", 2**24)
+            patch.setattr(subspace_loss, "OUTPUT_NUMBERS", 2**16)
             large = problem.restrict(*at, "first-layer")
             assert [len(targets) for _, targets in large.pieces] == [23]
             assert np.allclose(large.metrics(POINTS), found, rtol=1e-6)
@@ -201,8 +202,8 @@ def test_pieces_that_fill_the_caches_agree(monkeypatch):
 def test_oracle_14_a_point_does_not_depend_on_the_others(name, strategy, monkeypatch):
     problem, at = setting(name)
     together = problem.restrict(*at, strategy).metrics(POINTS)
-    monkeypatch.setattr(restriction, "CACHE_BYTES", 0)  # caches made anew for each unit
-    monkeypatch.setattr(restriction, "POINT_BYTES", 0)  # points one by one
+    monkeypatch.setattr(subspace_loss, "CACHE_BYTES", 0)  # caches made anew for each unit
+    monkeypatch.setattr(subspace_loss, "POINT_BYTES", 0)  # points one by one
     other = problem.restrict(*at, strategy)
     backwards = [other.metrics(POINTS[i : i + 1])[0] for i in reversed(range(len(POINTS)))]
     assert np.array_equal(np.stack(backwards[::-1]), together)
@@ -211,7 +212,7 @@ def test_oracle_14_a_point_does_not_depend_on_the_others(name, strategy, monkeyp
 def test_caches_stay_within_their_bytes(monkeypatch):
     problem, at = setting("lenet")
     chunk = 3 * 8 * 6 * 28 * 28 * 4
-    monkeypatch.setattr(restriction, "CACHE_BYTES", int(2.5 * chunk))
+    monkeypatch.setattr(subspace_loss, "CACHE_BYTES", int(2.5 * chunk))
     made = problem.restrict(*at, "first-layer")
     made.metrics(POINTS)
     assert list(made._kept) == [0, 1], "of three chunks"
@@ -287,7 +288,7 @@ def test_bfloat16_is_off_by_its_rounding_and_says_how_much(name):
 @pytest.fixture
 def compiler():
     try:
-        restriction.check_compiler()
+        subspace_loss.check_compiler()
     except LossAtlasError as error:
         pytest.skip(str(error))
 
@@ -303,7 +304,7 @@ def test_compiled_agrees_where_there_is_a_compiler(compiler):
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch, capsys):
-    monkeypatch.setattr(restriction.shutil, "which", lambda name: None)
+    monkeypatch.setattr(subspace_loss.shutil, "which", lambda name: None)
     problem, at = setting("linear")
     assert problem.restrict(*at, "compiled").strategy == "first-layer"
     assert "strategy 'first-layer' instead of 'compiled' (there is no C++ compiler)" in capsys.readouterr().out
@@ -311,9 +312,9 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch, capsys):
 
 def test_the_fastest_is_chosen(monkeypatch):
     problem, at = setting("lenet")
-    monkeypatch.setattr(restriction, "check_compiler", lambda: (_ for _ in ()).throw(LossAtlasError("none")))
+    monkeypatch.setattr(subspace_loss, "check_compiler", lambda: (_ for _ in ()).throw(LossAtlasError("none")))
     times = {"eager": 1.0, "folded": 0.5, "first-layer": 0.4}
-    monkeypatch.setattr(calibration, "seconds", lambda ways, points: {name: times[name] for name in ways})
+    monkeypatch.setattr(autotune, "seconds", lambda ways, points: {name: times[name] for name in ways})
     assert problem.choose_evaluation(*at, POINTS, 9).strategy == "eager", "tracing takes longer than nine points"
     chosen = problem.choose_evaluation(*at, POINTS, 11)
     assert chosen.strategy == "first-layer"
@@ -326,26 +327,26 @@ def test_the_fastest_is_chosen(monkeypatch):
 def test_points_go_together_where_one_is_small(monkeypatch):
     problem, at = setting("lenet")
     times = {"eager": 1.0, "folded": 0.5, "first-layer": 0.4, "vmapped": 0.3}
-    monkeypatch.setattr(calibration, "seconds", lambda ways, points: {name: times[name] for name in ways})
+    monkeypatch.setattr(autotune, "seconds", lambda ways, points: {name: times[name] for name in ways})
     assert problem.choose_evaluation(*at, POINTS, 100).strategy == "first-layer", "this is a processor"
-    monkeypatch.setattr(calibration, "one_point_is_small", lambda problem: True)
+    monkeypatch.setattr(autotune, "one_point_is_small", lambda problem: True)
     assert problem.choose_evaluation(*at, POINTS, 100).strategy == "vmapped"
 
 
 def test_times_are_of_all_samples():
     problem, at = setting("lenet", batch=4)
     ways = {name: problem.restrict(*at, name) for name in ("eager", "folded", "first-layer")}
-    for seconds in calibration.seconds(ways, POINTS, rounds=2).values():
+    for seconds in autotune.seconds(ways, POINTS, rounds=2).values():
         assert 0 < seconds < 5
 
 
 def test_each_chunk_or_piece_counts_once(monkeypatch):
     problem, at = setting("lenet", batch=4)
-    monkeypatch.setattr(calibration, "_time", lambda run, count: 1.0)
-    assert calibration.seconds({"eager": problem.restrict(*at)}, POINTS) == {"eager": 6}
-    assert calibration.seconds({"folded": problem.restrict(*at, "folded")}, POINTS) == {"folded": 6 + 1}
-    monkeypatch.setattr(restriction, "PIECE_BYTES", 2**24)
-    assert calibration.seconds({"folded": problem.restrict(*at, "folded")}, POINTS) == {"folded": 1 + 1}
+    monkeypatch.setattr(autotune, "_time", lambda run, count: 1.0)
+    assert autotune.seconds({"eager": problem.restrict(*at)}, POINTS) == {"eager": 6}
+    assert autotune.seconds({"folded": problem.restrict(*at, "folded")}, POINTS) == {"folded": 6 + 1}
+    monkeypatch.setattr(subspace_loss, "PIECE_BYTES", 2**24)
+    assert autotune.seconds({"folded": problem.restrict(*at, "folded")}, POINTS) == {"folded": 1 + 1}
 
 
 def test_the_model_stays_untouched():

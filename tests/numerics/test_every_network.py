@@ -6,8 +6,9 @@ import lossatlas
 import numpy as np
 import pytest
 import torch
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, strategies
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem
 from lossatlas.backends.torch.build import as_loss
+from lossatlas.backends.torch.hvp import strategies
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 

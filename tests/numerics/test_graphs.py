@@ -5,8 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, graphs
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem
 from lossatlas.backends.torch.build import as_loss
+from lossatlas.backends.torch.tracing import graphs
 from lossatlas.data import Split
 from torch import nn
 

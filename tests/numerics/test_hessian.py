@@ -7,7 +7,7 @@ import pytest
 import torch
 from lossatlas import zoo
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
-from lossatlas.backends.torch.products import OPERATORS
+from lossatlas.backends.torch.hvp.products import OPERATORS
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from torch import nn

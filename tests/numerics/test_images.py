@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss, images
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
+from lossatlas.backends.torch.tracing import conv_rewrites
 from lossatlas.data import Split
 from torch import nn
 
@@ -68,7 +69,7 @@ def test_rewritten_products_equal_second_backward_passes(name, count):
     ours = problem.linearize(*at, strategy="split").matmat(vectors)
     plain = problem.linearize(*at, strategy="rebuild").matmat(vectors)
     assert np.abs(ours - plain).max() < 1e-12 * np.abs(plain).max()
-    assert (images.unpool in targets(problem, count)) == apart
+    assert (conv_rewrites.unpool in targets(problem, count)) == apart
 
 
 @pytest.mark.parametrize("samples_first", [False, True])
@@ -78,7 +79,7 @@ def test_stacks_are_taken_as_they_lie(samples_first):
     expected = torch.stack([nn.functional.conv2d(images_of_one, weight) for images_of_one in stack])
     if samples_first:
         stack = stack.transpose(0, 1).contiguous().transpose(0, 1)
-    made = images.convolve(stack, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+    made = conv_rewrites.convolve(stack, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
     torch.testing.assert_close(made, expected)
     assert (made.stride(1) > made.stride(0)) == samples_first
 
@@ -87,8 +88,8 @@ def test_pool_and_unpool_are_max_pooling_and_its_derivative():
     torch.manual_seed(0)
     samples = torch.randn(5, 2, 6, 8)
     values, index = nn.functional.max_pool2d(samples, 2, return_indices=True)
-    torch.testing.assert_close(images.pool(samples[None], index)[0], values, rtol=0, atol=0)
+    torch.testing.assert_close(conv_rewrites.pool(samples[None], index)[0], values, rtol=0, atol=0)
     weights = torch.randn(3, 5, 2, 3, 4)
     samples.requires_grad_(True)
     expected = [torch.autograd.grad(nn.functional.max_pool2d(samples, 2), samples, w)[0] for w in weights]
-    torch.testing.assert_close(images.unpool(weights, index, (6, 8)), torch.stack(expected), rtol=0, atol=0)
+    torch.testing.assert_close(conv_rewrites.unpool(weights, index, (6, 8)), torch.stack(expected), rtol=0, atol=0)

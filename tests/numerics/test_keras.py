@@ -19,9 +19,9 @@ from lossatlas.backends.tensorflow.optimizers import make_optimizer, make_rate
 from lossatlas.backends.tensorflow.products import Curvature
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
-from lossatlas.readiness import check_memory
-from lossatlas.team import LEAVES, fold
-from lossatlas.trajectory import Trajectory
+from lossatlas.io.trajectory import Trajectory
+from lossatlas.parallel.process_group import LEAVES, fold
+from lossatlas.problem.readiness import check_memory
 
 from tests.conftest import ROOT, environment
 from tests.helpers import keras_models
@@ -575,7 +575,7 @@ def test_another_keras_backend_is_refused(backend_name):
 
 def test_no_framework_is_imported_for_another():
     code = (
-        "import sys; from lossatlas import backends, cli, hessian_job, landscape, training\n"
+        "import sys; from lossatlas import backends; from lossatlas.drivers import hessian_job, landscape, training\n"
         "from lossatlas.data import load_dataset; load_dataset({'name': 'fashion-mnist-mini'})\n"
         "backends.backend('tensorflow'); print('torch' in sys.modules, 'tensorflow' in sys.modules)"
     )

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from lossatlas import landscape, paths, store, units
 from lossatlas.data import Split, Subset
-from lossatlas.directions.build import Axes
+from lossatlas.drivers import landscape
 from lossatlas.errors import LossAtlasError
-from lossatlas.parallel import Timing, World
+from lossatlas.geometry import projection
+from lossatlas.geometry.directions.direction_set import Axes
+from lossatlas.io import store
+from lossatlas.parallel import Timing, World, work_units
 
 from tests.conftest import make_trajectory
 
@@ -87,7 +89,7 @@ def saddle(tmp_path):
 
 def test_oracle_17_planted_saddle_with_nan_and_inf(saddle):
     made, evaluator, thetas = saddle
-    units.compute(made, evaluator, World(), Timing(), "counter", "test")
+    work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
     counts = landscape.finish(made, {})
     x, y = np.linspace(-2, 2, 9), np.linspace(-1, 1, 5)
     loss = made["loss"][0]
@@ -118,21 +120,23 @@ def test_oracle_19_interrupted_units_are_found_and_only_the_rest_is_computed(sad
         return evaluator(unit)
 
     with pytest.raises(KeyboardInterrupt):
-        units.compute(made, dies, World(), Timing(), "counter", "test")
-    assert units.unfinished(made) == list(range(4, 14)), "4 chunks of 4 points each are written"
+        work_units.compute(made, dies, World(), Timing(), "counter", "test")
+    assert work_units.unfinished(made) == list(range(4, 14)), "4 chunks of 4 points each are written"
     timing = Timing()
     again = []
-    units.compute(made, lambda unit: again.append(unit.start) or evaluator(unit), World(), timing, "counter", "test")
+    work_units.compute(
+        made, lambda unit: again.append(unit.start) or evaluator(unit), World(), timing, "counter", "test"
+    )
     assert again == list(range(16, 55, 4))
     assert timing.units == 10
-    assert units.unfinished(made) == []
+    assert work_units.unfinished(made) == []
 
 
 def test_a_chunk_of_nan_or_of_zeros_counts_as_written(saddle):
     made, _, _ = saddle
     flat = lambda unit: np.full((len(unit), 1), np.nan if unit.start % 8 < 4 else 0.0)  # noqa: E731
-    units.compute(made, flat, World(), Timing(), "counter", "test")
-    assert units.unfinished(made) == []
+    work_units.compute(made, flat, World(), Timing(), "counter", "test")
+    assert work_units.unfinished(made) == []
 
 
 def test_stores_stay_below_a_few_thousand_files():
@@ -150,7 +154,7 @@ def with_other_runs(tmp_path, losses, mode="full", points=(4, 3)):
     short[:, 0] = [-0.5, 0.9]
     trajectory = make_trajectory(tmp_path / "here", here)
     runs = {n: make_trajectory(tmp_path / n, thetas) for n, thetas in (("far", far), ("short", short))}
-    others = paths.Others(runs, losses)
+    others = projection.Others(runs, losses)
     axes = Axes(np.eye(6)[:2], ["u", "v"], np.array([0.5, 0.3]), {})
     subset = Subset(Split(np.zeros((4, 1)), np.zeros(4)), np.arange(4), "digest", False)
     chosen = {"mode": mode} | ({"tolerance": 0.01, "scale": "linear"} if mode == "adaptive" else {})
@@ -193,11 +197,11 @@ def test_paths_of_other_runs_need_no_evaluations(tmp_path):
     assert counts["evaluations_of_other_runs"] == 0
     assert "other_x" in found
     assert "other_true_loss" not in found
-    assert store.Store(link)[units.ARRAY].shape[0] == 12 + 2 * 3
+    assert store.Store(link)[work_units.ARRAY].shape[0] == 12 + 2 * 3
 
 
 def test_paths_of_other_networks_are_refused(tmp_path):
     here, there = (make_trajectory(tmp_path / n, np.ones((2, size))) for n, size in (("a", 5), ("b", 6)))
     with pytest.raises(LossAtlasError, match=r"plane.paths: run 'b' has another network than this run"):
-        paths.Others({"b": there}).check(here)
-    paths.Others({"a": here}).check(here)
+        projection.Others({"b": there}).check(here)
+    projection.Others({"a": here}).check(here)

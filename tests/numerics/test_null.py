@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from lossatlas.directions import null
-from lossatlas.directions.pca import pca
+from lossatlas.geometry import random_walk
+from lossatlas.geometry.directions.pca import pca
 from sklearn.decomposition import PCA
 
 from tests.conftest import make_trajectory
@@ -17,9 +17,9 @@ def sampled_walk(points, size, lengths=None, seed=0):
 
 def closed_form(points, center, center_rows, count, lengths=None):
     squares = np.ones(points - 1) if lengths is None else lengths**2
-    factor = null.walk_factor(squares, center)
+    factor = random_walk.walk_factor(squares, center)
     rows = np.delete(np.arange(points), center)
-    return null.principal(factor @ factor.T, rows, center_rows, count), rows
+    return random_walk.principal(factor @ factor.T, rows, center_rows, count), rows
 
 
 def test_components_of_equal_steps_are_cosines_with_the_known_shares():
@@ -51,7 +51,7 @@ def test_the_closed_form_agrees_with_a_sampled_walk_of_uneven_steps(center, cent
 def test_coordinates_of_all_points_equal_sklearns():
     path = np.random.default_rng(2).standard_normal((30, 100)).cumsum(axis=0)
     rows, about = np.delete(np.arange(30), 12), path - path[12]
-    found = null.principal(about @ about.T, rows, True, 3)
+    found = random_walk.principal(about @ about.T, rows, True, 3)
     oracle = PCA(3, svd_solver="full").fit(about[rows])
     theirs = oracle.transform(about)
     assert np.allclose(np.abs(found.coordinates), np.abs(theirs), rtol=1e-8, atol=1e-8)
@@ -91,13 +91,13 @@ def test_similarity_is_the_best_inner_product_of_rotated_paths():
 
     path, rows = np.random.default_rng(0).standard_normal((12, 40)).cumsum(axis=0), np.arange(11)
     squares = np.linspace(1, 2, 11) ** 2
-    factor = null.walk_factor(squares, 11)
+    factor = random_walk.walk_factor(squares, 11)
     about = path - path[11]
-    found = null.similarity(about @ about.T, factor, rows, True)
+    found = random_walk.similarity(about @ about.T, factor, rows, True)
     a, b = (x[rows] - x[rows].mean(axis=0) for x in (about, np.pad(factor, ((0, 0), (0, 29)))))
     _, scale = orthogonal_procrustes(a / np.linalg.norm(a), b / np.linalg.norm(b))
     assert found == pytest.approx(scale, rel=1e-7)
-    assert null.similarity(factor @ factor.T, factor, rows, True) == pytest.approx(1, abs=1e-6)
+    assert random_walk.similarity(factor @ factor.T, factor, rows, True) == pytest.approx(1, abs=1e-6)
 
 
 def test_what_is_stored_turns_with_the_vectors(tmp_path):
@@ -105,7 +105,7 @@ def test_what_is_stored_turns_with_the_vectors(tmp_path):
     raw = pca(make_trajectory(tmp_path, path), 10, 3, True, "gram", seed=0)
     about = path - np.delete(path, 10, axis=0).mean(axis=0)
     coordinates, walk = (raw.arrays[name][1] for name in ("path_coordinate", "walk_coordinate"))
-    assert coordinates.shape == walk.shape == (25, null.COMPONENTS)
+    assert coordinates.shape == walk.shape == (25, random_walk.COMPONENTS)
     assert np.allclose(coordinates[:, :3], about @ raw.vectors.T, atol=1e-9)
     rows = np.delete(np.arange(25), 10)
     assert ((coordinates * walk)[rows].sum(axis=0) >= 0).all()

@@ -10,8 +10,8 @@ from lossatlas import zoo
 from lossatlas.backends import tensorflow as keras_backend
 from lossatlas.backends import torch as torch_backend
 from lossatlas.data import Split, load_dataset
+from lossatlas.geometry.normalization import drop, normalize
 from lossatlas.krylov import Spectrum, lanczos, probe_vectors
-from lossatlas.normalize import drop, normalize
 from lossatlas.zoo.convert import to_keras, to_torch
 from lossatlas.zoo.keras import builders
 
@@ -182,9 +182,9 @@ def test_twins_are_those_of_the_config_and_begin_alike():
 
 def test_strategies_of_the_config_are_those_of_the_backends():
     from lossatlas.backends.tensorflow.products import STRATEGIES as THEIRS
-    from lossatlas.backends.torch.restriction import PRECISIONS
-    from lossatlas.backends.torch.restriction import STRATEGIES as POINTS
-    from lossatlas.backends.torch.strategies import STRATEGIES as OURS
+    from lossatlas.backends.torch.hvp.strategies import STRATEGIES as OURS
+    from lossatlas.backends.torch.subspace.subspace_loss import PRECISIONS
+    from lossatlas.backends.torch.subspace.subspace_loss import STRATEGIES as POINTS
     from lossatlas.config import BY_FRAMEWORK
 
     assert BY_FRAMEWORK["torch"]["products"] == OURS

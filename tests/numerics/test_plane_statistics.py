@@ -5,13 +5,15 @@ import copy
 import numpy as np
 import pytest
 import torch
-from lossatlas import curvature, directions, landscape, store, units
 from lossatlas.backends.torch import FlatNetwork, TorchProblem
 from lossatlas.data import Split, Subset
-from lossatlas.directions.build import Axes, read_axes
+from lossatlas.drivers import curvature_map, landscape
 from lossatlas.errors import LossAtlasError
-from lossatlas.parallel import Timing, World
-from lossatlas.trajectory import RowWriter, Trajectory
+from lossatlas.geometry import directions
+from lossatlas.geometry.directions.direction_set import Axes, read_axes
+from lossatlas.io import store
+from lossatlas.io.trajectory import RowWriter, Trajectory
+from lossatlas.parallel import Timing, World, work_units
 from torch import nn
 from torch.func import functional_call
 
@@ -116,7 +118,7 @@ def built(tmp_path, trajectory, problem, axes, batchnorm):
     fingerprint = store.Fingerprint("landscape", spec)
     made = store.create(tmp_path / f"{batchnorm}.zarr", tmp_path, fingerprint, landscape.with_strategy(plane))
     evaluator = landscape.Evaluator(made, axes, trajectory, plane.problems)
-    units.compute(made, evaluator, World(), Timing(), "static", "test")
+    work_units.compute(made, evaluator, World(), Timing(), "static", "test")
     landscape.finish(made, {})
     return made
 
@@ -176,10 +178,10 @@ def test_curvature_follows_the_statistics_of_the_plane(tmp_path, recorded, polic
     spec = {"points": [2, 2], "tolerance": 1e-9, "max_products": 900, "operator": "hessian", "parameters": ["*"]}
     spec |= {"seed": 0, "memory_gb": 1.0, "strategy": "rebuild", "batchnorm": "frozen"}
     subset = Subset(split, np.arange(13), "digest", False)
-    plan = curvature.Plan(spec, plane, axes, trajectory, problem, subset)
+    plan = curvature_map.Plan(spec, plane, axes, trajectory, problem, subset)
     made = store.create(tmp_path / "c.zarr", tmp_path, store.Fingerprint("curvature", spec), plan.build)
     assert made.attrs["batchnorm"].startswith(f"{policy}: ")
-    evaluator = curvature.Evaluator(made, spec, axes, trajectory, problem)
+    evaluator = curvature_map.Evaluator(made, spec, axes, trajectory, problem)
     names = dict(module.named_parameters())
     inputs, targets = torch.tensor(split.inputs), torch.tensor(split.targets)
     for number, at in enumerate([(-2, 0), (1, 0), (-2, 1), (1, 1)]):
@@ -199,7 +201,7 @@ def test_curvature_follows_the_statistics_of_the_plane(tmp_path, recorded, polic
             return nn.functional.cross_entropy(functional_call(module, (parameters, statistics), (inputs,)), targets)
 
         dense = np.linalg.eigvalsh(torch.autograd.functional.hessian(loss, torch.tensor(theta)).numpy())
-        found = dict(zip(curvature.COLUMNS, evaluator.point(number), strict=True))
+        found = dict(zip(curvature_map.COLUMNS, evaluator.point(number), strict=True))
         assert found["loss"] == pytest.approx(float(loss(torch.tensor(theta))), rel=1e-10)
         assert found["largest"] == pytest.approx(dense[-1], rel=1e-6)
         assert found["smallest"] == pytest.approx(dense[0], abs=1e-6 * abs(dense).max())
@@ -210,6 +212,6 @@ def test_curvature_refuses_statistics_that_cannot_move(tmp_path, recorded):
     axes = Axes(plane_of(problem)[1], ["a", "b"], np.array([0.5, 0.2]), {})
     spec = {"points": [2, 2], "tolerance": 1e-9, "max_products": 9, "operator": "hessian", "parameters": ["*"]}
     plane = {"center": "last", "border": 0.4, "batchnorm": "interpolate"}
-    plan = curvature.Plan(spec, plane, axes, trajectory, problem, Subset(None, np.arange(13), "digest", False))
+    plan = curvature_map.Plan(spec, plane, axes, trajectory, problem, Subset(None, np.arange(13), "digest", False))
     with pytest.raises(LossAtlasError, match=r"'interpolate' needs differences of checkpoints"):
         store.create(tmp_path / "c.zarr", tmp_path, store.Fingerprint("curvature", spec), plan.build)

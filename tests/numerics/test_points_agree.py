@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
-from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss, point_agreement, restriction
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
+from lossatlas.backends.torch.subspace import agreement, subspace_loss
 from lossatlas.data import Split
 from torch import nn
 from torch.nn import functional
@@ -35,8 +36,8 @@ def cross_entropy(outputs, targets):
 @pytest.fixture(autouse=True)
 def several_pieces(monkeypatch):
     """These few samples go in pieces of a chunk each, whose losses are computed in groups of two."""
-    monkeypatch.setattr(restriction, "PIECE_BYTES", 0)
-    monkeypatch.setattr(restriction, "OUTPUT_NUMBERS", 80)
+    monkeypatch.setattr(subspace_loss, "PIECE_BYTES", 0)
+    monkeypatch.setattr(subspace_loss, "OUTPUT_NUMBERS", 80)
 
 
 def setting(module, samples, device=FLOAT64, batch=9, scale=0.5, loss=cross_entropy):
@@ -136,7 +137,7 @@ def pretend(monkeypatch, wrong, strategies=("folded", "first-layer", "vmapped", 
 
         return made
 
-    for kind in (restriction.Staged, restriction.Vmapped):
+    for kind in (subspace_loss.Staged, subspace_loss.Vmapped):
         monkeypatch.setattr(kind, "each", patched(kind.each))
 
 
@@ -189,7 +190,7 @@ def test_checks_take_a_bounded_time(monkeypatch):
     """Of an expensive network one piece at one point is compared, the ragged one in a corner; of a cheap one more."""
     shape, module = built("linear")
     problem, at = setting(module, nets.split(shape))
-    monkeypatch.setattr(point_agreement, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(agreement, "LEAST_SECONDS", 0.0)
     calls, forward = [], problem.network.module.forward
 
     def counted(inputs):
@@ -198,10 +199,10 @@ def test_checks_take_a_bounded_time(monkeypatch):
 
     made = problem.restrict(*at, "folded")
     problem.network.module.forward = counted
-    found = point_agreement.Reference(problem, at, POINTS, 1).compare(made)
+    found = agreement.Reference(problem, at, POINTS, 1).compare(made)
     assert (found.points, found.samples) == (1, 7)
     assert calls == [7, 7], "plainly and moved by rounding"
-    found = point_agreement.Reference(problem, at, POINTS, 10**9).compare(made)
+    found = agreement.Reference(problem, at, POINTS, 10**9).compare(made)
     assert (found.points, found.samples) == (4, 23)
 
 
@@ -212,7 +213,7 @@ def test_stores_say_what_agreed_and_how_well():
     plane = lossatlas.plane(module, "cross-entropy", pairs[0], test=pairs[1], points=(3, 3), strategy="first-layer")
     assert plane.attrs["strategy"] == plane.attrs["agreement_strategy"] == "first-layer"
     assert (plane.attrs["agreement_points"], plane.attrs["agreement_samples"]) == (5, 23 + 11)
-    assert 0 < plane.attrs["agreement_difference"] < point_agreement.MULTIPLE * plane.attrs["agreement_rounding"] < 1e-4
+    assert 0 < plane.attrs["agreement_difference"] < agreement.MULTIPLE * plane.attrs["agreement_rounding"] < 1e-4
     curve = lossatlas.curve(module, "cross-entropy", pairs[0], points=5, strategy="folded")
     assert (curve.attrs["agreement_strategy"], curve.attrs["agreement_points"]) == ("folded", 3)
     assert "agreement_strategy" not in lossatlas.curve(module, "cross-entropy", pairs[0], points=5).attrs
@@ -341,7 +342,7 @@ class Program(nn.Module):
 def test_oracle_3_random_programs_in_stages_equal_themselves(steps):
     module, samples = Program(steps), Split(np.random.default_rng(0).standard_normal((11, 6)), np.zeros(11, int))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(restriction, "PIECE_BYTES", 0)
+        patch.setattr(subspace_loss, "PIECE_BYTES", 0)
         problem, at = setting(module, samples, batch=11, loss=build_loss({"name": "cross-entropy"}))
         outputs = plain(module, samples, at, FLOAT64)
         for strategy in ("folded", "first-layer"):

@@ -8,9 +8,10 @@ import time
 
 import numpy as np
 import pytest
-from lossatlas import landscape, refinement, store, units
+from lossatlas.drivers import adaptive_grid, landscape
 from lossatlas.errors import LossAtlasError
-from lossatlas.parallel import Timing, World
+from lossatlas.io import store
+from lossatlas.parallel import Timing, World, work_units
 
 from tests.conftest import BIN, ROOT, contents, environment, mpiexec
 from tests.helpers.adaptive import SURFACES, ClosedForm, adaptive_store, blobs, drawn, truth
@@ -79,13 +80,13 @@ def test_the_stated_error_holds_beside_steps_and_edges(tmp_path, kind, share):
 
 def test_a_point_that_its_neighbours_miss_shows_a_step():
     """Beside a step all is rough, at the height of the step; away from it and on a plane surface nothing is."""
-    everywhere = refinement.positions(21, 21)
+    everywhere = adaptive_grid.positions(21, 21)
     numbers = np.flatnonzero((np.indices((21, 21)).sum(axis=0) % 2 == 0).ravel())
-    scale = refinement.Scale(False, 0.0, 1.0)
+    scale = adaptive_grid.Scale(False, 0.0, 1.0)
     plane = everywhere @ [0.3, 0.5]
-    assert refinement.roughness((21, 21), numbers, plane[numbers], scale).max() < 1e-9
+    assert adaptive_grid.roughness((21, 21), numbers, plane[numbers], scale).max() < 1e-9
     step = (everywhere[:, 0] > 0.5).astype(float)
-    rough = refinement.roughness((21, 21), numbers, step[numbers], scale)
+    rough = adaptive_grid.roughness((21, 21), numbers, step[numbers], scale)
     beside = np.abs(everywhere[:, 0] - 0.52) < 0.05
     beside[numbers] = False
     assert rough[beside].min() > 0.2
@@ -113,7 +114,7 @@ def test_nan_and_inf_are_kept_and_do_not_take_all_evaluations(tmp_path):
 def test_a_surface_of_one_value_needs_two_checks(tmp_path, value):
     made = computed(tmp_path, lambda u, v: np.full_like(u, value))
     loss, evaluated = made["loss"][0], made["evaluated"][:]
-    assert evaluated.sum() <= 81 + 3 + 2 * (refinement.LEAST + 4)
+    assert evaluated.sum() <= 81 + 3 + 2 * (adaptive_grid.LEAST + 4)
     assert np.array_equal(loss[evaluated], np.full(evaluated.sum(), value), equal_nan=True)
     rest = np.full((~evaluated).sum(), value if np.isfinite(value) else np.nan)
     assert np.allclose(loss[~evaluated], rest, rtol=1e-12, equal_nan=True)
@@ -149,7 +150,7 @@ def test_grids_of_any_shape(tmp_path, points):
 
 
 def test_a_full_grid_comes_coarse_to_fine_with_the_same_bits(tmp_path):
-    order, first = refinement.coarse_to_fine(51, 31)
+    order, first = adaptive_grid.coarse_to_fine(51, 31)
     assert sorted(order) == list(range(51 * 31))
     coarse = np.zeros((31, 51), bool)
     coarse.ravel()[order[:first]] = True
@@ -177,7 +178,7 @@ def test_a_preview_of_an_unfinished_store(tmp_path):
         return evaluator(unit)
 
     with pytest.raises(KeyboardInterrupt):
-        units.compute(made, dies, World(), Timing(), "counter", "test")
+        work_units.compute(made, dies, World(), Timing(), "counter", "test")
     seen = landscape.preview(made)
     assert int(seen["evaluated"].sum()) == 29 * 4
     true = truth(SURFACES["saddle"], made)

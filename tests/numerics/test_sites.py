@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from lossatlas import spectra, store, units
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
+from lossatlas.drivers import spectra
 from lossatlas.errors import LossAtlasError
-from lossatlas.layout import ParameterLayout
-from lossatlas.parallel import Timing, World
-from lossatlas.sites import AlongTraining, Line
-from lossatlas.trajectory import Recording, RowWriter, Trajectory
+from lossatlas.geometry.segments import AlongTraining, Line
+from lossatlas.io import store
+from lossatlas.io.layout import ParameterLayout
+from lossatlas.io.trajectory import Recording, RowWriter, Trajectory
+from lossatlas.parallel import Timing, World, work_units
 from torch import nn
 
 from tests.conftest import contents, flat_layout
@@ -71,7 +72,7 @@ def make(run_dir, sites, problem, spec=SPEC):
 
 
 def compute(made, evaluator):
-    units.compute(made, evaluator, World(), Timing(), "counter", "test")
+    work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
     spectra.finish(made, {})
     return made
 

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from lossatlas import spectra, store, units
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
-from lossatlas.directions import complete
-from lossatlas.directions.eigen import eigen
+from lossatlas.drivers import spectra
 from lossatlas.errors import LossAtlasError
+from lossatlas.geometry.directions import complete
+from lossatlas.geometry.directions.eigen import eigen
+from lossatlas.geometry.segments import AlongTraining
+from lossatlas.io import store
 from lossatlas.krylov import Spectrum, check_deterministic, lanczos, probe_vectors
-from lossatlas.parallel import Timing, World
-from lossatlas.sites import AlongTraining
+from lossatlas.parallel import Timing, World, work_units
 from scipy.stats import wasserstein_distance
 from torch import nn
 from torch.nn import functional
@@ -48,7 +49,7 @@ def make(run_dir, module=None, spec=SPEC, thetas=None):
 
 
 def run(made, evaluator):
-    units.compute(made, evaluator, World(), Timing(), "counter", "test")
+    work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
     return spectra.finish(made, {})
 
 
@@ -107,8 +108,8 @@ def test_oracle_19_interrupted_spectra_resume_to_the_same_bits(tmp_path):
         return evaluator(unit)
 
     with pytest.raises(KeyboardInterrupt):
-        units.compute(made, dies, World(), Timing(), "counter", "test")
-    assert len(units.unfinished(made)) == 2
+        work_units.compute(made, dies, World(), Timing(), "counter", "test")
+    assert len(work_units.unfinished(made)) == 2
     made, evaluator, _, _ = make(tmp_path / "parts")
     run(made, evaluator)
     assert contents(tmp_path / "parts/.stores/spectra.zarr") == contents(tmp_path / "whole/.stores/spectra.zarr")
@@ -140,7 +141,7 @@ def test_nan_names_iteration_and_chunk(tmp_path):
     thetas[6, 0] = np.nan
     made, evaluator, _, _ = make(tmp_path, thetas=thetas)
     with pytest.raises(LossAtlasError, match=r"spectra: iteration 6: Hessian: loss nan .* in chunk 0 of 4"):
-        units.compute(made, evaluator, World(), Timing(), "counter", "test")
+        work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
 
 
 @pytest.mark.parametrize(

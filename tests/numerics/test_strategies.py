@@ -12,21 +12,17 @@ import lossatlas
 import numpy as np
 import pytest
 import torch
-from lossatlas import backends, hessian_job, readiness, spectra, store, team, units
-from lossatlas.backends.torch import (
-    Device,
-    FlatNetwork,
-    TorchProblem,
-    build_loss,
-    graphs,
-    least_product_bytes,
-    memory,
-    strategies,
-)
+from lossatlas import backends
+from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss, least_product_bytes, memory
+from lossatlas.backends.torch.hvp import strategies
+from lossatlas.backends.torch.tracing import graphs
 from lossatlas.data import Split, Subset
+from lossatlas.drivers import hessian_job, spectra
 from lossatlas.errors import LossAtlasError
-from lossatlas.parallel import Timing, World
-from lossatlas.sites import AlongTraining
+from lossatlas.geometry.segments import AlongTraining
+from lossatlas.io import store
+from lossatlas.parallel import Timing, World, process_group, work_units
+from lossatlas.problem import readiness
 from torch import nn
 
 from tests.conftest import ROOT, contents, environment, make_trajectory
@@ -172,8 +168,8 @@ def test_sums_alive_are_those_of_the_tree(pieces):
         def __del__(self):
             Sum.alive -= 1
 
-    filled = (team.leaf(pieces, n) for n in range(team.LEAVES))
-    team.fold((range(n, n + 1), Sum() if r.stop > r.start else None) for n, r in enumerate(filled))
+    filled = (process_group.leaf(pieces, n) for n in range(process_group.LEAVES))
+    process_group.fold((range(n, n + 1), Sum() if r.stop > r.start else None) for n, r in enumerate(filled))
     assert strategies.sums_alive(pieces) == Sum.most
 
 
@@ -303,7 +299,7 @@ def test_a_store_is_finished_as_it_was_begun_whatever_is_fastest_now(tmp_path, m
             made["work/rows"][:4] = np.column_stack([evaluator(range(4)), np.ones(4)])
             clock(monkeypatch, split=1.0, retained=2.0, rebuild=3.0)
             made, evaluator, used = begin(tmp_path / name)
-        units.compute(made, evaluator, World(), Timing(), "counter", "test")
+        work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
         assert set(used) == {"retained"}
         assert len(used) == (4 if name == "whole" else 3)
         assert made.attrs["strategy"] == "retained"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import lanczos, probe_vectors
-from lossatlas.team import LEAVES, Team, fold, leaf, ranks_per_unit
+from lossatlas.parallel.process_group import LEAVES, Team, fold, leaf, ranks_per_unit
 
 from tests.conftest import ROOT, mpiexec
 from tests.helpers import layouts

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from lossatlas import interrupt, store, tracking, units
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
+from lossatlas.drivers import tracking
 from lossatlas.errors import LossAtlasError
+from lossatlas.io import store
 from lossatlas.krylov import eigenpairs
-from lossatlas.parallel import Timing, World
-from lossatlas.render.tracking import identities, tracking_figure
-from lossatlas.saves import Saves
+from lossatlas.parallel import Timing, World, signals, work_units
+from lossatlas.parallel.checkpointing import Saves
+from lossatlas.render.figures.tracking import identities, tracking_figure
 from matplotlib import pyplot as plt
 from torch import nn
 
@@ -75,7 +76,7 @@ def make(run_dir, problem, thetas, spec=SPEC):
 
 
 def run(made, evaluator):
-    units.compute(made, evaluator, World(), Timing(), "counter", "test")
+    work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
     counts = tracking.finish(made, {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -138,7 +139,7 @@ def test_units_in_any_order_give_the_same_bits(tmp_path):
     made, evaluator = make(tmp_path / "backward", Quadratic(), planted_path())
     for start in (6, 0, 3):
         rows = range(start, start + 3)
-        made[units.ARRAY][rows.start : rows.stop] = np.column_stack([evaluator(rows), np.ones(3)])
+        made[work_units.ARRAY][rows.start : rows.stop] = np.column_stack([evaluator(rows), np.ones(3)])
     run(made, evaluator)
     ours, theirs = (contents(tmp_path / f"{name}/.stores/tracking.zarr") for name in ("forward", "backward"))
     assert ours == theirs
@@ -238,7 +239,7 @@ def test_nan_names_the_iteration(tmp_path):
     thetas[3, 0] = np.nan
     made, evaluator = make(tmp_path, problem, thetas)
     with pytest.raises(LossAtlasError, match="tracking: iteration 3: Hessian: loss nan"):
-        units.compute(made, evaluator, World(), Timing(), "counter", "test")
+        work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
 
 
 def test_without_a_step_its_share_is_unknown():
@@ -258,17 +259,17 @@ def test_oracle_19_a_unit_told_to_stop_goes_on_at_the_next_iteration(tmp_path, m
         def counted(number, before=None):
             searched.append(number)
             if number == limit:
-                monkeypatch.setattr(interrupt, "_received", "SIGTERM")
+                monkeypatch.setattr(signals, "_received", "SIGTERM")
             return search(number, before)
 
         found.search = counted
         return found, searched
 
     stopped, searched = evaluator(limit=4)
-    with pytest.raises(interrupt.Dropped):
+    with pytest.raises(signals.Dropped):
         stopped(range(3, 6))
     assert searched == [2, 3, 4]
-    monkeypatch.setattr(interrupt, "_received", None)
+    monkeypatch.setattr(signals, "_received", None)
     resumed, searched = evaluator()
     assert np.array_equal(resumed(range(3, 6)), whole, equal_nan=True)
     assert searched == [5], "nothing was searched twice"

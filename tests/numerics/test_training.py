@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from lossatlas import store, zoo
+from lossatlas import zoo
 from lossatlas.backends.torch import Device, FlatNetwork, TorchTrainer, build_loss, build_module, read_checkpoint
 from lossatlas.data import Split
+from lossatlas.drivers.training import record_training, recorded_iterations
 from lossatlas.errors import LossAtlasError
-from lossatlas.training import record_training, recorded_iterations
-from lossatlas.trajectory import Trajectory, check_disk
+from lossatlas.io import store
+from lossatlas.io.trajectory import Trajectory, check_disk
 from safetensors.torch import save_file
 from torch import nn
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from lossatlas import config, zoo
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, TorchTrainer, build_loss, build_module
-from lossatlas.backends.torch.vision import torchvision
 from lossatlas.data import Split
-from lossatlas.normalize import drop, normalize
+from lossatlas.geometry.normalization import drop, normalize
+from lossatlas.vision import torchvision
 from lossatlas.zoo.resnet import Bottleneck
 from torch import nn
 

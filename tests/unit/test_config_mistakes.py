@@ -8,10 +8,11 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lossatlas import config, config_sizes, config_values, profile, sources
+from lossatlas import config
+from lossatlas.config import imports, profile, sizes, value_checks
 from lossatlas.data import training_samples
+from lossatlas.drivers.training import recorded_iterations
 from lossatlas.errors import LossAtlasError
-from lossatlas.training import recorded_iterations
 
 from tests.conftest import ROOT
 
@@ -278,14 +279,14 @@ def test_what_arithmetic_decides_is_found_in_the_dry_run(given, message):
 def test_numbers_of_checkpoints_count():
     given = run(checkpoints={"files": "*.pt"}, planes={"p": {**PLANE, "center": 2}})
     found = config.resolve(given)
-    config_sizes.check_sizes(found)
-    config_sizes.check_sizes(found, {"a": 4})
+    sizes.check_sizes(found)
+    sizes.check_sizes(found, {"a": 4})
     with pytest.raises(
         LossAtlasError, match="2 principal components need at least 4 recorded checkpoints, this run has 3"
     ):
-        config_sizes.check_sizes(found, {"a": 3})
+        sizes.check_sizes(found, {"a": 3})
     with pytest.raises(LossAtlasError, match="iteration 2 of a is not recorded; the nearest is 1, the last 1"):
-        config_sizes.check_sizes(found, {"a": 2})
+        sizes.check_sizes(found, {"a": 2})
 
 
 def test_components_that_no_plane_uses_are_not_asked_for():
@@ -294,7 +295,7 @@ def test_components_that_no_plane_uses_are_not_asked_for():
 
 @pytest.mark.parametrize(("steps", "every"), [(0, 1), (1, 1), (7, 1), (7, 3), (6, 3), (2, 9)])
 def test_recorded_iterations_are_those_of_training(steps, every):
-    rows = config_sizes.Recorded(steps, every)
+    rows = sizes.Recorded(steps, every)
     expected = recorded_iterations(steps, every).tolist()
     assert len(rows) == len(expected)
     assert [n for n in range(-3, steps + 4) if n in rows] == expected
@@ -303,8 +304,8 @@ def test_recorded_iterations_are_those_of_training(steps, every):
 
 
 def test_known_numbers_of_samples():
-    for name in config_sizes.TRAINING_SAMPLES:
-        assert config_sizes.TRAINING_SAMPLES[name] == training_samples({"name": name})
+    for name in sizes.TRAINING_SAMPLES:
+        assert sizes.TRAINING_SAMPLES[name] == training_samples({"name": name})
 
 
 def test_known_numbers_of_parameters():
@@ -313,7 +314,7 @@ def test_known_numbers_of_parameters():
 
     for build, kwargs in ((lenet, {}), (lenet, {"classes": 7, "channels": 1}), (mlp, {}), (mlp, {"hidden": [3, 2]})):
         size = sum(p.numel() for p in build(**kwargs).parameters())
-        assert config_sizes.parameters({"name": build.__name__, "kwargs": kwargs}) == size
+        assert sizes.parameters({"name": build.__name__, "kwargs": kwargs}) == size
 
 
 def test_ranks_are_dealt_into_equal_teams():
@@ -339,23 +340,23 @@ def test_keys_given_twice(tmp_path, text, message):
     file = tmp_path / "config.yaml"
     file.write_text(text)
     with pytest.raises(LossAtlasError) as error:
-        config_values.check_file(file)
+        value_checks.check_file(file)
     assert str(error.value) == message.format(file=file)
 
 
 def test_anchors_and_merged_keys_are_no_keys_given_twice(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: [*a, *a]\n1: 2\n'1': 3\n")
-    config_values.check_file(file)
+    value_checks.check_file(file)
 
 
 def test_built_in_and_odd_modules_are_one_line(tmp_path):
-    assert sources.source_digest("sys:exit", [tmp_path], "loss.import")
+    assert imports.source_digest("sys:exit", [tmp_path], "loss.import")
     with pytest.raises(LossAtlasError, match="no module '__main__'"):
-        sources.source_digest("__main__:f", [tmp_path], "loss.import")
+        imports.source_digest("__main__:f", [tmp_path], "loss.import")
     (tmp_path / "binary.py").write_bytes(b"x = 1\0")
     with pytest.raises(LossAtlasError, match=r"binary.py"):
-        sources.source_digest("binary:f", [tmp_path], "loss.import")
+        imports.source_digest("binary:f", [tmp_path], "loss.import")
 
 
 VALID = [yaml.safe_load(file.read_text()) for file in sorted(ROOT.glob("config/**/*.yaml"))]
@@ -428,6 +429,6 @@ def test_any_config_is_taken_or_refused_in_one_line(given):
 
 @pytest.mark.parametrize("sign", ["$(x)", "`x`", '"', "\\"])
 def test_what_schedulers_would_hand_to_a_shell_is_refused(sign):
-    config_values.check_submitted("/home/r e's ü; & */x")
+    value_checks.check_submitted("/home/r e's ü; & */x")
     with pytest.raises(LossAtlasError, match="no job can be submitted to a scheduler"):
-        config_values.check_submitted(f"/home/{sign}/x")
+        value_checks.check_submitted(f"/home/{sign}/x")

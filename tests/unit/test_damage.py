@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from lossatlas import store, training, units
+from lossatlas.drivers import training
+from lossatlas.drivers.training import ResumeFile, record_training
 from lossatlas.errors import LossAtlasError
-from lossatlas.saves import State
-from lossatlas.training import ResumeFile, record_training
-from lossatlas.trajectory import Recording
+from lossatlas.io import store
+from lossatlas.io.trajectory import Recording
+from lossatlas.parallel import work_units
+from lossatlas.parallel.checkpointing import State
 
 from tests.conftest import flat_layout, make_trajectory
 
@@ -59,13 +61,13 @@ FINGERPRINT = store.Fingerprint("landscape", {}, {})
 
 def build(group):
     store.add_array(group, "x", ("x",), data=np.arange(9.0), chunks=(3,))
-    units.add_rows(group, "squares", 9, ["square"], 3)
+    work_units.add_rows(group, "squares", 9, ["square"], 3)
 
 
 def unfinished(folder):
     link = folder / "p.zarr"
     made = store.find(link, folder, FINGERPRINT) or store.create(link, folder, FINGERPRINT, build)
-    made[units.ARRAY][:] = np.column_stack([np.arange(9.0) ** 2, np.ones(9)])
+    made[work_units.ARRAY][:] = np.column_stack([np.arange(9.0) ** 2, np.ones(9)])
     return link, made.path
 
 
@@ -75,8 +77,8 @@ def test_a_damaged_result_of_an_unfinished_store_is_computed_again(tmp_path, dam
     damage(path / "work" / "rows" / "c" / "1" / "0")
     said = []
     again = store.find(link, tmp_path, FINGERPRINT, log=said.append)
-    assert units.unfinished(again) == [1]
-    assert units.results(again)[:, 0].tolist() == [0, 1, 4, 0, 0, 0, 36, 49, 64]
+    assert work_units.unfinished(again) == [1]
+    assert work_units.results(again)[:, 0].tolist() == [0, 1, 4, 0, 0, 0, 36, 49, 64]
     assert all("work/rows/c/1/0 is damaged; it is computed again" in line for line in said)
 
 

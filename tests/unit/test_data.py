@@ -9,12 +9,12 @@ import tarfile
 
 import numpy as np
 import pytest
-from lossatlas.backends.torch.vision import torchvision
 from lossatlas.data import Dataset, Split, evaluation_subsets, load_dataset
 from lossatlas.data import dataset as dataset_module
 from lossatlas.data.downloaded import fetch
 from lossatlas.data.subset import choose
 from lossatlas.errors import LossAtlasError
+from lossatlas.vision import torchvision
 
 MINI = {"name": "fashion-mnist-mini", "kwargs": {}}
 

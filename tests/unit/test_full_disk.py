@@ -19,7 +19,8 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from lossatlas import cli, store, training
+from lossatlas.drivers import command_line, training
+from lossatlas.io import store
 from lossatlas.render import report, video
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -34,7 +35,7 @@ def main(world):
     if sys.argv[2] == "store":
         made["values"][:] = np.arange(100_000.0)
     if sys.argv[2] == "json":
-        cli.write_json(folder / "numbers.json", "x" * 599_997)
+        command_line.write_json(folder / "numbers.json", "x" * 599_997)
     if sys.argv[2] == "page":
         report.write(folder / "report.html", "\u00e9" * 300_000)
     if sys.argv[2] == "state":
@@ -45,7 +46,7 @@ def main(world):
         noise = np.random.default_rng(0).integers(256, size=(8, 720, 1280, 4), dtype=np.uint8)
         video.write_video(folder / "v.mp4", noise, 5)
 
-cli.run(main, label="run/plane")
+command_line.run(main, label="run/plane")
 """
 
 

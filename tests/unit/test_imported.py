@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from lossatlas.trajectory import Trajectory
+from lossatlas.io.trajectory import Trajectory
 
 from tests.conftest import ROOT, environment
 

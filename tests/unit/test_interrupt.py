@@ -8,16 +8,18 @@ import sys
 
 import numpy as np
 import pytest
-from lossatlas import interrupt, store
+from lossatlas.io import store
+from lossatlas.parallel import signals
 
 from tests.conftest import BIN, ROOT, environment
 from tests.helpers.jobs import shell_prefix
 
 JOB = """
-import lossatlas.listen
+import lossatlas.parallel.listen
 import sys, time
 from pathlib import Path
-from lossatlas import cli, store
+from lossatlas.drivers import command_line
+from lossatlas.io import store
 
 def main(world):
     import torch
@@ -32,7 +34,7 @@ def main(world):
         store.Store(store.hidden_path(link, folder))
 
 ranks = int(sys.argv[1])
-cli.run(main, ranks=ranks if ranks > 1 else None, label="job")
+command_line.run(main, ranks=ranks if ranks > 1 else None, label="job")
 """
 
 
@@ -79,7 +81,7 @@ def test_ranks_end_with_75_before_mpi_is_up_and_after(tmp_path):
 def test_no_except_clause_takes_a_stop_for_an_error(tmp_path):
     """A signal inside a function that turns every exception into another error still ends the process."""
     code = (
-        "import lossatlas.listen, os, signal\n"
+        "import lossatlas.parallel.listen, os, signal\n"
         "class Odd:\n"
         "    def __del__(self):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"  # Python prints and forgets exceptions raised here
@@ -98,14 +100,14 @@ def test_no_except_clause_takes_a_stop_for_an_error(tmp_path):
 
 def test_a_store_that_is_opened_when_the_job_is_stopped_is_not_called_torn(tmp_path, monkeypatch):
     def stop(*_args, **_more):
-        raise interrupt.Interrupted("stopped")
+        raise signals.Interrupted("stopped")
 
     monkeypatch.setattr(store.zarr, "open_group", stop)
-    with pytest.raises(interrupt.Interrupted):
+    with pytest.raises(signals.Interrupted):
         store.Store(tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
 def test_every_script_listens_before_it_imports_anything_else(name):
     lines = [line for line in (ROOT / "scripts" / name).read_text().splitlines() if re.match(r"import |from ", line)]
-    assert name == "config_docs.py" or lines[0].startswith("import lossatlas.listen")
+    assert name == "config_docs.py" or lines[0].startswith("import lossatlas.parallel.listen")

@@ -55,11 +55,11 @@ def test_a_world_of_another_size_is_refused(started, asked):
 def test_a_rank_that_dies_ends_all(tmp_path, how):
     script = tmp_path / "dies.py"
     script.write_text(
-        "from lossatlas import cli\n"
+        "from lossatlas.drivers import command_line\n"
         "def main(world):\n"
         f"    if world.rank == 1:\n        {how}\n"
         "    world.barrier()\n"
-        "cli.run(main, ranks=3)\n"
+        "command_line.run(main, ranks=3)\n"
     )
     done = mpiexec(3, sys.executable, str(script), check=False)
     assert done.returncode != 0
@@ -104,8 +104,8 @@ def test_warnings_say_which_rank_gave_them(tmp_path):
     script = tmp_path / "warn.py"
     script.write_text(
         "import warnings\n"
-        "from lossatlas import cli\n"
-        "cli.run(lambda world: warnings.warn(f'odd {world.rank}'), ranks=2)\n"
+        "from lossatlas.drivers import command_line\n"
+        "command_line.run(lambda world: warnings.warn(f'odd {world.rank}'), ranks=2)\n"
     )
     said = mpiexec(2, sys.executable, str(script)).stderr
     for rank in (0, 1):

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import xarray as xr
 from lossatlas.config import resolve
-from lossatlas.render import figures, report, style, video
-from lossatlas.render.curvature import curvature_figure
-from lossatlas.render.curves import curves_figure
+from lossatlas.render import report, style, video
+from lossatlas.render.figures import planes
+from lossatlas.render.figures.curvature_map import curvature_figure
+from lossatlas.render.figures.line_scans import curves_figure
+from lossatlas.render.figures.metrics import metrics_figure
+from lossatlas.render.figures.random_walk import null_figure
+from lossatlas.render.figures.spectrum import line_figure
 from lossatlas.render.frame import FrameRenderer
-from lossatlas.render.metrics import metrics_figure
-from lossatlas.render.null import null_figure
-from lossatlas.render.spectrum import line_figure
 from lossatlas.render.style import HEIGHT, WIDTH, loss_scale, percent
 
 CHOICES = {"scale": "auto", "levels": 12, "elevation": 35, "azimuth": -60}
@@ -70,7 +71,7 @@ def test_a_blitted_frame_equals_the_figure_drawn_anew():
     blitted = renderer.render(7)[:, :, :3].copy()
     for _, artist in renderer._moving:
         artist.set_animated(False)
-    with figures.style():
+    with planes.style():
         renderer.canvas.draw()
     anew = np.asarray(renderer.canvas.buffer_rgba())[:, :, :3]
     different = (np.abs(blitted.astype(int) - anew) > 60).any(axis=2)
@@ -120,9 +121,9 @@ def test_paths_of_other_runs_have_names_colours_and_heights(evaluated):
     assert (b.run, c.run) == ("b", "c")
     assert b.color != c.color
     assert np.allclose(c.loss, 0.5 + c.x**2 + c.y**2, atol=1e-9 if evaluated else (0.286**2 + 0.2**2) / 4)
-    with figures.style():
-        contours = figures.contour_figure(landscape, CHOICES, "t")
-        surface = figures.surface_figure(landscape, CHOICES, "t")
+    with planes.style():
+        contours = planes.contour_figure(landscape, CHOICES, "t")
+        surface = planes.surface_figure(landscape, CHOICES, "t")
     for figure, named in ((contours, "this run"), (surface, "this run")):
         legend = figure.axes[0].get_legend()
         assert [text.get_text() for text in legend.get_texts()] == [named, "b", "c"]
@@ -135,7 +136,7 @@ def test_losses_of_other_runs_are_drawn_along_their_training():
     landscape, trajectory = datasets()
     losses = np.array([3.0, 2.0, 1.0, 0.5, np.inf])
     landscape = with_others(landscape, True).assign(other_true_loss=(("split", "other_checkpoint"), [losses] * 2))
-    (axes,) = figures.curve_figure(landscape, trajectory, "t").axes
+    (axes,) = planes.curve_figure(landscape, trajectory, "t").axes
     drawn = {line.get_label(): line for line in axes.get_lines()}
     assert drawn["b"].get_xdata().tolist() == [0, 5, 30]
     assert drawn["b"].get_ydata().tolist() == [3, 2, 1]
@@ -161,18 +162,18 @@ def broken(x, y):
 
 def test_nan_and_inf_are_hatched_counted_and_never_filled(tmp_path):
     landscape, _ = datasets(broken)
-    with figures.style():
-        figure = figures.contour_figure(landscape, CHOICES, "broken")
+    with planes.style():
+        figure = planes.contour_figure(landscape, CHOICES, "broken")
         axes = figure.axes[0]
         bad = int((~np.isfinite(landscape["loss"].sel(split="train"))).sum())
         assert any(f"{bad} of 165 points are NaN or inf" in text.get_text() for text in axes.texts)
         (hatched,) = [patch for patch in axes.patches if patch.get_hatch()]
         figure.canvas.draw()
         assert np.allclose(hatched.get_window_extent().bounds, axes.get_window_extent().bounds, atol=1)
-        figures.save(figure, [tmp_path / "contour.png"])
-        solid = figures.surface_figure(landscape, CHOICES, "broken")
+        planes.save(figure, [tmp_path / "contour.png"])
+        solid = planes.surface_figure(landscape, CHOICES, "broken")
         assert f"{bad} of 165 points are NaN or inf (holes)" in texts(solid.axes[0])
-        figures.save(solid, [tmp_path / "surface.png"])
+        planes.save(solid, [tmp_path / "surface.png"])
     assert matplotlib.image.imread(tmp_path / "contour.png").std() > 0.05
 
 
@@ -181,9 +182,9 @@ def test_evaluated_points_are_dotted_and_the_title_says_how_good_the_rest_is():
     evaluated = np.zeros((11, 15), bool)
     evaluated[::2, ::2] = True
     landscape["evaluated"], landscape["error"] = (("y", "x"), evaluated), ("split", [0.0042, 0.3])
-    with figures.style():
-        figure = figures.contour_figure(landscape, CHOICES, "test")
-        surface = figures.surface_figure(landscape, CHOICES, "test")
+    with planes.style():
+        figure = planes.contour_figure(landscape, CHOICES, "test")
+        surface = planes.surface_figure(landscape, CHOICES, "test")
     assert figure.axes[0].get_title() == "test\n48 of 165 points evaluated, error ≤ 0.42 % of the range"
     assert surface.axes[0].get_title() == figure.axes[0].get_title()
     dots = {tuple(point) for line in figure.axes[0].get_lines() for point in line.get_xydata().round(9).tolist()}
@@ -191,10 +192,10 @@ def test_evaluated_points_are_dotted_and_the_title_says_how_good_the_rest_is():
     assert {(x[i], y[j]) for j in range(0, 11, 2) for i in range(0, 15, 2)} <= dots
     assert (x[1], y[1]) not in dots
     assert FrameRenderer(landscape, trajectory, CHOICES, "test").render(3).std() > 5
-    unfinished = figures.contour_figure(landscape.assign_attrs(finished=False), CHOICES, "test")
+    unfinished = planes.contour_figure(landscape.assign_attrs(finished=False), CHOICES, "test")
     assert unfinished.axes[0].get_title() == "test\npreview: 48 of 165 points evaluated"
     landscape["evaluated"][:] = True
-    assert figures.contour_figure(landscape, CHOICES, "test").axes[0].get_title() == "test"
+    assert planes.contour_figure(landscape, CHOICES, "test").axes[0].get_title() == "test"
 
 
 def curvatures(landscape):
@@ -212,7 +213,7 @@ def curvatures(landscape):
 
 def test_the_curvature_is_mapped_with_unknown_and_unconverged_points():
     landscape, _ = datasets(broken)
-    with figures.style():
+    with planes.style():
         figure = curvature_figure(curvatures(landscape), landscape, CHOICES, "test")
         figure.canvas.draw()
     axes, bar = figure.axes
@@ -234,7 +235,7 @@ def test_metrics_have_a_panel_each_with_the_path_and_what_is_nan():
     gap = landscape["loss"].values.copy()
     gap[:, 0, 0] = np.nan
     landscape = landscape.assign(mine=(landscape["loss"].dims, gap), same=landscape["loss"] * 0 + 3)
-    with figures.style():
+    with planes.style():
         figure = metrics_figure(landscape, ["mine", "same"], "test")
         figure.canvas.draw()
     panels = [axes for axes in figure.axes if axes.get_title()]
@@ -253,7 +254,7 @@ def test_metrics_have_a_panel_each_with_the_path_and_what_is_nan():
 
 def test_checkpoints_that_axes_lead_to_are_marked_and_named():
     landscape = datasets()[0].assign_attrs(end_names=["iteration 0 of b", "last"], end_points=[[1.0, 0.0], [0.25, 0.5]])
-    (axes, _) = figures.contour_figure(landscape, CHOICES, "t").axes
+    (axes, _) = planes.contour_figure(landscape, CHOICES, "t").axes
     marked = [line.get_xydata()[0].tolist() for line in axes.get_lines() if line.get_marker() == "D"]
     assert marked == [[1.0, 0.0], [0.25, 0.5]]
     assert {"iteration 0 of b", "last"} <= {text.get_text() for text in axes.texts}
@@ -263,7 +264,7 @@ def test_checkpoints_that_axes_lead_to_are_marked_and_named():
 def test_a_curvature_of_nothing_but_nan_is_drawn():
     landscape, _ = datasets(lambda x, y: np.full((11, 15), np.nan))
     unknown = curvatures(landscape) * np.nan
-    with figures.style():
+    with planes.style():
         curvature_figure(unknown, landscape, CHOICES, "nan").canvas.draw()
 
 
@@ -283,7 +284,7 @@ def test_a_line_has_three_panels_over_one_axis():
         coords={"position": position},
         attrs={"parameters": 100, "from": "iteration 3", "to": "b, iteration 9"},
     )
-    with figures.style():
+    with planes.style():
         figure = line_figure(line, None, "test")
         figure.canvas.draw()
     panels = [axes for axes in figure.axes if axes.axison and axes.get_ylabel()]
@@ -321,9 +322,9 @@ def test_scale_is_logarithmic_only_for_steep_surfaces():
 def test_figures_are_written_as_pdf_and_png_and_repeat_bit_for_bit(tmp_path):
     landscape, trajectory = datasets()
     for folder in ("a", "b"):
-        with figures.style():
-            figure = figures.curve_figure(landscape, trajectory, "test")
-            figures.save(figure, [tmp_path / folder / "loss.pdf", tmp_path / folder / "loss.png"])
+        with planes.style():
+            figure = planes.curve_figure(landscape, trajectory, "test")
+            planes.save(figure, [tmp_path / folder / "loss.pdf", tmp_path / folder / "loss.png"])
     assert (tmp_path / "a/loss.pdf").read_bytes()[:5] == b"%PDF-"
     assert matplotlib.image.imread(tmp_path / "a/loss.png").shape[2] == 4
     for name in ("loss.pdf", "loss.png"):
@@ -331,7 +332,7 @@ def test_figures_are_written_as_pdf_and_png_and_repeat_bit_for_bit(tmp_path):
 
 
 def test_axis_labels_carry_the_share_of_variance():
-    figure = figures.contour_figure(datasets()[0], CHOICES, "t")
+    figure = planes.contour_figure(datasets()[0], CHOICES, "t")
     assert figure.axes[0].get_xlabel() == "PCA 1 (90.0 % of path variance)"
     assert [percent(s) for s in (0.9, 0.004, 1e-6, 0.0)] == ["90.0 %", "0.40 %", "<0.01 %", "0.00 %"]
 
@@ -473,7 +474,7 @@ def test_a_path_is_drawn_beside_a_random_walk():
         coords={"iteration": 10 * time, "component": components},
         attrs={"walk_similarity": 0.8764, "walk_spread": 3.21},
     )
-    with figures.style():
+    with planes.style():
         figure = null_figure(directions, "r: directions pca")
         figure.canvas.draw()
     ours, theirs, spectrum = figure.axes[:3]
@@ -483,7 +484,7 @@ def test_a_path_is_drawn_beside_a_random_walk():
     assert ours.get_xlabel() == "component 1 (90.0 %)"
     assert [text.get_text() for text in spectrum.texts] == ["0.99", "0.50", "0.20", "0.10", "0.00"]
     assert np.allclose(spectrum.get_lines()[1].get_ydata(), shares)
-    with figures.style():
+    with planes.style():
         figure = null_figure(directions.isel(component=slice(0, 1)).assign_attrs(walk_similarity=np.nan), "one")
         figure.canvas.draw()
     assert "similarity" not in figure.get_suptitle()

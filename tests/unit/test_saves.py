@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from lossatlas import interrupt
 from lossatlas.krylov import lanczos, probe_vectors, quadrature_runs
-from lossatlas.saves import Saves, State
+from lossatlas.parallel import signals
+from lossatlas.parallel.checkpointing import Saves, State
 
 from tests.numerics.test_krylov import Dense, network_like, symmetric
 
@@ -19,7 +19,7 @@ class StopsAfter(Dense):
     def matmat(self, vectors):
         product = super().matmat(vectors)
         if self.limit is not None and self.products >= self.limit:
-            self.monkeypatch.setattr(interrupt, "_received", "SIGTERM")
+            self.monkeypatch.setattr(signals, "_received", "SIGTERM")
         return product
 
 
@@ -28,9 +28,9 @@ class StopsAfter(Dense):
 def test_oracle_19_lanczos_stopped_at_any_step_goes_on_to_the_same_bits(tmp_path, monkeypatch, limit, dtype):
     probes = probe_vectors(200, range(3), 0)
     whole = lanczos(StopsAfter(None, monkeypatch, dtype), probes, 20, keep_basis=True)
-    with pytest.raises(interrupt.Dropped):
+    with pytest.raises(signals.Dropped):
         lanczos(StopsAfter(limit, monkeypatch, dtype), probes, 20, state=State(tmp_path / "unit", 600))
-    monkeypatch.setattr(interrupt, "_received", None)
+    monkeypatch.setattr(signals, "_received", None)
     rest = StopsAfter(None, monkeypatch, dtype)
     resumed = lanczos(rest, probes, 20, keep_basis=True, state=State(tmp_path / "unit", 600))
     assert rest.products == 3 * (20 - max(1, -(-limit // 3) - 1)), "no step was done twice, the noise was kept"
@@ -63,9 +63,9 @@ def test_an_adaptive_unit_goes_on_within_its_parts(tmp_path, monkeypatch):
         return quadrature_runs(operator, lambda n: probe_vectors(200, n, 0), range(12), 60, 0.002, state)
 
     whole = runs(StopsAfter(None, monkeypatch))
-    with pytest.raises(interrupt.Dropped):
+    with pytest.raises(signals.Dropped):
         runs(StopsAfter(100, monkeypatch), State(tmp_path, 0.0))
-    monkeypatch.setattr(interrupt, "_received", None)
+    monkeypatch.setattr(signals, "_received", None)
     resumed = runs(StopsAfter(None, monkeypatch), State(tmp_path, 600))
     assert len(whole) == len(resumed)
     assert all(np.array_equal(a.alpha, b.alpha) for a, b in zip(whole, resumed, strict=True))

@@ -1,7 +1,7 @@
 """Import paths: digested without running the code, and failing in one line."""
 
 import pytest
-from lossatlas import sources
+from lossatlas.config import imports
 from lossatlas.errors import LossAtlasError
 
 
@@ -19,29 +19,29 @@ def code(tmp_path):
 
 @pytest.mark.parametrize("file", ["own_package/models.py", "own_package/parts.py", "own_helper.py"])
 def test_a_change_in_any_local_module_changes_the_digest(code, file):
-    before = sources.source_digest("own_package.models:build", [code], "model.import")
+    before = imports.source_digest("own_package.models:build", [code], "model.import")
     (code / file).write_text((code / file).read_text() + "# changed\n")
-    assert sources.source_digest("own_package.models:build", [code], "model.import") != before
+    assert imports.source_digest("own_package.models:build", [code], "model.import") != before
 
 
 def test_a_module_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(LossAtlasError, match=r"model.import: no module 'nowhere_at_all'"):
-        sources.source_digest("nowhere_at_all:build", [tmp_path], "model.import")
+        imports.source_digest("nowhere_at_all:build", [tmp_path], "model.import")
 
 
 def test_a_syntax_error_is_named_with_its_line(tmp_path):
     (tmp_path / "broken_module.py").write_text("x = 1\ndef f(:\n")
     with pytest.raises(LossAtlasError, match=r"broken_module.py, line 2"):
-        sources.source_digest("broken_module:f", [tmp_path], "model.import")
+        imports.source_digest("broken_module:f", [tmp_path], "model.import")
 
 
 def test_failing_imports_and_missing_attributes_are_one_line(code):
     with pytest.raises(LossAtlasError, match="RuntimeError: must not run"):
-        sources.load("own_package.models:build", [code], "model.import")
+        imports.load("own_package.models:build", [code], "model.import")
     with pytest.raises(LossAtlasError, match="no attribute 'nothing'"):
-        sources.load("own_package.parts:nothing", [code], "model.import")
-    assert sources.load("own_package.parts:WIDTH", [code], "model.import") == 3
+        imports.load("own_package.parts:nothing", [code], "model.import")
+    assert imports.load("own_package.parts:WIDTH", [code], "model.import") == 3
 
 
 def test_installed_modules_are_accepted(tmp_path):
-    assert sources.source_digest("json:loads", [tmp_path], "loss.import")
+    assert imports.source_digest("json:loads", [tmp_path], "loss.import")

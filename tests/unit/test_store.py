@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import xarray as xr
-from lossatlas import store
 from lossatlas.errors import LossAtlasError
+from lossatlas.io import store
 
 from tests.conftest import contents
 

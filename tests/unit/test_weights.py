@@ -8,8 +8,8 @@ import pytest
 import torch
 from lossatlas import config
 from lossatlas.backends.torch import Device, FlatNetwork, build_module, read_pretrained
-from lossatlas.backends.torch.vision import torchvision
 from lossatlas.errors import LossAtlasError
+from lossatlas.vision import torchvision
 from lossatlas.zoo import weights
 
 CHOICE = ("mobilenet-v2", "imagenet1k-v1")

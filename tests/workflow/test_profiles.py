@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import yaml
-from lossatlas.profile import MPI_RULES
+from lossatlas.config.profile import MPI_RULES
 
 from tests.conftest import BIN, ROOT, snakemake
 from tests.helpers.jobs import CLOSED_FORM

@@ -9,7 +9,7 @@ import matplotlib.image
 import pytest
 import yaml
 from lossatlas import config
-from lossatlas.store import open_finished
+from lossatlas.io.store import open_finished
 
 from tests.conftest import ROOT, snakemake
 from tests.workflow.conftest import test_config, write_config

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 import yaml
 from lossatlas import backends
-from lossatlas.trajectory import Trajectory
+from lossatlas.io.trajectory import Trajectory
 
 from tests.conftest import ROOT, environment, snakemake
 from tests.workflow.conftest import all_contents, write_config

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from lossatlas import store, zoo
+from lossatlas import zoo
+from lossatlas.io import store
 
 from tests.conftest import ROOT, contents, snakemake
 from tests.helpers.jobs import CLOSED_FORM

@@ -13,24 +13,26 @@ import numpy as np
 import xarray as xr
 from scipy.sparse.linalg import LinearOperator
 
-from lossatlas import config, curves, landscape, store, units
-from lossatlas import directions as direction_sets
+from lossatlas import config
 from lossatlas.backends import torch as backend
 from lossatlas.data import Split, Subset
-from lossatlas.directions.build import Axes, DirectionSet
-from lossatlas.directions.eigen import eigen
-from lossatlas.directions.gradient import gradient
-from lossatlas.directions.pca import pca
-from lossatlas.directions.random import random
-from lossatlas.directions.raw import RawDirections
+from lossatlas.drivers import landscape, line_scans
 from lossatlas.errors import LossAtlasError
+from lossatlas.geometry import directions as direction_sets
+from lossatlas.geometry.directions.direction_set import Axes, DirectionSet
+from lossatlas.geometry.directions.eigen import eigen
+from lossatlas.geometry.directions.gradient import gradient
+from lossatlas.geometry.directions.pca import pca
+from lossatlas.geometry.directions.random import random
+from lossatlas.geometry.directions.unnormalized import RawDirections
+from lossatlas.io import store
+from lossatlas.io.trajectory import RowWriter, Trajectory
 from lossatlas.krylov import Eigenpairs, Spectrum, check_deterministic, eigenpairs, probe_vectors, quadrature_runs
 from lossatlas.krylov.eigenpairs import check_count
 from lossatlas.krylov.lanczos import check_steps
-from lossatlas.parallel import Timing, World
+from lossatlas.parallel import Timing, World, work_units
+from lossatlas.parallel.progress import Progress
 from lossatlas.problem import Problem
-from lossatlas.progress import Progress
-from lossatlas.trajectory import RowWriter, Trajectory
 
 ENDS = {"LA": "largest", "SA": "smallest", "BE": "both ends, the larger half at the top", "LM": "largest magnitude"}
 
@@ -289,12 +291,12 @@ def curve(
     The dataset is what ``curves/<name>.zarr`` of the workflow holds: ``loss(curve, split, alpha)``, ``accuracy`` where
     targets are classes, and for each curve stationary points, barrier, monotonicity and minimum; besides, the vectors
     ``direction(curve, parameter)`` and for eigenvectors ``eigenvalue``, ``residual`` and ``converged``.
-    ``lossatlas.render.curves.curves_figure`` draws it.
+    ``lossatlas.render.figures.line_scans.curves_figure`` draws it.
 
     Args:
         model, loss, data, test, metrics, batch_size, dtype, strategy, precision: as for ``plane``.
-        directions: ``"random"``, also where neither they nor ``to`` are given; ``"eigen"``, Hessian eigenvectors of the
-            largest eigenvalues; ``"gradient"``, the negative gradient; or directions as for ``plane``, any number.
+        directions: ``"random"``, the default without ``to``; ``"eigen"``, Hessian eigenvectors of the largest
+            eigenvalues; ``"gradient"``, the negative gradient; or directions as for ``plane``, any number.
         to: another model or its state dict, in place of ``directions``, ``count``, ``normalize`` and ``ignore``: the
             curve leads from the model (alpha = 0) to this one (1).
         count: random directions or eigenvectors.
@@ -315,13 +317,14 @@ def curve(
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics)
         trajectory = _record(Path(folder), model, [] if to is None else [to], network, "to")
-        course: curves.Course
+        course: line_scans.Course
         if to is None:
             raw = _raw(directions, choices, trajectory, problems["train"], network, count)
             course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory)
         else:
             course, added = _between(spec, trajectory), {}
-        plan = curves.Plan(spec, course, problems, subsets, _random_guess(loss, subsets["train"], problems["train"]))
+        guess = _random_guess(loss, subsets["train"], problems["train"])
+        plan = line_scans.Plan(spec, course, problems, subsets, guess)
         return _evaluate_curves(Path(folder), plan).assign(added)
 
 
@@ -333,7 +336,7 @@ def _check_count(directions: Any, choices: dict) -> None:
 
 def _random_guess(loss: Any, subset: Subset, problem: Problem) -> float | None:
     name = "cross-entropy" if backend.is_cross_entropy(backend.as_loss(loss)) else ""
-    return curves.random_guess({"name": name}, subset.samples.targets, problem.class_count)
+    return line_scans.random_guess({"name": name}, subset.samples.targets, problem.class_count)
 
 
 def _course(between: bool, range: Sequence[float] | None, batchnorm: str | None, **choices: Any) -> dict:
@@ -350,19 +353,19 @@ def _course(between: bool, range: Sequence[float] | None, batchnorm: str | None,
     return spec
 
 
-def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[curves.Along, dict]:
+def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[line_scans.Along, dict]:
     """Return the curves along directions through the model, and what the dataset says of these besides."""
     axes = Axes(made.used, made.raw.labels, made.variance_share, {})
-    course = curves.Along({**spec, "center": "last"}, axes, trajectory)
+    course = line_scans.Along({**spec, "center": "last"}, axes, trajectory)
     course.attributes["center"] = "the model"
     added = {"direction": (("curve", "parameter"), made.used)}
     return course, added | {name: ("curve", values) for name, values in made.raw.values.items()}
 
 
-def _between(spec: dict, trajectory: Trajectory) -> curves.Between:
+def _between(spec: dict, trajectory: Trajectory) -> line_scans.Between:
     """Return the curve from the model, the last checkpoint, to the first."""
     ends = {"from": "last", "to": {"iteration": "first"}}
-    course = curves.Between({**spec, **ends}, trajectory, {}, "curve")
+    course = line_scans.Between({**spec, **ends}, trajectory, {}, "curve")
     course.labels = ["the model to the other one"]
     course.attributes |= {"from": "the model", "to": "the other one"}
     return course
@@ -446,19 +449,19 @@ def _evaluate_plane(folder: Path, spec: dict, made: DirectionSet, trajectory: Tr
     return dataset.assign({name: ("axis", values) for name, values in made.raw.values.items()})
 
 
-def _evaluate_curves(folder: Path, plan: curves.Plan) -> xr.Dataset:
+def _evaluate_curves(folder: Path, plan: line_scans.Plan) -> xr.Dataset:
     """Evaluate all points of curves."""
 
-    def evaluator(made: store.Store) -> curves.Evaluator:
-        return curves.Evaluator(plan.course, plan.problems, landscape.choices_of(made.attrs))
+    def evaluator(made: store.Store) -> line_scans.Evaluator:
+        return line_scans.Evaluator(plan.course, plan.problems, landscape.choices_of(made.attrs))
 
-    return _compute("curves", folder, plan.spec, curves.with_strategy(plan), evaluator, curves)
+    return _compute("curves", folder, plan.spec, line_scans.with_strategy(plan), evaluator, line_scans)
 
 
 def _compute(kind: str, folder: Path, spec: dict, build: Callable, evaluator: Callable, driver: Any) -> xr.Dataset:
     """Make a store in a temporary folder and return its contents, in memory; ``driver`` is the module that makes it."""
     made = store.create(folder / f"{kind}.zarr", folder, store.Fingerprint(kind, spec), build)
-    compute = getattr(driver, "compute", units.compute)  # rounds, where the driver has them
+    compute = getattr(driver, "compute", work_units.compute)  # rounds, where the driver has them
     compute(made, evaluator(made), World(), Timing(), "static", kind)
     driver.finish(made, {})
     dataset = xr.open_zarr(made.path, chunks=None).load()

@@ -12,7 +12,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from lossatlas import config as config_module
-from lossatlas import config_sizes, config_values, profile, sources
+from lossatlas.config import imports, profile, sizes, value_checks
 from lossatlas.errors import LossAtlasError
 
 
@@ -26,9 +26,9 @@ def checked(function, *arguments):
 
 def resolved(given):
     """Return the config with defaults."""
-    config_values.check_folder(str(workflow.basedir), "the project's own folder")
+    value_checks.check_folder(str(workflow.basedir), "the project's own folder")
     for file in workflow.configfiles:
-        config_values.check_file(file)
+        value_checks.check_file(file)
     return config_module.resolve(given)
 
 
@@ -39,8 +39,8 @@ if "runs" not in config:
 
 
 CONFIG = checked(resolved, config)
-RESULTS = config_values.plain_path(CONFIG["results"])
-DATA_ROOT = config_values.plain_path(CONFIG["data_root"])
+RESULTS = value_checks.plain_path(CONFIG["results"])
+DATA_ROOT = value_checks.plain_path(CONFIG["data_root"])
 RUNS = CONFIG["runs"]
 MPI = CONFIG["mpi"]
 TRAINED = [run for run, settings in RUNS.items() if "train" in settings]
@@ -141,7 +141,7 @@ def own_code(where, choice):
     """Return a model, data or loss entry with the digest of the user's source where it has one."""
     if "import" not in choice:
         return choice
-    digest = checked(sources.source_digest, choice["import"], CONFIG["python_path"], f"config: {where}")
+    digest = checked(imports.source_digest, choice["import"], CONFIG["python_path"], f"config: {where}")
     return {**choice, "python_path": CONFIG["python_path"], "source": digest}
 
 
@@ -175,7 +175,7 @@ def check_profile():
 def check_submission():
     """Refuse folders that the plugins of schedulers, which put them between double quotes, would hand to a shell."""
     for path in (os.getcwd(), workflow.basedir, *workflow.configfiles) if not workflow.local_exec else ():
-        checked(config_values.check_submitted, os.path.abspath(path))
+        checked(value_checks.check_submitted, os.path.abspath(path))
 
 
 def growing(minutes):
@@ -571,7 +571,7 @@ def run_dir(wildcards):
 # What the config refers to must be there before any job starts.
 PROBLEMS = {run: problem_spec(run) for run in RUNS}
 CHECKPOINTS = {run: checkpoint_files(run) for run in IMPORTED}
-checked(config_sizes.check_sizes, CONFIG, known_checkpoints())
+checked(sizes.check_sizes, CONFIG, known_checkpoints())
 for run, settings in RUNS.items():
     for name, directions in settings["directions"].items():
         if "path" in directions:

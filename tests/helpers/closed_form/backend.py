@@ -10,9 +10,9 @@ from typing import NamedTuple
 import events
 import numpy as np
 from bowl import MINIMUM, N, loss, second, slope
-from lossatlas.layout import ParameterLayout, ParameterSlot
-from lossatlas.team import LEAVES, fold
-from lossatlas.trajectory import Recording
+from lossatlas.io.layout import ParameterLayout, ParameterSlot
+from lossatlas.io.trajectory import Recording
+from lossatlas.parallel.process_group import LEAVES, fold
 
 LAYOUT = ParameterLayout(
     (ParameterSlot("w", (12, 10), 0, "weight", 0), ParameterSlot("b", (12,), 120, "bias", None)),

@@ -66,8 +66,8 @@ def _asked(variable: str, counts: dict[str, int]) -> list[str] | None:
 
 
 def _wait(mark: Path) -> None:
-    from lossatlas import interrupt
+    from lossatlas.parallel import signals
 
     mark.touch()
-    while mark.exists() and not interrupt.requested():
+    while mark.exists() and not signals.requested():
         time.sleep(0.01)

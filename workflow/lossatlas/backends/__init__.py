@@ -4,11 +4,11 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from lossatlas import sources
+from lossatlas.config import imports
 from lossatlas.data import Subset
 from lossatlas.errors import LossAtlasError
+from lossatlas.io.trajectory import Trajectory
 from lossatlas.problem import Problem
-from lossatlas.trajectory import Trajectory
 
 
 def backend(name: str) -> ModuleType:
@@ -58,6 +58,6 @@ def metrics_of_run(module: ModuleType, specs: dict[str, dict]) -> dict[str, Any]
     """
     found = {}
     for name, spec in specs.items():
-        own = sources.load(spec["import"], spec["python_path"], f"metrics.{name}")
+        own = imports.load(spec["import"], spec["python_path"], f"metrics.{name}")
         found[name] = module.mean_over_samples(own, f"metrics.{name}: {spec['import']!r}")
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lossatlas import sources
+from lossatlas.config import imports
 from lossatlas.data import downloaded
 from lossatlas.errors import LossAtlasError
 
@@ -51,7 +51,7 @@ def load_dataset(spec: dict, where: str = "data") -> Dataset:
         LossAtlasError: it cannot be loaded; the message says what to do.
     """
     if "import" in spec:
-        load = sources.load(spec["import"], spec["python_path"], f"{where}.import")
+        load = imports.load(spec["import"], spec["python_path"], f"{where}.import")
         return _own_dataset(load(**spec["kwargs"]), f"{where}.import")
     if spec["name"] == "fashion-mnist-mini":
         return _embedded()

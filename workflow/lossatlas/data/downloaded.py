@@ -93,7 +93,7 @@ def fetch(name: str, root: Path) -> None:
     Raises:
         LossAtlasError: they are neither there nor to be had; the message names the folder to fill.
     """
-    from lossatlas.backends.torch.vision import torchvision
+    from lossatlas.vision import torchvision
 
     dataset = getattr(torchvision().datasets, CLASSES[name])
     root.mkdir(parents=True, exist_ok=True)

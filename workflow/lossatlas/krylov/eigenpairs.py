@@ -7,10 +7,10 @@ import numpy as np
 
 from lossatlas import rng
 from lossatlas.errors import LossAtlasError, NonFiniteError
+from lossatlas.krylov.distributed_vectors import Shared
 from lossatlas.krylov.lanczos import measured_noise
 from lossatlas.krylov.operator import SymmetricOperator
-from lossatlas.krylov.shared import Shared
-from lossatlas.team import ALONE, Team
+from lossatlas.parallel.process_group import ALONE, Team
 
 MISSED = 0.01
 """Probability of a missed eigenvalue at which a warm started search stops looking."""

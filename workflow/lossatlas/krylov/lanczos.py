@@ -6,10 +6,10 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.krylov.distributed_vectors import Shared
 from lossatlas.krylov.operator import SymmetricOperator
-from lossatlas.krylov.shared import Shared
-from lossatlas.saves import State
-from lossatlas.team import ALONE, Team
+from lossatlas.parallel.checkpointing import State
+from lossatlas.parallel.process_group import ALONE, Team
 
 NOISE_MARGIN = 10.0
 """Breakdown: the next vector is shorter than this multiple of the product's noise."""

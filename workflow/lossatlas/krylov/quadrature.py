@@ -11,8 +11,8 @@ import numpy as np
 
 from lossatlas.krylov.lanczos import Tridiagonal, lanczos, quadrature_error
 from lossatlas.krylov.operator import SymmetricOperator
-from lossatlas.saves import State
-from lossatlas.team import ALONE, Team
+from lossatlas.parallel.checkpointing import State
+from lossatlas.parallel.process_group import ALONE, Team
 
 CONFIDENCE = 0.95
 

@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lossatlas.render import contour, curve, spectrum, surface
+from lossatlas.render.figures import contour, spectrum, surface, training_curve
 from lossatlas.render.style import DPI, HEIGHT, PATH_COLOR, WIDTH, evaluation_note, loss_scale, other_paths, style
 
 THREE_PANELS = {
@@ -58,7 +58,7 @@ class FrameRenderer:
         self._surface.set_box_aspect((1, 1, 0.75) if self._densities is None else (1.3, 1.3, 0.75), zoom=0.95)
         contour.draw_contours(self._contour, landscape, scale, choices)
         self._contour.set_title(evaluation_note(landscape), fontsize=8)
-        curve.draw_curve(self._curve, landscape, trajectory)
+        training_curve.draw_curve(self._curve, landscape, trajectory)
         self.figure.text(0.02, 0.955, title, fontsize=14, weight="bold", va="center")
         self._caption = self.figure.text(
             0.02, 0.905, "", fontsize=11, va="center", family="DejaVu Sans Mono", animated=True
@@ -70,7 +70,7 @@ class FrameRenderer:
         self._others2d = contour.other_lines(self._contour, self._others, animated=True)
         if self._others:
             self._name_paths()
-        self._now = curve.now_lines(self._curve, animated=True)
+        self._now = training_curve.now_lines(self._curve, animated=True)
         self._moving = [
             *((self._surface, artist) for artist in (*self._others3d, *self._lines3d)),
             *((self._contour, artist) for artist in (*self._others2d, *self._lines2d)),

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
-from lossatlas.refinement import LOG_FROM
+from lossatlas.drivers.adaptive_grid import LOG_FROM
 
 CHOICES = {"scale": "auto", "levels": 20, "elevation": 35, "azimuth": -60}
 """Defaults of the config's ``figures``, for pictures drawn without a config."""

@@ -7,7 +7,7 @@ BatchNorm, need no conversion. Knows no framework.
 
 import numpy as np
 
-from lossatlas.layout import ParameterLayout
+from lossatlas.io.layout import ParameterLayout
 
 _TO_KERAS = {4: (2, 3, 1, 0), 2: (1, 0)}
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}

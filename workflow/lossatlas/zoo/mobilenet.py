@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from lossatlas.backends.torch.vision import torchvision
+from lossatlas.vision import torchvision
 
 
 def mobilenet_v2(classes: int = 10, dropout: float = 0.2) -> nn.Module:

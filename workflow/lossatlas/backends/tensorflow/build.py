@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from lossatlas import rng, sources, zoo
+from lossatlas import rng, zoo
+from lossatlas.config import imports
 from lossatlas.errors import LossAtlasError
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -24,7 +25,7 @@ def build_module(spec: dict, seed: int) -> keras.Model:
     keras.utils.clear_session(free_memory=False)
     own = "import" in spec
     chosen = spec["import"] if own else spec["name"]
-    build = sources.load(chosen, spec["python_path"], "model.import") if own else zoo.keras_builder(chosen)
+    build = imports.load(chosen, spec["python_path"], "model.import") if own else zoo.keras_builder(chosen)
     keras.utils.set_random_seed(rng.torch_seed(seed, "initial weights") % 2**32)
     try:
         model = build(**spec["kwargs"])
@@ -44,7 +45,7 @@ def build_loss(spec: dict) -> Loss:
     """
     if "import" not in spec:
         return dict(zip(("cross-entropy", "mse"), BUILT_IN, strict=True))[spec["name"]]
-    own = sources.load(spec["import"], spec["python_path"], "loss.import")
+    own = imports.load(spec["import"], spec["python_path"], "loss.import")
     return mean_over_samples(own, f"loss.import: {spec['import']!r}")
 
 

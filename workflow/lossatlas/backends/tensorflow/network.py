@@ -11,8 +11,8 @@ from lossatlas.backends.tensorflow.device import Device
 from lossatlas.backends.tensorflow.kinds import filter_axis, kind, owners, short_name
 from lossatlas.backends.tensorflow.moments import exact_moments
 from lossatlas.errors import LossAtlasError
-from lossatlas.layout import ParameterLayout, ParameterSlot, is_variance
-from lossatlas.trajectory import Recording
+from lossatlas.io.layout import ParameterLayout, ParameterSlot, is_variance
+from lossatlas.io.trajectory import Recording
 
 
 class FlatNetwork:

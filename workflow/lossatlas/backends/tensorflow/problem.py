@@ -13,7 +13,7 @@ from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, c
 from lossatlas.backends.tensorflow.network import FlatNetwork, to_numpy
 from lossatlas.backends.tensorflow.points import Agreement, compare
 from lossatlas.backends.tensorflow.products import Curvature
-from lossatlas.backends.tensorflow.restriction import Interpolated, Recomputed, Restriction
+from lossatlas.backends.tensorflow.subspace_loss import Interpolated, Recomputed, Restriction
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import with_standard_error

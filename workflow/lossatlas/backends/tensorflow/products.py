@@ -19,7 +19,7 @@ from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.memory import bodies
 from lossatlas.backends.tensorflow.network import FlatNetwork, cut, join
 from lossatlas.errors import LossAtlasError
-from lossatlas.layout import ParameterLayout
+from lossatlas.io.layout import ParameterLayout
 
 OPERATORS = ("hessian", "ggn", "residual")
 STRATEGIES = ("nested", "forward")

@@ -8,11 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from lossatlas import store
 from lossatlas.backends.tensorflow.device import device_of
 from lossatlas.backends.tensorflow.network import FlatNetwork
 from lossatlas.errors import LossAtlasError
-from lossatlas.trajectory import RowWriter, check_disk
+from lossatlas.io import store
+from lossatlas.io.trajectory import RowWriter, check_disk
 
 
 class Recorder(keras.callbacks.Callback):

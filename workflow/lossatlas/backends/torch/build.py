@@ -4,14 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lossatlas import rng, sources, zoo
-from lossatlas.backends.torch.losses import (
-    Loss,
-    mean_over_samples,
-    mean_squares,
-    recognised,
-    same_shape_mean_squares,
-)
+from lossatlas import rng, zoo
+from lossatlas.backends.torch.losses import Loss, mean_over_samples, mean_squares, recognised, same_shape_mean_squares
+from lossatlas.config import imports
 from lossatlas.errors import LossAtlasError
 
 
@@ -23,7 +18,7 @@ def build_module(spec: dict, seed: int) -> nn.Module:
     """
     own = "import" in spec
     chosen = spec["import"] if own else spec["name"]
-    build = sources.load(chosen, spec["python_path"], "model.import") if own else zoo.builder(chosen)
+    build = imports.load(chosen, spec["python_path"], "model.import") if own else zoo.builder(chosen)
     with torch.random.fork_rng():
         torch.manual_seed(rng.torch_seed(seed, "initial weights"))
         try:
@@ -44,7 +39,7 @@ def build_loss(spec: dict) -> Loss:
     """
     if "import" not in spec:
         return {"cross-entropy": functional.cross_entropy, "mse": mean_squares}[spec["name"]]
-    own = sources.load(spec["import"], spec["python_path"], "loss.import")
+    own = imports.load(spec["import"], spec["python_path"], "loss.import")
     return recognised(own) or mean_over_samples(own, f"loss.import: {spec['import']!r}")
 
 

@@ -10,16 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from lossatlas.backends.torch.batchnorm import statistics
-from lossatlas.backends.torch.losses import (
-    Axes,
-    Loss,
-    chosen,
-    mapped,
-    mean_squares,
-    one_by_one,
-    recognised,
-    tensors,
-)
+from lossatlas.backends.torch.losses import Axes, Loss, chosen, mapped, mean_squares, one_by_one, recognised, tensors
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.errors import LossAtlasError
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lossatlas.backends.torch.device import Device
 from lossatlas.errors import LossAtlasError
-from lossatlas.layout import ParameterLayout, ParameterSlot, is_variance
-from lossatlas.trajectory import Recording
+from lossatlas.io.layout import ParameterLayout, ParameterSlot, is_variance
+from lossatlas.io.trajectory import Recording
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _SHIFTS = {"bias", "beta", "shift"}

@@ -11,14 +11,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from lossatlas.backends.torch.batchnorm import BATCHNORM, Reestimated, has_batchnorm, statistics
-from lossatlas.backends.torch.calibration import Evaluation, choose_evaluation
 from lossatlas.backends.torch.checks import fit
-from lossatlas.backends.torch.hessian import TorchHessian
+from lossatlas.backends.torch.hvp.hessian import TorchHessian
+from lossatlas.backends.torch.hvp.products import Curvature
+from lossatlas.backends.torch.hvp.strategies import Choice, choose, least_of
 from lossatlas.backends.torch.losses import ClassLoss, Loss, OverSamples, chosen, per_sample, recognised
 from lossatlas.backends.torch.network import FlatNetwork
-from lossatlas.backends.torch.products import Curvature
-from lossatlas.backends.torch.restriction import Eager, Interpolated, Recomputed, Staged, restrict
-from lossatlas.backends.torch.strategies import Choice, choose, least_of
+from lossatlas.backends.torch.subspace.autotune import Evaluation, choose_evaluation
+from lossatlas.backends.torch.subspace.subspace_loss import Eager, Interpolated, Recomputed, Staged, restrict
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import with_standard_error

@@ -1,0 +1,408 @@
+"""Ways to compute products with a curvature matrix: what each keeps between products, what it needs, which is best.
+
+``split`` keeps the values of the traced graph that do not depend on the vectors, and runs the rest for each block of
+vectors. ``retained`` keeps the graph of the gradient, and runs a second backward pass for each vector. ``rebuild``
+keeps nothing. They differ by rounding. Which is fastest depends on network, device and memory, so it is measured.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lossatlas.backends.torch.hvp.agreement import Agreement, Referee
+from lossatlas.backends.torch.hvp.products import Curvature
+from lossatlas.errors import LossAtlasError
+from lossatlas.parallel.process_group import LEAVES, fold, leaf
+
+STRATEGIES = ("split", "retained", "rebuild")
+
+INSIDE = 1.5
+"""Bytes that a computation takes for each byte of its tensors at the peak: with what operations use inside themselves,
+and what the allocator has not given back. Measured on CPUs were 1.2 (ViT) to 1.5 (GPT)."""
+
+SPARE = 16 * 2**20
+"""Bytes of what products need once, however small they are: traced graphs and the buffers of libraries."""
+
+MARGIN = 0.8
+"""A later strategy is chosen when it takes less than this share of the time of an earlier one; less is noise."""
+
+Piece = tuple[Tensor, Tensor]
+
+
+class Need(NamedTuple):
+    """Bytes that a strategy keeps for one piece, and those that it works with beside them."""
+
+    kept: int
+    working: int
+
+
+class Split:
+    """Traced graphs: the primal one runs once per piece, the tangent one for each block of vectors."""
+
+    name = "split"
+
+    def __init__(self, curvature: Curvature, theta: Tensor, buffers: Tensor):
+        self.curvature, self.theta, self.buffers = curvature, theta, buffers
+        self.free = curvature.free(theta)
+        self._prepared: tuple = (None, None, ())
+
+    def need(self, piece: Piece, width: int) -> Need:
+        """Return the memory for one piece and ``width`` vectors at once; its own values may not be kept."""
+        kept, beside = self.curvature.sizes(self.theta, self.buffers, piece, width)
+        return Need(kept, kept + int(INSIDE * beside))
+
+    @torch.no_grad()
+    def keep(self, piece: Piece, width: int) -> tuple:
+        """Return what products with ``width`` vectors have in common."""
+        primal, _, _ = self.curvature.graphs(self.theta, self.buffers, piece, width)
+        return primal(self.free, self.theta, self.buffers, *piece)
+
+    @torch.no_grad()
+    def product(self, piece: Piece, kept: tuple, vectors: Tensor) -> Tensor:
+        """Return the product with each row of ``vectors`` (width, N)."""
+        _, along, tangent = self.curvature.graphs(self.theta, self.buffers, piece, len(vectors))
+        if self._prepared[0] is not along or self._prepared[1] is not vectors:  # the same for most pieces
+            self._prepared = (along, vectors, along(vectors))
+        return tangent(*kept, *self._prepared[2])
+
+
+class Retained:
+    """Second backward passes through a gradient whose graph is kept."""
+
+    name = "retained"
+
+    def __init__(self, curvature: Curvature, theta: Tensor, buffers: Tensor):
+        self.curvature, self.theta, self.buffers = curvature, theta, buffers
+
+    def need(self, piece: Piece, width: int) -> Need:
+        """Return the memory for one piece, whose graph may not be kept; vectors come one by one."""
+        kept, beside = self.curvature.saved(self.theta, self.buffers, piece)
+        return Need(kept, kept + int(INSIDE * beside))
+
+    def keep(self, piece: Piece, width: int) -> Callable[[Tensor], Tensor]:
+        """Return the product as a function of one vector."""
+        return self.curvature.twice(self.theta, self.buffers, piece)
+
+    def product(self, piece: Piece, kept: Callable, vectors: Tensor) -> Tensor:
+        """Return the product with each row of ``vectors`` (width, N)."""
+        return _rows(kept, vectors)
+
+
+class Rebuild(Retained):
+    """Forward pass and two backward passes for each vector, the plainest way."""
+
+    name = "rebuild"
+
+    def need(self, piece: Piece, width: int) -> Need:
+        """Return the memory for one piece; vectors come one by one."""
+        return super().need(piece, width)._replace(kept=0)
+
+    def keep(self, piece: Piece, width: int) -> None:
+        """Keep nothing."""
+
+    def product(self, piece: Piece, kept: None, vectors: Tensor) -> Tensor:
+        """Return the product with each row of ``vectors`` (width, N)."""
+        return _rows(lambda vector: self.curvature.twice(self.theta, self.buffers, piece)(vector), vectors)
+
+
+def _rows(function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
+    made = torch.empty_like(vectors)
+    for row, vector in zip(made, vectors, strict=True):
+        row.copy_(function(vector))
+    return made
+
+
+_CLASSES = dict(zip(STRATEGIES, (Split, Retained, Rebuild), strict=True))
+
+
+def way(name: str, curvature: Curvature, theta: Tensor, buffers: Tensor) -> Split | Retained:
+    """Return a strategy at a point by name.
+
+    Raises:
+        LossAtlasError: there is no such strategy.
+    """
+    if name not in _CLASSES:
+        raise LossAtlasError(f"strategy: {name!r} is not one of auto, {', '.join(STRATEGIES)}")
+    return _CLASSES[name](curvature, theta, buffers)
+
+
+class Arrangement(NamedTuple):
+    """How products go through the samples, piece by piece, with ``width`` vectors at once.
+
+    ``room`` is what may be kept, ``total`` what there is to keep, ``working`` what is needed beside while a piece of
+    which nothing is kept is multiplied, and ``peak`` what products take at most; in bytes.
+    """
+
+    pieces: list[Piece]
+    width: int
+    room: int
+    total: int
+    working: int
+    peak: int
+
+    @property
+    def share_kept(self) -> float:
+        """The share of pieces of which something is kept."""
+        return min(1.0, self.room / self.total) if self.total else 1.0
+
+    @property
+    def samples_at_once(self) -> int:
+        """The largest number of samples of a piece."""
+        return max(len(inputs) for inputs, _ in self.pieces)
+
+
+def arrange(problem, strategy: Split | Retained, width: int, memory_gb: float) -> Arrangement:
+    """Cut a block of vectors and the samples so that a product stays within the memory.
+
+    Vectors are cut only where samples would otherwise have to be cut by more than half.
+
+    Args:
+        problem: the ``TorchProblem``.
+        width: vectors of a block, of which a part may be multiplied at once.
+
+    Raises:
+        LossAtlasError: one vector and one sample do not fit, or one chunk where chunks must stay whole.
+    """
+    found = []
+    for at_once in (n for n in range(width, 0, -1) if width % n == 0):
+        made, wanted = _cut(problem, strategy, at_once, memory_gb)
+        if made is not None:
+            found.append(made)
+            if 2 * made.samples_at_once >= wanted:
+                return made
+    if found:
+        return max(found, key=lambda made: made.samples_at_once * made.width)
+    least = least_bytes(problem, strategy)
+    samples = "each chunk of samples" if problem.batchnorm == "batch" else "1 sample"
+    raise LossAtlasError(
+        f"memory_gb: {memory_gb:.3g} is too little for Hessian products; {strategy.name} needs about "
+        f"{least / 2**30:.2g} for {samples} and 1 vector at once"
+    )
+
+
+def least_bytes(problem, strategy: Split | Retained) -> int:
+    """Return the bytes that products need with as few vectors and samples at once as possible, for many samples."""
+    return _working(strategy, problem.pieces(1, 1), 1, sums_alive(LEAVES))
+
+
+def least_of(problem, curvature: Curvature, theta: Tensor, buffers: Tensor, asked: str, enough: float) -> int:
+    """Return the bytes that products need at least, of all strategies for ``auto``; ``enough`` ends the search.
+
+    What needs no trace is tried first.
+    """
+    least = []
+    for name in ("rebuild", "split") if asked == "auto" else (asked,):
+        least.append(least_bytes(problem, way(problem.strategy(curvature, name), curvature, theta, buffers)))
+        if least[-1] <= enough:
+            break
+    return min(least)
+
+
+def _cut(problem, strategy: Split | Retained, width: int, memory_gb: float) -> tuple[Arrangement | None, int]:
+    """Return how products with all these vectors at once stay within the memory if they can, and the size wanted."""
+    budget, at_once = memory_gb * 2**30, width if isinstance(strategy, Split) else 1
+    pieces, wanted = problem.pieces(at_once), 0
+    while True:
+        size = max(len(inputs) for inputs, _ in pieces)
+        wanted, working = wanted or size, _working(strategy, pieces, width, sums_alive(len(pieces)))
+        if working <= budget:
+            each = [strategy.need(piece, width).kept for piece in pieces]
+            room, total = int(budget - working), sum(each)
+            if total <= room + max(each):  # then there is no piece of which nothing is kept
+                return Arrangement(pieces, width, total, total, working, working - max(each) + total), wanted
+            return Arrangement(pieces, width, room, total, working, working + room), wanted
+        smaller = problem.pieces(at_once, max(1, min(size - 1, int(0.9 * size * budget / working))))
+        if problem.batchnorm == "batch" or max(len(inputs) for inputs, _ in smaller) >= size:
+            return None, wanted
+        pieces = smaller
+
+
+def _working(strategy: Split | Retained, pieces: list[Piece], width: int, sums: int) -> int:
+    """Return the bytes that products work with: those of the largest piece, sums, vectors and results."""
+    largest = max(pieces, key=lambda piece: len(piece[0]))
+    vectors = width * strategy.curvature.chosen.size * (8 * sums + 2 * strategy.theta.element_size())
+    return strategy.need(largest, width).working + vectors + SPARE
+
+
+def sums_alive(pieces: int) -> int:
+    """Return how many sums over leaves are alive at once while products go through the pieces, see ``team.fold``."""
+    alive, most = [], 0
+    for number in range(LEAVES):
+        filled = leaf(pieces, number)
+        alive.append((range(number, number + 1), 0 if filled.stop > filled.start else None))
+        most = max(most, sum(total is not None for _, total in alive))
+        alive = fold(alive)
+    return most
+
+
+class Choice(NamedTuple):
+    """A strategy and why: ``told`` in words, ``peak`` in bytes, ``agreement`` as ``agreement.Agreement`` has it."""
+
+    strategy: str
+    told: str
+    peak: int
+    agreement: dict[str, Any]
+
+
+class Candidate(NamedTuple):
+    """A strategy that fits, how it goes through the samples, and the seconds of a product, None if not measured."""
+
+    strategy: Split | Retained
+    arrangement: Arrangement
+    seconds: float | None = None
+
+
+def choose(
+    problem,
+    curvature: Curvature,
+    theta: Tensor,
+    buffers: Tensor,
+    width: int,
+    memory_gb: float,
+    asked: str,
+    count: int | None = None,
+) -> Choice:
+    """Return the strategy ``asked``, or for ``auto`` the fastest for ``width`` vectors at once among those that fit.
+
+    Where its products are not those of double backward a plainer one is returned, see ``agreement``.
+
+    Args:
+        count: products that are ahead, if that is known; for few ones nothing is traced.
+
+    Raises:
+        LossAtlasError: none fits, none is right, or there is no such strategy.
+    """
+    at = curvature, theta, buffers
+    referee = Referee(problem, *at)
+    if asked == "auto":
+        # Where double backward is wrong only traced forward derivatives are right, however few products there are.
+        ahead = count if referee.trusted == "backward" else None
+        found = candidates(problem, *at, width, memory_gb, ahead)
+    else:
+        strategy = way(problem.strategy(curvature, asked), *at)
+        found = [Candidate(strategy, arrange(problem, strategy, width, memory_gb))]
+    for number, one in enumerate(found):
+        agreement = referee.compare(one.strategy, _piece_to_try(one, memory_gb), one.arrangement.width)
+        fault = agreement.fault(theta.dtype)
+        if fault is None:
+            return _told(found[number:], memory_gb, agreement)
+        print(f"Hessian products: not by strategy {one.strategy.name!r}, which {fault}", flush=True)
+    if asked not in ("auto", STRATEGIES[-1]):
+        return choose(problem, *at, width, memory_gb, STRATEGIES[-1], count)
+    raise LossAtlasError(f"Hessian: no way of multiplying is right; the last one {fault}")
+
+
+def _piece_to_try(one: Candidate, memory_gb: float) -> Piece:
+    """Return samples that a strategy goes through at once, as many as double backward has room for beside them."""
+    piece, plain = one.arrangement.pieces[0], Rebuild(one.strategy.curvature, one.strategy.theta, one.strategy.buffers)
+    while len(piece[0]) > 1 and plain.need(piece, 1).working > memory_gb * 2**30:
+        piece = tuple(part[: len(piece[0]) // 2] for part in piece)
+    return piece
+
+
+def candidates(
+    problem, curvature: Curvature, theta: Tensor, buffers: Tensor, width: int, memory_gb: float, count: int | None
+) -> list[Candidate]:
+    """Return the strategies that fit, the best first; each with the measured seconds of a product.
+
+    Raises:
+        LossAtlasError: none fits.
+    """
+    vectors = torch.zeros(width, curvature.chosen.size, dtype=theta.dtype, device=theta.device)
+    found, errors = [], []
+    for name in ("retained", "rebuild", "split"):
+        if name == "split":
+            name = _traced_if_worthwhile(problem, curvature, theta, buffers, found, count)
+            if name in (None, *(one.strategy.name for one in found)):
+                continue
+        strategy = way(name, curvature, theta, buffers)
+        try:
+            arrangement = arrange(problem, strategy, width, memory_gb)
+        except LossAtlasError as error:
+            errors.append(error)
+            continue
+        piece = arrangement.pieces[0]
+        each = seconds(strategy, piece, vectors[: arrangement.width], arrangement.share_kept)
+        found.append(Candidate(strategy, arrangement, each * problem.samples / len(piece[0])))
+    if not found:
+        raise errors[-1]
+    return _ranked(found)
+
+
+def _ranked(found: list[Candidate]) -> list[Candidate]:
+    """Return candidates by their time; one of ``STRATEGIES`` that is a little slower than a later one comes first."""
+    found = sorted(found, key=lambda one: STRATEGIES.index(one.strategy.name))
+    best = found[0]
+    for one in found[1:]:
+        best = one if one.seconds < MARGIN * best.seconds else best
+    return [best, *(one for one in found if one is not best)]
+
+
+TRACED = 0.01
+"""Seconds that tracing takes for each operation of a gradient, about: 5 s for MobileNet-V2, 2 s for ResNet-20."""
+
+READY, SHARE = 10, 0.03
+"""Products as long as which tracing may take, or the share of all products that are ahead if that is more."""
+
+
+def _traced_if_worthwhile(
+    problem, curvature: Curvature, theta: Tensor, buffers: Tensor, found: list[Candidate], count: int | None
+) -> str | None:
+    """Return what becomes of ``split``; None if tracing takes more time than it can save for ``count`` products."""
+    if count is not None and found:
+        worth = min(0.5 * count, max(READY, SHARE * count)) * min(one.seconds for one in found)
+        if TRACED * curvature.operations(theta, buffers, problem.chunks[0]) > worth:
+            return None
+    return problem.strategy(curvature, "split")
+
+
+def _told(found: list[Candidate], memory_gb: float, agreement: Agreement) -> Choice:
+    """Return the first candidate with a line about all."""
+    best, *others = found
+    name, made = best.strategy.name, best.arrangement
+    memory = f"about {made.peak / 2**30:.2g} of {memory_gb:.3g} GB"
+    if best.seconds is None:
+        return Choice(name, f"{name}, {memory}", made.peak, agreement.attributes)
+    slower = ", ".join(f"{one.strategy.name} {one.seconds:.2g}" for one in others)
+    told = f"{name} ({best.seconds:.2g} s each{f'; {slower}' if slower else ''}), {memory}"
+    return Choice(name, told, made.peak, agreement.attributes)
+
+
+def seconds(strategy: Split | Retained, piece: Piece, vectors: Tensor, share_kept: float) -> float:
+    """Return the time of the product with one of ``vectors`` (width, N), on one piece, when this share is kept."""
+    # The others take vectors one by one, as long for each.
+    timed = vectors if isinstance(strategy, Split) else vectors[:1]
+    prepare, kept = _shortest(lambda: strategy.keep(piece, len(timed)), 1)
+    multiply, _ = _shortest(lambda: strategy.product(piece, kept, timed), 3)
+    # What is not kept is made again for each block.
+    return multiply / len(timed) + (1 - share_kept) * prepare / len(vectors)
+
+
+SLOW = 0.05
+"""Seconds beyond which one run tells enough: what a first one takes besides is then a small share."""
+
+
+def _shortest(run: Callable[[], Any], repetitions: int) -> tuple[float, Any]:
+    """Return the shortest time of a function that has run once before, unless that was slow, and its last result."""
+    first, best = True, float("inf")
+    for _ in range(repetitions + 1):
+        wait()
+        started = time.perf_counter()
+        result = run()
+        wait()
+        taken = time.perf_counter() - started
+        if not first or taken > SLOW:
+            best = min(best, taken)
+        if taken > SLOW:
+            break
+        first = False
+    return best, result
+
+
+def wait() -> None:
+    """Wait for the GPU, if there is one in use."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()

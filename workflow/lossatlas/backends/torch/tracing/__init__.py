@@ -1,0 +1,1 @@
+"""Graphs of tensor operations: traced, rewritten, split, fused."""

@@ -1,0 +1,206 @@
+"""What every script shares: one-line errors, ranks that fail together, arguments that every rule passes."""
+
+import argparse
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lossatlas.errors import NO_ROOM, LossAtlasError, room_for
+from lossatlas.geometry.projection import Others
+from lossatlas.io import store
+from lossatlas.io.trajectory import Trajectory
+from lossatlas.parallel import Timing, World, signals
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all store-making scripts have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--output", type=Path, required=True, help="the store to make (becomes a link)")
+    parser.add_argument("--run-dir", type=Path, required=True, help="results/<run>")
+    parser.add_argument("--spec", type=json.loads, required=True, help="what determines the result, as JSON")
+    parser.add_argument("--label", required=True, help="name of the job in messages")
+    parser.add_argument("--fresh", action="store_true", help="set an existing store aside and compute anew")
+    return parser
+
+
+def mpi_arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all MPI scripts have."""
+    parser = arguments(description)
+    parser.add_argument("--timing", type=Path, required=True, help="timing record to write, JSON")
+    parser.add_argument("--ranks", type=int, required=True, help="ranks that MPI's world must have")
+    parser.add_argument("--threads", type=int, required=True, help="threads of each rank")
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--queue", choices=["counter", "static"], required=True)
+    return parser
+
+
+def plane_arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all MPI scripts on a plane have; an axis is (store, index from 0)."""
+    parser = mpi_arguments(description)
+    add_trajectories(parser)
+    for name in ("x", "y"):
+        told = f"direction of the {name} axis, counted from 1"
+        parser.add_argument(f"--{name}", type=axis, required=True, metavar="STORE:NUMBER", help=told)
+    return parser
+
+
+def other_paths(args: argparse.Namespace, losses: bool) -> Others:
+    """Open the other runs whose paths a plane shows."""
+    return Others({name: Trajectory(file) for name, file in args.other}, losses)
+
+
+def axis(text: str) -> tuple[Path, int | None]:
+    """Parse ``STORE:NUMBER``, counted from 1, into the path and an index from 0; ``STORE:all`` has no index."""
+    path, number = text.rsplit(":", 1)
+    return Path(path), None if number == "all" else int(number) - 1
+
+
+def add_trajectories(parser: argparse.ArgumentParser) -> None:
+    """Add the run's own trajectory and, as pairs (run, path), those of other runs."""
+    parser.add_argument("--trajectory", type=Path, required=True)
+    other = {"metavar": "RUN=PATH", "help": "trajectory of another run"}
+    parser.add_argument("--other", action="append", default=[], type=_named_path, **other)
+
+
+def add_needs(parser: argparse.ArgumentParser) -> None:
+    """Add what the jobs after a trajectory's need memory for, see ``readiness.check_memory``."""
+    told = "choices of later jobs that compute Hessian products, by key of the config, as JSON"
+    parser.add_argument("--needs", type=json.loads, default={}, help=told)
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, path = text.split("=", 1)
+    return name, Path(path)
+
+
+def conclude(
+    args: argparse.Namespace,
+    world: World,
+    timing: Timing,
+    made: store.Store,
+    finish: Callable[[store.Store, dict], dict],
+    missing: int,
+    device: str,
+) -> None:
+    """After all units: finish and link the store, write the timing record. Every rank takes part.
+
+    Args:
+        finish: the driver's function that sorts the results and marks the store finished.
+        missing: how many units are not computed, because the job was told to stop.
+
+    Raises:
+        SystemExit: units are missing; the status makes the job resume.
+    """
+    records = world.gather({**timing.record(world.rank), "peak_memory_bytes": peak_memory()})
+    if world.rank == 0:
+        wall = timing.wall()
+        if made.finished:
+            print(f"{args.label}: found finished, nothing to compute", flush=True)
+        elif not missing and store.Store(made.path).finished:
+            print(f"{args.label}: another attempt at this store has finished it", flush=True)
+        elif not missing:
+            _finish(args, made, finish, records, device, wall)
+        for record in records:
+            print(f"{args.label}: rank {record['rank']} did {record['units']} chunks; seconds: {record['seconds']}")
+        write_json(args.timing, {"label": args.label, "wall_seconds": wall, "device": device, "ranks": records})
+        if missing:
+            why = f"stopped by {signals.requested() or 'another rank'}, {missing} chunks missing"
+            print(f"{args.label}: {why}; run the same command again to go on", flush=True)
+        else:
+            store.publish(args.output, args.run_dir)
+    if missing:
+        sys.exit(signals.STATUS)
+
+
+def _finish(args: argparse.Namespace, made: store.Store, finish: Callable, records: list, device: str, wall: float):
+    together = records[0]["ranks_per_unit"]
+    attempt = {"ranks": len(records), "ranks_per_unit": together, "threads": args.threads, "device": device}
+    attempt |= {"wall_seconds": wall, "chunks": sum(record["units"] for record in records) // together}
+    attempt["peak_memory_bytes"] = [record["peak_memory_bytes"] for record in records]
+    counts = finish(made, attempt)
+    print(f"{args.label}: " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items()), flush=True)
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process had in use so far (resident set), in bytes; a GPU's is not counted."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def run(main: Callable[[World], Any], ranks: int | None = None, label: str = "") -> None:
+    """Run a script's ``main`` and turn errors into an exit status; with MPI one rank's failure ends all.
+
+    Args:
+        ranks: the size that MPI's world must have; None for a script on its own.
+        label: name of the job, put before errors.
+    """
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    world, where = World(), f"{label}: " if label else ""
+    signals.listen(lambda text: _tell(world, f"{where}{text}", signals.STATUS))
+    try:
+        if ranks is not None:
+            from lossatlas.parallel import world as mpi_world
+
+            world = mpi_world(ranks)
+            _name_ranks_in_warnings(world)
+        main(world)
+    except signals.Interrupted as error:
+        _fail(world, f"{where}{error}", signals.STATUS)
+    except LossAtlasError as error:
+        if os.environ.get("LOSSATLAS_TRACEBACK"):
+            traceback.print_exc()
+        _fail(world, f"{where}error: {error}", 2)
+    except Exception as error:
+        if full := _disk_is_full(error):
+            _fail(world, f"{where}error: {full}", 2)
+        _fail(world, f"rank {world.rank} of {world.size} failed:\n{traceback.format_exc()}", 1)
+    finally:
+        signals.ignore()  # what is left is the end of the interpreter, which could answer with another status
+
+
+def _name_ranks_in_warnings(world: World) -> None:
+    """Let every warning say which rank gave it."""
+    plain = warnings.formatwarning
+    if world.size > 1:
+        warnings.formatwarning = lambda *what, **how: f"rank {world.rank}: {plain(*what, **how)}"
+
+
+def _disk_is_full(error: BaseException | None) -> str | None:
+    """Return one line when an error, or one that led to it, says that the disk has no room; None else."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            file = f"{error.filename}: " if error.filename else ""
+            return f"{file}no room on the disk ({error.strerror}); make room and run the same command again"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _fail(world: World, text: str, status: int) -> None:
+    _tell(world, text, status)
+    sys.exit(status)
+
+
+def _tell(world: World, text: str, status: int) -> None:
+    """Say why the job ends, and end the other ranks."""
+    signals.say(text)
+    if world.size > 1:
+        time.sleep(0.5)  # launchers drop what they have not yet passed on when a rank aborts
+    world.abort(status)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a small JSON file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps(content, indent=1) + "\n"
+    with room_for(path, len(text)):
+        temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,172 @@
+"""Driver: the extreme Hessian eigenvalues on a grid over a plane, by ranks that share one queue.
+
+Li et al. 2018, section 6 ("Are we really seeing convexity?"): where |lambda_min / lambda_max| is close to 0 the surface
+is as convex as it looks on the plane. A unit of work is one grid point, or a few on large grids.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zarr
+
+from lossatlas.data import Subset
+from lossatlas.drivers.landscape import BATCHNORM, MAX_CHUNKS, check_moves, grid
+from lossatlas.errors import LossAtlasError, NonFiniteError
+from lossatlas.geometry.directions.direction_set import Axes
+from lossatlas.geometry.projection import Others, join, project_path
+from lossatlas.geometry.segments import variance_mask
+from lossatlas.io.store import Store, add_array
+from lossatlas.io.trajectory import Trajectory
+from lossatlas.krylov import eigenpairs
+from lossatlas.krylov.eigenpairs import check_count
+from lossatlas.parallel import work_units
+from lossatlas.problem import Problem, batchnorm_note, choices_of
+
+COLUMNS = {
+    "loss": "loss at the grid point",
+    "gradient_norm": "Euclidean norm of the gradient",
+    "largest": "largest eigenvalue lambda_max",
+    "smallest": "smallest eigenvalue lambda_min",
+    "ratio": "|lambda_min / lambda_max|; inf where only lambda_max is 0",
+    "largest_residual": "residual ||Hy - lambda y|| of the largest eigenpair",
+    "smallest_residual": "residual ||Hy - lambda y|| of the smallest eigenpair",
+    "largest_converged": "whether the largest eigenpair has converged (1) or not (0)",
+    "smallest_converged": "whether the smallest eigenpair has converged (1) or not (0)",
+    "products": "Hessian products used",
+}
+"""Arrays (y, x) of a store, in the order of the columns of a unit."""
+
+HELD = "; at each point derivatives hold them fixed"
+NOTES = {"frozen": "frozen: running statistics of theta_c"}
+NOTES |= {policy: BATCHNORM[policy] + HELD for policy in ("recompute", "interpolate")}
+"""What BatchNorm normalises by, by the policy of the plane."""
+
+
+def points_per_chunk(points: int) -> int:
+    """Return how many points a rank claims at once: one, more where a store would hold too many chunks."""
+    return -(-points // MAX_CHUNKS)
+
+
+@dataclass
+class Plan:
+    """Everything that a curvature store is built from.
+
+    ``plane`` is the config of the plane, whose range it takes; ``spec`` is the plane's ``curvature``.
+    """
+
+    spec: dict
+    plane: dict
+    axes: Axes
+    trajectory: Trajectory
+    problem: Problem
+    subset: Subset
+    others: Others = field(default_factory=Others)
+
+    def build(self, group: zarr.Group) -> None:
+        """Create all arrays of the store.
+
+        Raises:
+            LossAtlasError: fewer than two parameters match, so that there are no two ends; or running statistics are
+                to move along axes that are no differences of checkpoints.
+        """
+        policy = self.plane.get("batchnorm", "frozen")
+        if policy == "interpolate":
+            check_moves(self.axes)
+        size = self.problem.layout.select(self.spec["parameters"]).size
+        check_count(size, 2)
+        row = self.trajectory.row_of(self.plane["center"], "plane.center")
+        center = self.trajectory.parameters(row).astype(np.float64)
+        self.others.check(self.trajectory)
+        paths = [project_path(self.trajectory, center, self.axes.vectors)]
+        paths += self.others.project(center, self.axes.vectors)
+        x, y = grid(join(paths), {**self.plane, "points": self.spec["points"]})
+        group.attrs.update(
+            {
+                "title": "Extreme Hessian eigenvalues on a plane",
+                "summary": "The largest and smallest eigenvalue and the gradient at theta_c + x d_x + y d_y; NaN where "
+                "the loss or a derivative is NaN or infinite.",
+                "center": self.plane["center"],
+                "batchnorm": batchnorm_note(self.spec, NOTES[policy]),
+                "plane_batchnorm": policy,
+                "x_label": self.axes.labels[0],
+                "y_label": self.axes.labels[1],
+                **self.axes.notes,
+                "parameters": size,
+                "operator": self.spec["operator"],
+                "parameter_patterns": self.spec["parameters"],
+                "tolerance": self.spec["tolerance"],
+                "max_products": self.spec["max_products"],
+                "samples": len(self.subset),
+                "subset_digest": self.subset.digest,
+            }
+        )
+        for name, values, label in (("x", x, self.axes.labels[0]), ("y", y, self.axes.labels[1])):
+            add_array(group, name, (name,), data=values, long_name=label, units="multiples of the direction")
+        for name, text in COLUMNS.items():
+            add_array(group, name, ("y", "x"), shape=(len(y), len(x)), fill_value=np.nan, long_name=text)
+        points = len(x) * len(y)
+        summary = "One row per grid point, row by row."
+        work_units.add_rows(group, summary, points, list(COLUMNS), points_per_chunk(points))
+
+
+class Evaluator:
+    """Searches the extreme eigenpairs at grid points of a curvature store, by number."""
+
+    def __init__(self, store: Store, spec: dict, axes: Axes, trajectory: Trajectory, problem: Problem):
+        self.spec, self.axes, self.problem = spec, axes, problem
+        row = trajectory.row_of(store.attrs["center"], "plane.center")
+        self.center, self.buffers = trajectory.parameters(row).astype(np.float64), trajectory.buffers(row)
+        self.policy, self.variances = store.attrs.get("plane_batchnorm", "frozen"), variance_mask(trajectory)
+        x, y = store["x"][:], store["y"][:]
+        self.points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
+
+    def __call__(self, unit: range) -> np.ndarray:
+        """Return the columns of the grid points of a unit, one row each."""
+        return np.stack([self.point(point) for point in unit])
+
+    def point(self, point: int) -> np.ndarray:
+        """Return the columns of one grid point; no eigenvalues where something is NaN or infinite."""
+        theta = self.center + self.points[point] @ self.axes.vectors
+        buffers = self.buffers_at(theta, self.points[point])
+        loss = self.problem.metrics(theta, buffers)[0]
+        slope = np.linalg.norm(self.problem.gradient(theta, buffers))
+        try:
+            return np.array([loss, slope, *self._extremes(theta, buffers)])
+        except NonFiniteError:
+            return np.array([loss, slope, *np.full(len(COLUMNS) - 2, np.nan)])
+        except LossAtlasError as error:
+            x, y = self.points[point]
+            raise LossAtlasError(f"curvature: x = {x:.6g}, y = {y:.6g}: {error}") from error
+
+    def buffers_at(self, theta: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+        """Return the running statistics at a point, by the policy of the plane."""
+        if self.policy == "recompute":
+            return self.problem.recomputed(theta, self.buffers)
+        if self.policy == "interpolate":
+            moved = self.buffers + coefficients @ self.axes.buffers
+            return np.where(self.variances & (moved < 0), 0.0, moved)
+        return self.buffers
+
+    def _extremes(self, theta: np.ndarray, buffers: np.ndarray) -> list[float]:
+        choices = choices_of(self.spec)
+        operator = self.problem.linearize(theta, buffers, **choices)
+        search = (self.spec[key] for key in ("tolerance", "max_products", "seed"))
+        pairs = eigenpairs(operator, 1, 1, *search)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.abs(pairs.values[1] / pairs.values[0])
+        return [*pairs.values, ratio, *pairs.residuals, *pairs.converged, pairs.products]
+
+
+def finish(store: Store, attempt: dict[str, Any]) -> dict:
+    """Sort the finished points into (y, x) arrays; return counts for the log."""
+    values = work_units.results(store)
+    for column, name in zip(values.T, COLUMNS, strict=True):
+        store[name][...] = column.reshape(store[name].shape)
+    found = dict(zip(COLUMNS, values.T, strict=True))
+    nonfinite = ~np.isfinite(found["largest"])
+    unconverged = ~nonfinite & ((found["largest_converged"] == 0) | (found["smallest_converged"] == 0))
+    counts = {"nonfinite_points": int(nonfinite.sum()), "unconverged_points": int(unconverged.sum())}
+    store.update(**counts)
+    store.finish(attempt)
+    return {"points": len(values), **counts}

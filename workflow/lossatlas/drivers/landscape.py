@@ -1,0 +1,515 @@
+"""Driver: the loss on a plane (GradVis Algorithms 1 and 3), with the path, by ranks that share one queue.
+
+All evaluations lie on one axis ``row`` in the order of evaluation: the grid from coarse to fine, each checkpoint
+projected onto the plane, each checkpoint itself (those of other runs after the run's own), and in an adaptive grid
+round after round of further points. A unit of work is one chunk of that axis. Evaluations have numbers: the grid points
+row by row, then the two kinds of the paths.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from lossatlas import config
+from lossatlas.data import Subset
+from lossatlas.drivers import adaptive_grid
+from lossatlas.errors import LossAtlasError
+from lossatlas.geometry.directions.direction_set import Axes
+from lossatlas.geometry.projection import Others, Path, join, project_path
+from lossatlas.geometry.segments import variance_mask
+from lossatlas.io.store import Store, add_array
+from lossatlas.io.trajectory import Trajectory
+from lossatlas.parallel import Timing, World, work_units
+from lossatlas.problem import Problem
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+MAX_CHUNKS = 2000
+ORDER = "work/order"
+"""Number and round of each row, both -1 where the row is not planned yet; one chunk, so that a round comes at once."""
+
+UNITS = {
+    "loss": "mean per sample",
+    "accuracy": "share of samples",
+    "loss_standard_error": "standard deviation over samples / sqrt(samples)",
+}
+
+
+def grid(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates (x, y) of the grid: the path's extent plus a border, or the fixed range.
+
+    An extent of zero borrows the other axis's; with neither, the range is [-1, 1].
+    """
+    low, high = path.coefficients.min(axis=0), path.coefficients.max(axis=0)
+    extent = high - low
+    extent = np.where(extent > 1e-9 * extent.max(), extent, extent.max())
+    axes = []
+    for k, name in enumerate(("x", "y")):
+        interval = spec.get("range", {}).get(name)
+        if interval is None:
+            middle, half = (low[k] + high[k]) / 2, (0.5 + spec["border"]) * extent[k]
+            interval = (middle - half, middle + half) if half > 0 else (-1.0, 1.0)
+        axes.append(np.linspace(*interval, spec["points"][k]))
+    return axes[0], axes[1]
+
+
+def points_per_chunk(spec: dict, points: int) -> int:
+    """Return how many points a rank claims at once."""
+    return spec.get("points_per_chunk", max(4, -(-points // MAX_CHUNKS)))
+
+
+@dataclass
+class Plane:
+    """Everything that a landscape store is built from."""
+
+    spec: dict
+    axes: Axes
+    trajectory: Trajectory
+    problems: dict[str, Problem]
+    subsets: dict[str, Subset]
+    others: Others = field(default_factory=Others)
+
+    def build(self, group: zarr.Group) -> None:
+        """Create all arrays of the store: coordinates and path at once, results to be filled in."""
+        row = self.trajectory.row_of(self.spec["center"], "plane.center")
+        center = self.trajectory.parameters(row).astype(np.float64)
+        self.others.check(self.trajectory)
+        path = project_path(self.trajectory, center, self.axes.vectors)
+        other_paths = self.others.project(center, self.axes.vectors)
+        x, y = grid(join([path, *other_paths]), self.spec)
+        group.attrs.update(self._attributes())
+        self._add_coordinates(group, x, y)
+        self._add_path(group, path)
+        if self.spec.get("batchnorm") == "interpolate":
+            self._add_clipped(group, x, y)
+        self._add_results(group, len(x), len(y))
+        units_of = {name: units_of_metric(name) for name in metric_names(self.problems)}
+        self.others.build(group, other_paths, units_of, len(self.problems))
+        rows = len(x) * len(y) + 2 * (len(self.trajectory) + len(self.others.evaluated))
+        summary = "One row per evaluation; 'order' tells which."
+        columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
+        work_units.add_rows(group, summary, rows, columns, points_per_chunk(self.spec, rows))
+        self._add_order(group["work"], len(x) * len(y), *adaptive_grid.coarse_to_fine(len(x), len(y)))
+
+    def _add_order(self, work: zarr.Group, size: int, points: np.ndarray, first: int) -> None:
+        """Plan the first round: the grid, in an adaptive one its coarse points, and the paths; the end of a unit."""
+        path = np.arange(size, work["rows"].shape[0])
+        if self._attributes()["grid"]["mode"] == "adaptive":
+            first += -(first + len(path)) % work["rows"].chunks[0]
+            points = points[:first]
+        order = np.full((work["rows"].shape[0], 2), -1, np.int32)
+        order[: len(points) + len(path)] = _of_round(np.append(points, path), 0)
+        text = "what a row evaluates: its number (grid points row by row, projected paths, checkpoints), and its round"
+        add_array(work, "order", ("row", "number_round"), data=order, long_name=text)
+
+    def _attributes(self) -> dict:
+        subsets = self.subsets.items()
+        return {
+            "title": "Loss surface on a plane",
+            "summary": "loss(y, x) = L(theta_c + x d_x + y d_y): mean over the evaluation subset, no weight decay",
+            "center": self.spec["center"],
+            "grid": self.spec.get("grid", {"mode": "full"}),
+            "batchnorm": BATCHNORM[self.spec.get("batchnorm", "frozen")] + "; of each checkpoint for its true loss",
+            "x_label": self.axes.labels[0],
+            "y_label": self.axes.labels[1],
+            "variance_share": self.axes.variance_share.tolist(),
+            "direction_norm": np.linalg.norm(self.axes.vectors, axis=1).tolist(),
+            **self.axes.notes,
+            "samples": {name: len(subset) for name, subset in subsets},
+            "subset_digest": {name: subset.digest for name, subset in subsets},
+            "subset_stratified": {name: subset.stratified for name, subset in subsets},
+        }
+
+    def _add_coordinates(self, group: zarr.Group, x: np.ndarray, y: np.ndarray) -> None:
+        for name, values, label in (("x", x, self.axes.labels[0]), ("y", y, self.axes.labels[1])):
+            add_array(group, name, (name,), data=values, long_name=label, units="multiples of the direction")
+        add_array(group, "split", ("split",), data=list(self.problems), long_name="evaluation subset")
+        add_array(group, "iteration", ("iteration",), data=self.trajectory.iterations, long_name="iteration")
+        for name, subset in self.subsets.items():
+            text = f"samples of the {name} set that were evaluated"
+            add_array(group, f"subset_{name}", (f"sample_{name}",), data=subset.index, long_name=text)
+
+    def _add_path(self, group: zarr.Group, path: Path) -> None:
+        for k, name in enumerate(("x", "y")):
+            text = f"projection of the path on {name}"
+            add_array(group, f"path_{name}", ("iteration",), data=path.coefficients[:, k], long_name=text)
+        text = "distance of the checkpoint from the plane"
+        add_array(group, "path_residual", ("iteration",), data=path.residual, long_name=text, units="Euclidean norm")
+
+    def _add_clipped(self, group: zarr.Group, x: np.ndarray, y: np.ndarray) -> None:
+        """Count the running variances that are below zero at each grid point."""
+        check_moves(self.axes)
+        row, mask = self.trajectory.row_of(self.spec["center"], "plane.center"), variance_mask(self.trajectory)
+        center, (along_x, along_y) = self.trajectory.buffers(row)[mask], self.axes.buffers[:, mask]
+        counts = [[int((center + a * along_x + b * along_y < 0).sum()) for a in x] for b in y]
+        text = "running variances below zero, set to zero"
+        add_array(group, "clipped_variances", ("y", "x"), data=np.array(counts), long_name=text)
+
+    def _add_results(self, group: zarr.Group, nx: int, ny: int) -> None:
+        splits, iterations = len(self.problems), len(self.trajectory)
+        text = "whether the point is evaluated; at the others all metrics are interpolated"
+        add_array(group, "evaluated", ("y", "x"), shape=(ny, nx), dtype=bool, long_name=text)
+        if self._attributes()["grid"]["mode"] == "adaptive":
+            text = "largest error of the interpolated loss"
+            share = "share of the range up to the grid's maximum, of log10(loss) where 'logarithmic'"
+            add_array(group, "error", ("split",), shape=(splits,), long_name=text, units=share)
+            text = "whether the loss is interpolated on a logarithmic scale"
+            add_array(group, "logarithmic", ("split",), shape=(splits,), dtype=bool, long_name=text)
+        for name in metric_names(self.problems):
+            units_of = units_of_metric(name)
+            add_array(group, name, ("split", "y", "x"), shape=(splits, ny, nx), long_name=name, units=units_of)
+            for kind, text in (("true", "of the checkpoint itself"), ("projected", "at the checkpoint's projection")):
+                add_array(
+                    group,
+                    f"path_{kind}_{name}",
+                    ("split", "iteration"),
+                    shape=(splits, iterations),
+                    long_name=f"{kind} {name}",
+                    description=f"{name} {text}",
+                    units=units_of,
+                )
+
+
+def check_moves(axes: Axes) -> None:
+    """Refuse to move running statistics along axes of which they are not known.
+
+    Raises:
+        LossAtlasError: the axes are no differences of checkpoints.
+    """
+    if axes.buffers is None:
+        raise LossAtlasError(
+            "plane.batchnorm: 'interpolate' needs differences of checkpoints as axes, of which the running "
+            "statistics are known; choose 'frozen' or 'recompute'"
+        )
+
+
+def metric_names(problems: dict[str, Problem]) -> tuple[str, ...]:
+    """Return the metrics that all splits offer."""
+    return next(iter(problems.values())).metric_names
+
+
+def units_of_metric(name: str) -> str:
+    """Return the units of a metric; those of the user's own are means as well."""
+    return UNITS.get(name, "mean over samples")
+
+
+BATCHNORM = {
+    "frozen": "frozen: running statistics of theta_c on the plane",
+    "recompute": "recompute: at each point of the plane mean and unbiased variance over all training samples of the "
+    "evaluation subset, layer by layer",
+    "interpolate": "interpolate: running statistics move along with the parameters on the plane, clipped at zero",
+}
+"""What BatchNorm normalises by, by policy, as stores say it."""
+
+CHOICES = ("strategy", "precision")
+"""Keys of a plane's spec, and of its store's attributes, that say how its points are evaluated."""
+
+
+def choices_of(values: dict) -> dict[str, Any]:
+    """Return what ``restrict`` takes of a plane's spec or of its store's attributes; what is missing has a default."""
+    return {key: values[key] for key in CHOICES if key in values}
+
+
+def with_strategy(plane: Plane, label: str | None = None) -> Callable[[zarr.Group], None]:
+    """Return the plane's ``build``, which also chooses how points are evaluated and says so in the store.
+
+    The choice depends on the clock, and strategies differ by rounding. So it is made once, by who creates the store.
+
+    Args:
+        label: name of the job, put before what is printed; without one nothing is.
+    """
+
+    def build(group: zarr.Group) -> None:
+        plane.build(group)
+        if plane.spec.get("batchnorm", "frozen") != "frozen":
+            one_by_one(group, plane.spec, "plane")
+            return
+        row = plane.trajectory.row_of(plane.spec["center"], "plane.center")
+        at = plane.trajectory.parameters(row), plane.axes.vectors, plane.trajectory.buffers(row)
+        ends = [group[name][:][[0, -1]] for name in ("x", "y") if name in group]
+        points = np.array([np.mean(ends, axis=1), *itertools.product(*ends)])
+        choose(group, plane.problems, at, points, plane.spec, label)
+
+    return build
+
+
+def one_by_one(group: zarr.Group, spec: dict, where: str) -> None:
+    """Say in the store that running statistics change from point to point, which only one strategy can do.
+
+    Raises:
+        LossAtlasError: ``spec`` asks for another strategy or precision.
+    """
+    config.check_plain(spec, where)
+    note = "eager: running statistics change from point to point"
+    group.attrs.update(strategy="eager", strategy_note=note, precision="full")
+
+
+def choose(
+    group: zarr.Group, problems: dict[str, Problem], place: tuple, points: np.ndarray, spec: dict, label: str | None
+) -> None:
+    """Choose how the points of a new store are evaluated, and say so in it, and how well it agreed with the plain way.
+
+    Args:
+        problems: by split. The choice is made on the first one; it must agree with plain evaluation on all.
+        place: center, directions and buffers.
+        points: some points (point, k) at which ways are compared.
+        spec: has the keys of ``CHOICES``, where they were given.
+    """
+    (first, *others), count = problems.values(), group[work_units.ARRAY].shape[0]
+    chosen = first.choose_evaluation(*place, points, count, **choices_of(spec))
+    found = [p.choose_evaluation(*place, points, count, strategy=chosen.strategy) for p in others]
+    for other in found:
+        if other.strategy != chosen.strategy:  # a plainer one, for all
+            choose(group, problems, place, points, {**spec, "strategy": other.strategy}, label)
+            return
+    if label:
+        print(f"{label}: points are evaluated by strategy {chosen.told}", flush=True)
+    precision = spec.get("precision", "full")
+    group.attrs.update(strategy=chosen.strategy, strategy_note=chosen.told, precision=precision)
+    if chosen.agreement is not None:
+        group.attrs.update(agreement=_agreement([one.agreement for one in (chosen, *found)]))
+    if chosen.error is not None:
+        group.attrs.update(precision_error=chosen.error, precision_error_points=points.tolist())
+
+
+def _agreement(found: list) -> dict[str, Any]:
+    """Return what a store says of how its strategy agreed with plain evaluation, from what was found on each split."""
+    return {
+        "strategy": found[0].strategy,
+        "points": max(one.points for one in found),
+        "samples": sum(one.samples for one in found),
+        "difference": max(one.difference for one in found),
+        "rounding": max(one.rounding for one in found),
+        "summary": "difference: largest one of any output of the network from plain evaluation, as a share of the "
+        "sample's largest output; rounding: the same where samples, parameters and buffers change by their rounding",
+    }
+
+
+class Evaluator:
+    """Evaluates the rows of a landscape store, which ``order`` (row,) gives the numbers of."""
+
+    def __init__(
+        self,
+        store: Store,
+        axes: Axes,
+        trajectory: Trajectory,
+        problems: dict[str, Problem],
+        others: Others | None = None,
+    ):
+        self.problems, evaluated = problems, others.evaluated if others else []
+        self.checkpoints = [*((trajectory, row) for row in range(len(trajectory))), *evaluated]
+        row = trajectory.row_of(store.attrs["center"], "plane.center")
+        center, buffers = trajectory.parameters(row), trajectory.buffers(row)
+        choices = choices_of(store.attrs) | self._statistics(store.attrs["batchnorm"].split(":")[0], axes)
+        self.planes = [p.restrict(center, axes.vectors, buffers, **choices) for p in problems.values()]
+        x, y = store["x"][:], store["y"][:]
+        grid_points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
+        projected = np.stack([store["path_x"][:], store["path_y"][:]], axis=1)
+        self.points = np.concatenate([grid_points, projected])
+        self.order = planned(store)[:, 0]
+        if evaluated:
+            elsewhere = np.stack([store["other_x"][:], store["other_y"][:]], axis=1)
+            self.points = np.concatenate([self.points, elsewhere])
+
+    def _statistics(self, batchnorm: str, axes: Axes) -> dict[str, Any]:
+        """Return what ``restrict`` takes of BatchNorm."""
+        if batchnorm == "frozen":
+            return {}
+        also = {"reference": self.problems["train"]} if batchnorm == "recompute" else {"moving": axes.buffers}
+        return {"batchnorm": batchnorm, **also}
+
+    def __call__(self, unit: range) -> np.ndarray:
+        """Return the metrics of all splits at the points of a unit, one row each."""
+        first_checkpoint, numbers = len(self.points), self.order[unit.start : unit.stop]
+        on_plane = self.points[numbers[numbers < first_checkpoint]]
+        found = [np.hstack([plane.metrics(on_plane) for plane in self.planes])] if len(on_plane) else []
+        found += [self.checkpoint(n - first_checkpoint)[None] for n in numbers if n >= first_checkpoint]
+        return np.concatenate(found)
+
+    def checkpoint(self, number: int) -> np.ndarray:
+        """Return the metrics of all splits at a checkpoint itself, the run's own or another run's."""
+        trajectory, row = self.checkpoints[number]
+        theta, buffers = trajectory.parameters(row), trajectory.buffers(row)
+        return np.concatenate([problem.metrics(theta, buffers) for problem in self.problems.values()])
+
+
+def planned(store: Store) -> np.ndarray:
+    """Return number and round of each row that is planned, shape (row, 2)."""
+    order = store[ORDER][:]
+    return order[order[:, 0] >= 0]
+
+
+def _of_round(numbers: np.ndarray, number: int) -> np.ndarray:
+    return np.stack([numbers, np.full(len(numbers), number)], axis=1)
+
+
+def compute(store: Store, evaluator: Evaluator, world: World, timing: Timing, queue: str, label: str) -> int:
+    """Evaluate all points, in an adaptive grid round after round; every rank takes part (see ``units.compute``).
+
+    Returns:
+        How many units are still missing; 0 unless the ranks were told to stop.
+    """
+    while True:
+        evaluator.order = world.broadcast(planned(store)[:, 0] if world.rank == 0 else None)
+        missing = work_units.compute(store, evaluator, world, timing, queue, label, rows=len(evaluator.order))
+        if missing:
+            return missing
+        with timing("refine" if world.rank == 0 else "idle"):
+            more = world.broadcast(plan_round(store, label) if world.rank == 0 else None)
+        if not more:
+            return 0
+
+
+def plan_round(store: Store, label: str) -> bool:
+    """Plan the next round of an adaptive grid from the results of all rounds before; return whether there is one."""
+    spec, order = store.attrs["grid"], planned(store)
+    if spec["mode"] == "full":
+        return False
+    found, number = Evaluated(store), int(order[-1, 1])
+    told = f"error <= {max(found.errors):.2g} of the range" if number else "error not known yet"
+    print(f"{label}: round {number + 1}, {len(found.numbers)} of {found.points} points, {told}", flush=True)
+    known = found.shape, found.numbers, found.losses, found.scales
+    good = found.checked and adaptive_grid.unclear(*known) <= adaptive_grid.BORDER
+    rough = found.rough
+    if (good and not rough.any()) or len(found.numbers) == found.points:
+        return False
+    points = adaptive_grid.next_round(*known, store[work_units.ARRAY].chunks[0], rough)
+    order = np.concatenate([order, _of_round(points, number + 1)])
+    store[ORDER][...] = np.pad(order, ((0, store[ORDER].shape[0] - len(order)), (0, 0)), constant_values=-1)
+    return True
+
+
+class Evaluated:
+    """What a store, finished or not, has of its grid and its path.
+
+    ``numbers`` (point,) are the grid points in the order of evaluation, ``values`` (split, metric, point) theirs,
+    ``path`` (split, metric, 2, checkpoint) those of the projected paths and of the checkpoints, other runs' after the
+    ``iterations`` of the run's own; NaN where they are not there yet.
+    """
+
+    def __init__(self, store: Store):
+        self.spec, self.shape = store.attrs["grid"], (store["y"].shape[0], store["x"].shape[0])
+        self.points, splits = self.shape[0] * self.shape[1], store["split"].shape[0]
+        order = planned(store)
+        done = work_units.written(store, len(order))
+        numbers, rounds = order[done].T
+        names = [column.split("/")[1] for column in store[work_units.ARRAY].attrs["columns"][:-1]]
+        self.names = names[: len(names) // splits]
+        rows = work_units.results(store, len(order))[done].reshape(len(numbers), splits, len(self.names))
+        rows, on_grid = rows.transpose(1, 2, 0), numbers < self.points
+        self.numbers, self.values = numbers[on_grid], rows[:, :, on_grid]
+        sizes = np.bincount(rounds[on_grid])[:0:-1]  # the last one first, without the first lattice
+        self.rounds = sizes[: adaptive_grid.STATED].tolist()
+        self.iterations = store["iteration"].shape[0]
+        path = np.full((splits, len(self.names), store[work_units.ARRAY].shape[0] - self.points), np.nan)
+        path[:, :, numbers[~on_grid] - self.points] = rows[:, :, ~on_grid]
+        self.path = path.reshape(*path.shape[:2], 2, -1)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The losses at the grid points (split, point)."""
+        return self.values[:, 0]
+
+    @cached_property
+    def scales(self) -> list[adaptive_grid.Scale]:
+        """The scale of each split, chosen as figures do: from the surface and the projected path."""
+        projected = self.path[:, 0, 0, : self.iterations]
+        choices = self.spec.get("scale", "auto"), self.spec.get("maximum")
+        return [adaptive_grid.Scale.of(known, *choices) for known in np.hstack([self.losses, projected])]
+
+    @cached_property
+    def checks(self) -> list[tuple[list[float], str]]:
+        """The largest errors of each split's losses in the last rounds, the last one first, and the kernel."""
+        if len(self.numbers) == self.points or not self.rounds:
+            return [([0.0], adaptive_grid.KERNELS[0])] * len(self.losses)
+        pairs = zip(self.losses, self.scales, strict=True)
+        found = [adaptive_grid.check(self.shape, self.numbers, *pair, self.rounds) for pair in pairs]
+        return [([adaptive_grid.SAFETY * missed for missed in rounds], kernel) for rounds, kernel in found]
+
+    @property
+    def errors(self) -> list[float]:
+        """The largest error of each split's losses, by the rounds that must be good."""
+        return [max(rounds[: adaptive_grid.GOOD]) for rounds, _ in self.checks]
+
+    @property
+    def checked(self) -> bool:
+        """Whether the last rounds were good."""
+        return len(self.rounds) >= adaptive_grid.GOOD and max(self.errors) <= self.spec["tolerance"]
+
+    @cached_property
+    def roughness(self) -> np.ndarray:
+        """How rough the surface of each split's losses is around points that are not evaluated (split, point)."""
+        pairs = zip(self.losses, self.scales, strict=True)
+        return np.stack([adaptive_grid.roughness(self.shape, self.numbers, *pair) for pair in pairs])
+
+    @property
+    def rough(self) -> np.ndarray:
+        """Where points are wanted because the surface is rough (point,): beside steps at once, else when rounds are
+        good; zero elsewhere."""
+        most = self.roughness.max(axis=0)
+        return np.where(most > (self.spec["tolerance"] if self.checked else adaptive_grid.ROUGH), most, 0.0)
+
+    @property
+    def stated_errors(self) -> list[float]:
+        """The error of each split's losses that a finished surface states."""
+        parts = zip(self.errors, self.checks, self.roughness.max(axis=1).tolist(), strict=True)
+        return [max(error, rough, min(max(rounds), self.spec["tolerance"])) for error, (rounds, _), rough in parts]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays (split, y, x) and (split, iteration) of all metrics, interpolated where not evaluated."""
+        evaluated = np.isin(np.arange(self.points), self.numbers).reshape(self.shape)
+        arrays = {"evaluated": evaluated}
+        for k, name in enumerate(self.names):
+            how = zip(self.scales, (kernel for _, kernel in self.checks), strict=True)
+            how = how if name == "loss" else [(None,)] * len(self.values)
+            pairs = zip(self.values[:, k], how, strict=True)
+            surfaces = [adaptive_grid.complete(self.shape, self.numbers, values, *how) for values, how in pairs]
+            arrays[name] = np.stack(surfaces)
+            for kind, path in zip(("projected", "true"), self.path[:, k].transpose(1, 0, 2), strict=True):
+                arrays[f"path_{kind}_{name}"] = path[:, : self.iterations]
+                if path.shape[1] > self.iterations:
+                    arrays[f"other_{kind}_{name}"] = path[:, self.iterations :]
+        return arrays
+
+
+def preview(store: Store) -> "xr.Dataset":
+    """Return the dataset that the store will be, from what is evaluated so far; the rest is interpolated.
+
+    Raises:
+        LossAtlasError: no point of the grid is evaluated yet.
+    """
+    found = Evaluated(store)
+    if not len(found.numbers):
+        raise LossAtlasError(f"{store.path}: no point of the grid is evaluated yet")
+    import xarray as xr
+
+    dataset = xr.open_zarr(store.group.store, chunks=None, consolidated=False).load()
+    for name, array in found.arrays().items():
+        dataset[name].values[...] = array
+    return dataset
+
+
+def finish(store: Store, attempt: dict[str, Any]) -> dict:
+    """Sort the evaluations into (split, y, x) and (split, iteration) arrays; return counts for the log."""
+    found = Evaluated(store)
+    for name, array in found.arrays().items():
+        store[name][...] = array
+    splits = store["split"][:].tolist()
+    counts = {"points": len(found.numbers)}
+    nonfinite = (~np.isfinite(found.losses)).sum(axis=1).tolist()
+    counts["nonfinite_points"] = dict(zip(splits, nonfinite, strict=True))
+    store.update(nonfinite_points=counts["nonfinite_points"])
+    if found.spec["mode"] == "adaptive":
+        store["error"][...], store["logarithmic"][...] = found.stated_errors, [scale.log for scale in found.scales]
+        store.update(rounds=int(planned(store)[-1, 1]) + 1)
+        counts |= {"grid_points": found.points, "error": dict(zip(splits, found.stated_errors, strict=True))}
+    if "other_evaluations" in store.attrs:
+        counts["evaluations_of_other_runs"] = store.attrs["other_evaluations"]
+    store.finish(attempt)
+    return counts

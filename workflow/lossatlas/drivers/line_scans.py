@@ -1,0 +1,340 @@
+"""Driver: the loss on straight lines through parameter space, by ranks that share one queue.
+
+f(alpha) = L(theta_c + alpha d) along one or several directions, or f(alpha) = L(theta_from + alpha (theta_to -
+theta_from)) between two checkpoints and beyond (Goodfellow et al. 2015; Li et al. 2018). All evaluations lie on one
+axis, curve by curve; a unit of work is one chunk of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import zarr
+
+from lossatlas.data import Subset
+from lossatlas.drivers.landscape import BATCHNORM, choose, metric_names, one_by_one, points_per_chunk, units_of_metric
+from lossatlas.geometry.directions.direction_set import Axes, angles
+from lossatlas.geometry.segments import Line
+from lossatlas.io.store import Store, add_array
+from lossatlas.io.trajectory import Trajectory
+from lossatlas.parallel import work_units
+from lossatlas.problem import Problem
+
+Place = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Center, direction and buffers."""
+
+Evaluate = Callable[[np.ndarray], np.ndarray]
+"""From numbers of points on a curve to metrics (point, metric)."""
+
+ALONG = "share of the steps away from 0 at which the loss increases (1: monotonic increase, GMI)"
+BETWEEN = "share of the steps from 0 to 1 at which the loss decreases (1: monotonic linear interpolation, MLI)"
+
+
+NOTES = {
+    "frozen": "frozen: running statistics of theta_c",
+    "recompute": BATCHNORM["recompute"].replace("plane", "curve"),
+}
+"""What stores say of BatchNorm."""
+
+
+class Course(Protocol):
+    """Where curves run: positions ``alpha`` (point,), ``labels`` of the curves, and what a store says about them.
+
+    ``arrays`` holds more by name, as (dimensions, values, long name). ``ends`` are the positions between which barrier
+    and monotonicity are meant, None along directions.
+    """
+
+    alpha: np.ndarray
+    labels: list[str]
+    ends: tuple[float, float] | None
+    attributes: dict[str, Any]
+    arrays: dict[str, tuple[tuple[str, ...], np.ndarray, str]]
+
+    def fixed(self) -> Place | None:
+        """Return where the first curve runs, if running statistics are the same all along; else None."""
+
+    def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
+        """Return the function that evaluates a problem at points of one curve.
+
+        Running statistics that are recomputed are those of the samples of ``reference``. ``choices`` say how points
+        are evaluated where running statistics are the same all along.
+        """
+
+
+def positions(interval: tuple[float, float], points: int, exact: tuple[float, ...]) -> np.ndarray:
+    """Return equally spaced positions, with those of ``exact`` put in where they are not among them."""
+    alpha = np.linspace(*interval, points)
+    close = 1e-6 * (alpha[1] - alpha[0])
+    for value in exact:
+        nearest = np.abs(alpha - value).argmin()
+        if abs(alpha[nearest] - value) < close:
+            alpha[nearest] = value
+        else:
+            alpha = np.insert(alpha, np.searchsorted(alpha, value), value)
+    return alpha
+
+
+def restricted(
+    problem: Problem, at: Place, alpha: np.ndarray, batchnorm: str, reference: Problem, choices: dict
+) -> Evaluate:
+    """Return the function that evaluates a problem at center + alpha direction.
+
+    ``batchnorm`` is ``frozen`` or ``recompute``.
+    """
+    center, direction, buffers = at
+    choices = {"batchnorm": batchnorm, "reference": reference} if batchnorm == "recompute" else choices
+    restriction = problem.restrict(center, direction[None], buffers, **choices)
+    return lambda numbers: restriction.metrics(alpha[numbers, None])
+
+
+class Along:
+    """Curves through one checkpoint along directions, with its running statistics or recomputed ones.
+
+    Args:
+        spec: keys ``center``, ``batchnorm``, ``range`` and ``points``.
+        axes: the directions, one curve each.
+    """
+
+    ends = None
+
+    def __init__(self, spec: dict, axes: Axes, trajectory: Trajectory):
+        row = trajectory.row_of(spec["center"], "curve.center")
+        self.center, self.buffers = trajectory.parameters(row).astype(np.float64), trajectory.buffers(row)
+        self.vectors, self.labels, self.batchnorm = axes.vectors, axes.labels, spec["batchnorm"]
+        self.alpha = positions(spec["range"], spec["points"], (0.0,))
+        self.attributes = {
+            "center": f"iteration {trajectory.iterations[row]}",
+            "batchnorm": NOTES[self.batchnorm],
+        }
+        norms = np.linalg.norm(axes.vectors, axis=1)
+        self.arrays = {
+            "direction_norm": (("curve",), norms, "Euclidean norm of the direction"),
+            "variance_share": (("curve",), axes.variance_share, "share of the path's variance along the direction"),
+            "angle": (("curve", "other_curve"), angles(axes.vectors), "angles between the directions in degrees"),
+        }
+
+    def fixed(self) -> Place | None:
+        """Return where the first curve runs, unless running statistics are recomputed."""
+        return (self.center, self.vectors[0], self.buffers) if self.batchnorm == "frozen" else None
+
+    def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
+        """Return the function that evaluates a problem at points of one curve."""
+        at = self.center, self.vectors[curve], self.buffers
+        return restricted(problem, at, self.alpha, self.batchnorm, reference, choices)
+
+
+class Between:
+    """The curve through two checkpoints; running statistics move along, stay those of the first, or are recomputed.
+
+    Args:
+        spec: keys ``from``, ``to``, ``batchnorm``, ``range`` and ``points``.
+        others: trajectories of the other runs by name.
+        where: config key of the curve, for messages.
+    """
+
+    ends = (0.0, 1.0)
+
+    def __init__(self, spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], where: str):
+        self.alpha = positions(spec["range"], spec["points"], self.ends)
+        self.batchnorm = spec["batchnorm"]
+        buffers = "interpolate" if self.batchnorm == "interpolate" else "frozen"
+        self.line = line = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha)
+        self.labels = [f"{line.start.name} to {line.end.name}"]
+        self.attributes = line.attributes
+        if self.batchnorm == "recompute":
+            self.attributes["batchnorm"] = NOTES["recompute"]
+        self.arrays = {name: (("alpha",), values, text) for name, (values, text) in line.arrays.items()}
+
+    @property
+    def _moves(self) -> bool:
+        return self.line.interpolated and self.line.start.buffers.size > 0
+
+    def fixed(self) -> Place | None:
+        """Return where the curve runs, unless running statistics move along or are recomputed."""
+        start, end = self.line.start, self.line.end
+        kept = self.batchnorm != "recompute" and not self._moves
+        return (start.theta, end.theta - start.theta, start.buffers) if kept else None
+
+    def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
+        """Return the function that evaluates a problem at points of the curve."""
+        line = self.line
+        if self._moves:
+            return lambda numbers: np.stack([problem.metrics(line.parameters(n), line.buffers(n)) for n in numbers])
+        at = line.start.theta, line.end.theta - line.start.theta, line.start.buffers
+        batchnorm = "frozen" if line.interpolated else self.batchnorm
+        return restricted(problem, at, self.alpha, batchnorm, reference, choices)
+
+
+@dataclass
+class Plan:
+    """Everything that a store of curves is built from.
+
+    ``random_guess`` is the loss of guessing classes at random, None where there are none.
+    """
+
+    spec: dict
+    course: Course
+    problems: dict[str, Problem]
+    subsets: dict[str, Subset]
+    random_guess: float | None = None
+
+    def build(self, group: zarr.Group) -> None:
+        """Create all arrays of the store: coordinates at once, results to be filled in."""
+        course, subsets = self.course, self.subsets.items()
+        group.attrs.update(
+            {
+                "title": "Loss along straight lines",
+                "summary": "loss(curve, split, alpha) = L(theta + alpha d): mean over the evaluation subset, no weight "
+                "decay; d leads from one checkpoint to another where there are 'from' and 'to'",
+                **course.attributes,
+                "ends": list(course.ends or ()),
+                "random_guess": self.random_guess,
+                "samples": {name: len(subset) for name, subset in subsets},
+                "subset_digest": {name: subset.digest for name, subset in subsets},
+                "subset_stratified": {name: subset.stratified for name, subset in subsets},
+            }
+        )
+        text = "position: 0 = from, 1 = to" if course.ends else "multiples of the direction"
+        add_array(group, "alpha", ("alpha",), data=course.alpha, long_name=text)
+        add_array(group, "curve", ("curve",), data=course.labels, long_name="curve")
+        add_array(group, "split", ("split",), data=list(self.problems), long_name="evaluation subset")
+        for name, (dims, values, text) in course.arrays.items():
+            add_array(group, name, dims, data=values, long_name=text)
+        shape = len(course.labels), len(self.problems), len(course.alpha)
+        for name in metric_names(self.problems):
+            about = {"long_name": name, "units": units_of_metric(name)}
+            add_array(group, name, ("curve", "split", "alpha"), shape=shape, **about)
+        add_array(group, "stationary", ("curve", "split", "alpha"), shape=shape, dtype="int8", long_name=STATIONARY)
+        for name, text in FEATURES.items():
+            text = (BETWEEN if course.ends else ALONG) if name == "monotonicity" else text
+            add_array(group, name, ("curve", "split"), shape=shape[:2], fill_value=np.nan, long_name=text)
+        rows = shape[0] * shape[2]
+        columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
+        work_units.add_rows(
+            group, "One row per point, curve by curve.", rows, columns, points_per_chunk(self.spec, rows)
+        )
+
+
+def with_strategy(plan: Plan, label: str | None = None) -> Callable[[zarr.Group], None]:
+    """Return the plan's ``build``, which also chooses how points are evaluated and says so; see ``landscape``."""
+
+    def build(group: zarr.Group) -> None:
+        plan.build(group)
+        if (place := plan.course.fixed()) is None:
+            one_by_one(group, plan.spec, "curve")
+            return
+        (center, direction, buffers), alpha = place, plan.course.alpha
+        points = alpha[[0, len(alpha) // 2, -1], None]
+        choose(group, plan.problems, (center, direction[None], buffers), points, plan.spec, label)
+
+    return build
+
+
+class Evaluator:
+    """Evaluates the points of a store of curves, by number; ``choices`` say how, see ``landscape.choices_of``."""
+
+    def __init__(self, course: Course, problems: dict[str, Problem], choices: dict | None = None):
+        self.course, self.problems, self.choices = course, problems, choices or {}
+        self._ready: tuple[int, list[Evaluate]] = (-1, [])
+
+    def __call__(self, unit: range) -> np.ndarray:
+        """Return the metrics of all splits at the points of a unit, one row each."""
+        curves, numbers = np.divmod(np.arange(unit.start, unit.stop), len(self.course.alpha))
+        return np.concatenate([self._points(curve, numbers[curves == curve]) for curve in np.unique(curves)])
+
+    def _points(self, curve: int, numbers: np.ndarray) -> np.ndarray:
+        if self._ready[0] != curve:  # units come in order, so that the last curve is most often the next one
+            how = curve, self.problems["train"], self.choices
+            self._ready = curve, [self.course.on(problem, *how) for problem in self.problems.values()]
+        return np.hstack([evaluate(numbers) for evaluate in self._ready[1]])
+
+
+STATIONARY = "whether the loss is above or below that of both neighbours (1) or not (0)"
+FEATURES = {
+    "stationary_points": "number of points whose loss is above or below that of both neighbours",
+    "barrier": "highest loss between the barrier's ends minus the larger loss at the two ends",
+    "barrier_above_chord": "largest height of the loss above the straight line through its values at these ends",
+    "barrier_from": "lower end of the barrier: 0 between checkpoints, else the lowest point at alpha <= 0",
+    "barrier_to": "upper end of the barrier: 1 between checkpoints, else the lowest point at alpha >= 0",
+    "monotonicity": "",
+    "minimum": "smallest finite loss",
+    "minimum_position": "where it lies",
+}
+"""Arrays (curve, split) that are computed from the losses when all are there."""
+
+
+def features(alpha: np.ndarray, loss: np.ndarray, ends: tuple[float, float] | None) -> dict[str, float]:
+    """Return the numbers of ``FEATURES`` of one curve, and the mask ``stationary`` (point,).
+
+    Stationary points are those of Li et al. 2024, (y_t - y_t+1)(y_t - y_t-1) > 0, the ends of the curve left out. The
+    barrier is what must be climbed to get from one end to the other, measured from the higher of the two: 0 on a curve
+    that only falls. Above the chord it is that of Entezari et al. 2022, which for ends of equal loss is the same.
+    A barrier that holds NaN is NaN.
+
+    Args:
+        alpha: ascending, shape (point,), with 0 and, if given, the ``ends`` among them.
+        loss: shape (point,); NaN and inf are allowed.
+        ends: None means the lowest points on both sides of 0.
+    """
+    with np.errstate(invalid="ignore"):
+        rises = np.diff(loss)
+        stationary = np.zeros(len(loss), bool)
+        stationary[1:-1] = rises[:-1] * rises[1:] < 0
+        first, last = (int(np.flatnonzero(alpha == end)[0]) for end in ends) if ends else _lowest(alpha, loss)
+        path, over = loss[first : last + 1], alpha[first : last + 1] - alpha[first]
+        slope = (path[-1] - path[0]) / (over[-1] or 1.0)
+        if ends:
+            steps = -rises[first:last]
+        else:
+            steps = np.where(alpha[:-1] < 0, -rises, rises)
+        lowest = np.where(np.isfinite(loss), loss, np.inf).argmin()
+        known = np.isfinite(loss[lowest])
+        return {
+            "stationary": stationary,
+            "stationary_points": int(stationary.sum()),
+            "barrier": path.max() - max(path[0], path[-1]),
+            "barrier_above_chord": (path - (path[0] + slope * over)).max(),
+            "barrier_from": alpha[first],
+            "barrier_to": alpha[last],
+            "monotonicity": (steps > 0).mean(),
+            "minimum": loss[lowest] if known else np.nan,
+            "minimum_position": alpha[lowest] if known else np.nan,
+        }
+
+
+def _lowest(alpha: np.ndarray, loss: np.ndarray) -> tuple[int, int]:
+    """Return where the smallest losses left and right of 0 lie, the centre included and preferred."""
+    center, height = int(np.flatnonzero(alpha == 0)[0]), np.where(np.isnan(loss), np.inf, loss)
+    left, right = height[: center + 1][::-1].argmin(), height[center:].argmin()
+    return center - int(left), center + int(right)
+
+
+def finish(store: Store, attempt: dict[str, Any]) -> dict:
+    """Sort the finished points into (curve, split, alpha) arrays and characterise them; return counts for the log."""
+    alpha, splits = store["alpha"][:], store["split"][:].tolist()
+    names = [column.split("/")[1] for column in store[work_units.ARRAY].attrs["columns"][:-1]]
+    names = names[: len(names) // len(splits)]
+    values = work_units.results(store).reshape(-1, len(alpha), len(splits), len(names)).transpose(3, 0, 2, 1)
+    for name, found in zip(names, values, strict=True):
+        store[name][...] = found
+    loss, ends = values[0], tuple(store.attrs["ends"]) or None
+    found = [[features(alpha, one, ends) for one in curve] for curve in loss]
+    for name in ("stationary", *FEATURES):
+        store[name][...] = np.array([[one[name] for one in curve] for curve in found])
+    counts = (~np.isfinite(loss)).sum(axis=(0, 2)).tolist()
+    nonfinite = dict(zip(splits, counts, strict=True))
+    store.update(nonfinite_points=nonfinite)
+    store.finish(attempt)
+    return {"curves": len(loss), "points": len(alpha), "nonfinite_points": nonfinite}
+
+
+def random_guess(loss: dict, targets: np.ndarray, classes: int | None = None) -> float | None:
+    """Return log C, the cross-entropy of a uniform guess among C classes; None for other losses.
+
+    Args:
+        classes: how many the model tells apart; left out, how many there are among the ``targets``.
+    """
+    if loss.get("name") != "cross-entropy" or not np.issubdtype(targets.dtype, np.integer):
+        return None
+    return float(np.log(classes or np.unique(targets).size))

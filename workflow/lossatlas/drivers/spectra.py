@@ -1,0 +1,189 @@
+"""Driver: Hessian spectra at sites along training or between checkpoints, by stochastic Lanczos quadrature.
+
+GradVis Algorithms 2 and 5, section 3.4. A unit of work is one site and one block of probes. Probes are common to all
+sites, so that what changes from one site to the next is the Hessian and not the noise.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import zarr
+
+from lossatlas.data import Subset
+from lossatlas.errors import LossAtlasError
+from lossatlas.geometry.segments import Sites
+from lossatlas.io.store import Store, add_array
+from lossatlas.krylov import Accuracy, Spectrum, Tridiagonal, probe_vectors, quadrature_runs
+from lossatlas.krylov.lanczos import check_steps
+from lossatlas.krylov.quadrature import BLOCK
+from lossatlas.parallel import work_units
+from lossatlas.parallel.checkpointing import Saves
+from lossatlas.parallel.process_group import ALONE, Team
+from lossatlas.problem import Problem, batchnorm_note, choices_of
+
+
+def block_size(probes: int, tolerance: float | None = None) -> int:
+    """Return how many probes a unit has: the largest divisor up to ``BLOCK``, so that no unit spans two sites.
+
+    With a tolerance it is all probes of a site, for only together do they tell whether they suffice.
+    """
+    return probes if tolerance else max(size for size in range(1, min(probes, BLOCK) + 1) if probes % size == 0)
+
+
+def width(spec: dict) -> int:
+    """Return how many vectors are multiplied at once."""
+    return min(BLOCK, block_size(spec["probes"], spec["tolerance"]))
+
+
+def products(spec: dict, sites: Sites) -> int:
+    """Return how many products are computed at most."""
+    return len(sites) * spec["probes"] * spec["steps"]
+
+
+MEASURES = {"loss": "loss on the same samples", "gradient_norm": "Euclidean norm of the gradient of all parameters"}
+"""What is measured at each site besides the spectrum, where the sites ask for it."""
+
+
+@dataclass
+class Plan:
+    """Everything that a spectra store is built from."""
+
+    spec: dict
+    sites: Sites
+    problem: Problem
+    subset: Subset
+
+    def build(self, group: zarr.Group) -> None:
+        """Create all arrays of the store."""
+        probes, steps, sites = self.spec["probes"], self.spec["steps"], self.sites
+        size = self.problem.layout.select(self.spec["parameters"]).size
+        check_steps(size, steps, probes)
+        group.attrs.update(
+            {
+                "title": "Hessian spectra by stochastic Lanczos quadrature",
+                "summary": f"The density of eigenvalues at {sites.axis} i is mean over probes of sum over nodes of "
+                "weight * N(t; node, sigma^2); sigma is chosen when drawing.",
+                "parameters": size,
+                "operator": self.spec["operator"],
+                "parameter_patterns": self.spec["parameters"],
+                "distribution": self.spec["distribution"],
+                "samples": len(self.subset),
+                "subset_digest": self.subset.digest,
+                **sites.attributes,
+                "batchnorm": batchnorm_note(self.spec, sites.attributes["batchnorm"]),
+            }
+        )
+        add_array(group, sites.axis, (sites.axis,), data=sites.coordinate, long_name=sites.long_name)
+        for name, (values, text) in sites.arrays.items():
+            add_array(group, name, (sites.axis,), data=values, long_name=text)
+        for name, text in (
+            ("nodes", "Ritz values (Gauss nodes)"),
+            ("weights", "squared first components (Gauss weights)"),
+            ("residual_bounds", "beta_m |s_mi|, how far a node may be from an eigenvalue"),
+            ("alpha", "diagonal of the tridiagonal matrix"),
+            ("beta", "off-diagonal; the last one is what was left over"),
+        ):
+            dims, shape = (sites.axis, "probe", "node"), (len(sites), probes, steps)
+            add_array(group, name, dims, shape=shape, fill_value=np.nan, long_name=text)
+        for name, text in (
+            ("trace", "trace of the Hessian"),
+            ("trace_error", "standard error of the trace over probes"),
+            ("largest", "largest node"),
+            ("smallest", "smallest node"),
+            ("wasserstein_steps", "bound of the density's Wasserstein-1 error due to few Lanczos steps"),
+            ("wasserstein_probes", "estimate of the density's Wasserstein-1 error due to few probes"),
+            *((name, MEASURES[name]) for name in sites.measures),
+        ):
+            add_array(group, name, (sites.axis,), shape=(len(sites),), long_name=text)
+        columns = [*(f"alpha_{j}" for j in range(steps)), *(f"beta_{j}" for j in range(steps)), "steps"]
+        summary = f"One row per {sites.axis} and probe, in this order."
+        work_units.add_rows(
+            group, summary, len(sites) * probes, [*columns, *sites.measures], block_size(probes, self.spec["tolerance"])
+        )
+
+
+class Evaluator:
+    """Runs Lanczos for the rows of a unit: some probes at one site; long units save their state."""
+
+    def __init__(self, spec: dict, sites: Sites, problem: Problem, saves: Saves | None = None, team: Team = ALONE):
+        self.spec, self.sites, self.problem, self.saves, self.team = spec, sites, problem, saves, team
+
+    def __call__(self, unit: range) -> np.ndarray:
+        """Return alpha, beta, the number of steps and the site's measures for each row of the unit."""
+        probes, steps = self.spec["probes"], self.spec["steps"]
+        site = unit.start // probes
+        numbers = range(unit.start % probes, unit.start % probes + len(unit))
+        choices = choices_of(self.spec)
+        theta, buffers = self.sites.parameters(site), self.sites.buffers(site)
+        try:
+            operator = self.problem.linearize(theta, buffers, leaves=self.team.leaves, **choices)
+            probe = partial(
+                probe_vectors, operator.size, seed=self.spec["seed"], distribution=self.spec["distribution"]
+            )
+            state = self.saves.unit(unit.start) if self.saves else None
+            runs = quadrature_runs(operator, probe, numbers, steps, self.spec["tolerance"], state, self.team)
+        except LossAtlasError as error:
+            raise LossAtlasError(f"spectra: {self.sites.axis} {self.sites.coordinate[site]:.10g}: {error}") from error
+        table = np.zeros((len(unit), 2 * steps + 1 + len(self.sites.measures)))
+        for line, run in zip(table, runs, strict=False):  # probes that were not needed have no steps
+            line[: run.steps], line[steps : steps + run.steps], line[2 * steps] = run.alpha, run.beta, run.steps
+        table[:, 2 * steps + 1 :] = [self._measure(name, theta, buffers) for name in self.sites.measures]
+        return table
+
+    def _measure(self, name: str, theta: np.ndarray, buffers: np.ndarray) -> float:
+        if name == "loss":
+            return self.problem.metrics(theta, buffers)[0]
+        return np.linalg.norm(self.problem.gradient(theta, buffers))
+
+
+def read_runs(store: Store) -> list[list[Tridiagonal]]:
+    """Return the Lanczos runs of a computed store, per site and used probe."""
+    table = work_units.results(store)
+    sites, probes, steps = store["nodes"].shape
+    runs: list[list[Tridiagonal]] = [[] for _ in range(sites)]
+    for number, line in enumerate(table):
+        count = int(line[2 * steps])
+        if count:
+            runs[number // probes].append(Tridiagonal(line[:count], line[steps : steps + count]))
+    return runs
+
+
+def read_measures(store: Store) -> dict[str, np.ndarray]:
+    """Return what was measured at each site of a computed store by name, (site,) each; nothing along training."""
+    _, probes, steps = store["nodes"].shape
+    columns = store[work_units.ARRAY].attrs["columns"][2 * steps + 1 : -1]
+    values = work_units.results(store)[::probes, 2 * steps + 1 :]
+    return dict(zip(columns, values.T, strict=True))
+
+
+def finish(store: Store, attempt: dict[str, Any]) -> dict:
+    """Turn tridiagonals into nodes, weights and traces; return figures for the log."""
+    size, broken = store.attrs["parameters"], 0
+    arrays = {n: store[n][...] for n in ("nodes", "weights", "residual_bounds", "alpha", "beta")}
+    dominated = False
+    names = ("trace", "trace_error", "largest", "smallest", "wasserstein_steps", "wasserstein_probes")
+    scalars = {n: store[n][...] for n in names}
+    for i, runs in enumerate(read_runs(store)):
+        for p, run in enumerate(runs):
+            filled = slice(0, run.steps)
+            nodes, weights, bounds = run.ritz()
+            for name, values in (("nodes", nodes), ("weights", weights), ("residual_bounds", bounds)):
+                arrays[name][i, p, filled] = values
+            arrays["alpha"][i, p, filled], arrays["beta"][i, p, filled] = run.alpha, run.beta
+            broken += run.steps < arrays["nodes"].shape[2] and run.beta[-1] == 0
+        spectrum = Spectrum.of(runs, size)
+        trace = spectrum.trace()
+        scalars["trace"][i], scalars["trace_error"][i] = trace.value, trace.standard_error
+        scalars["largest"][i], scalars["smallest"][i] = np.nanmax(spectrum.nodes), np.nanmin(spectrum.nodes)
+        errors = spectrum.accuracy()
+        scalars["wasserstein_steps"][i], scalars["wasserstein_probes"][i] = errors.steps, errors.probes
+        dominated |= errors.dominated
+    for name, values in {**arrays, **scalars, **read_measures(store)}.items():
+        store[name][...] = values
+    largest = np.maximum(np.abs(scalars["largest"]), np.abs(scalars["smallest"]))
+    accuracy = Accuracy.worst(scalars["wasserstein_steps"], scalars["wasserstein_probes"], largest, dominated)
+    store.update(short_runs=int(broken), accuracy=accuracy.statement())
+    store.finish(attempt)
+    return {"spectra": len(scalars["trace"]), "short_runs": int(broken), "accuracy:": accuracy.statement()}

@@ -1,0 +1,212 @@
+"""Driver: Hessian eigenvectors followed along training, and how gradient and step lie in the subspace that they span.
+
+A unit of work is some consecutive tracked iterations. Within it each search starts from the eigenvectors of the
+iteration before; the first one starts cold, at the last iteration of the unit before, so that a unit is a pure
+function of its number and no eigenvector is stored.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+
+from lossatlas.data import Subset
+from lossatlas.errors import LossAtlasError
+from lossatlas.io.layout import ParameterLayout
+from lossatlas.io.store import Store, add_array
+from lossatlas.io.trajectory import Trajectory
+from lossatlas.krylov import Eigenpairs, eigenpairs
+from lossatlas.parallel import work_units
+from lossatlas.parallel.checkpointing import Saves
+from lossatlas.parallel.process_group import ALONE, Team
+from lossatlas.problem import Problem, batchnorm_note, choices_of
+
+
+def pairs_of(spec: dict) -> int:
+    """Return how many eigenpairs are tracked."""
+    return spec["largest"] + spec["smallest"]
+
+
+def subspace_of(spec: dict) -> slice:
+    """Return which pairs span the top subspace: the largest ones, or the smallest where those alone are tracked."""
+    return slice(spec["largest"] or spec["smallest"])
+
+
+def width(spec: dict) -> int:
+    """Return how many vectors are multiplied at once."""
+    return 1
+
+
+def products(spec: dict, trajectory: Trajectory) -> int:
+    """Return how many products are computed at most."""
+    return len(trajectory.every(spec["stride"])) * spec["max_products"]
+
+
+def selection(layout: ParameterLayout, patterns: list[str]) -> list[slice]:
+    """Return where the chosen parameters lie in theta, in order."""
+    names = {slot.name for slot in layout.select(patterns)}
+    return [slot.slice for slot in layout if slot.name in names]
+
+
+def share_within(vector: np.ndarray, basis: np.ndarray) -> float:
+    """Return ||P v||^2 / ||v||^2, P the projection on the orthonormal rows of ``basis``; NaN for a zero vector."""
+    square = float(vector @ vector)
+    return float(np.sum((basis @ vector) ** 2)) / square if square > 0 else np.nan
+
+
+@dataclass
+class Plan:
+    """Everything that a tracking store is built from."""
+
+    spec: dict
+    trajectory: Trajectory
+    problem: Problem
+    subset: Subset
+
+    def build(self, group: zarr.Group) -> None:
+        """Create all arrays of the store.
+
+        Raises:
+            LossAtlasError: more pairs than parameters, or a pattern of ``parameters`` that matches none.
+        """
+        spec, pairs = self.spec, pairs_of(self.spec)
+        size, rows = self.problem.layout.select(spec["parameters"]).size, self.trajectory.every(spec["stride"])
+        if pairs > size:
+            raise LossAtlasError(f"tracking: largest + smallest is {pairs}; the matrix has only {size} parameters")
+        group.attrs.update(
+            {
+                "title": "Hessian eigenvectors along training",
+                "summary": "Pair k at iteration i continues pair matched(i, k) of the tracked iteration before.",
+                "parameters": size,
+                "operator": spec["operator"],
+                "parameter_patterns": spec["parameters"],
+                "subspace": f"span of the {'largest' if spec['largest'] else 'smallest'} pairs",
+                "subspace_dimension": subspace_of(spec).stop,
+                "samples": len(self.subset),
+                "subset_digest": self.subset.digest,
+                "batchnorm": batchnorm_note(spec, "frozen: each checkpoint's own running statistics"),
+            }
+        )
+        iterations = self.trajectory.iterations[rows]
+        ends = ["largest"] * spec["largest"] + ["smallest"] * spec["smallest"]
+        add_array(group, "iteration", ("iteration",), data=iterations, long_name="iteration")
+        add_array(group, "row", ("iteration",), data=rows, long_name="row of the trajectory")
+        add_array(group, "end", ("pair",), data=ends, long_name="end of the spectrum that the pair was searched at")
+        _add_results(group, len(rows), pairs)
+        columns = [f"{name}_{k}" for name in ("eigenvalue", "residual", "converged") for k in range(pairs)]
+        columns += [f"overlap_{j}_{k}" for j in range(pairs) for k in range(pairs)]
+        columns += ["products", "gradient_share", "step_share"]
+        work_units.add_rows(group, "One row per tracked iteration.", len(rows), columns, spec["per_unit"])
+
+
+def _add_results(group: zarr.Group, rows: int, pairs: int) -> None:
+    """Create the arrays that ``finish`` fills."""
+    pair, both = ("iteration", "pair"), ("iteration", "previous_pair", "pair")
+    for name, dims, dtype, text in (
+        ("eigenvalue", pair, "float64", "eigenvalues, descending"),
+        ("residual", pair, "float64", "||Hy - lambda y||"),
+        ("converged", pair, "int8", "1 where the residual is below tolerance times ||H||"),
+        ("overlap", both, "float64", "|<v_j(previous), v_k(now)>|"),
+        ("matched", pair, "int64", "previous pair that this one continues, -1 at the first iteration"),
+        ("crossing", ("iteration",), "int8", "1 where the order of the matched pairs changed"),
+        ("subspace_overlap", ("iteration",), "float64", "mean squared cosine of angles with the previous subspace"),
+        ("gradient_share", ("iteration",), "float64", "share of the gradient in the subspace, ||Pg||^2 / ||g||^2"),
+        ("step_share", ("iteration",), "float64", "share of the step to the next recorded iteration in the subspace"),
+        ("products", ("iteration",), "int64", "Hessian products of the search"),
+    ):
+        shape = (rows, pairs, pairs)[: len(dims)]
+        add_array(group, name, dims, shape=shape, dtype=dtype, long_name=text)
+
+
+class Evaluator:
+    """Searches the pairs of the tracked iterations of a unit, one after the other."""
+
+    def __init__(
+        self, spec: dict, trajectory: Trajectory, problem: Problem, saves: Saves | None = None, team: Team = ALONE
+    ):
+        self.spec, self.trajectory, self.problem, self.saves, self.team = spec, trajectory, problem, saves, team
+        self.rows = trajectory.every(spec["stride"])
+        self.chosen = selection(problem.layout, spec["parameters"])
+
+    def __call__(self, unit: range) -> np.ndarray:
+        """Return eigenvalues, residuals, flags, overlaps, products and shares, a line for each row of the unit."""
+        state = self.saves.unit(unit.start) if self.saves else None
+        saved = state.load() if state else None
+        lines = list(saved.pop("lines")) if saved else []
+        before = Eigenpairs(**saved) if saved else self.search(unit.start - 1) if unit.start else None
+        for number in unit[len(lines) :]:
+            now = self.search(number, before)
+            overlap = np.full((pairs_of(self.spec),) * 2, np.nan)
+            if before is not None:
+                overlap = np.abs(before.vectors @ now.vectors.T)
+            basis = now.vectors[subspace_of(self.spec)]
+            shares = [share_within(vector, basis) for vector in (self.gradient(number), self.step(number))]
+            lines.append([*now.values, *now.residuals, *now.converged, *overlap.flat, now.products, *shares])
+            before = now
+            if state and state.due():
+                state.save({"lines": lines, **vars(now)})
+        return np.array(lines)
+
+    def search(self, number: int, before: Eigenpairs | None = None) -> Eigenpairs:
+        """Return the pairs at a tracked iteration, searched from those ``before`` or from a random vector."""
+        row, spec = int(self.rows[number]), self.spec
+        choices = choices_of(spec)
+        start = None if before is None else before.vectors.sum(axis=0)
+        try:
+            at = self.trajectory.parameters(row), self.trajectory.buffers(row)
+            operator = self.problem.linearize(*at, leaves=self.team.leaves, **choices)
+            limits = (spec["largest"], spec["smallest"], spec["tolerance"], spec["max_products"], spec["seed"])
+            return eigenpairs(operator, *limits, start, self.team)
+        except LossAtlasError as error:
+            raise LossAtlasError(f"tracking: iteration {self.trajectory.iterations[row]}: {error}") from error
+
+    def gradient(self, number: int) -> np.ndarray:
+        """Return the gradient of the chosen parameters on the same samples."""
+        row = int(self.rows[number])
+        return self._restricted(self.problem.gradient(self.trajectory.parameters(row), self.trajectory.buffers(row)))
+
+    def step(self, number: int) -> np.ndarray:
+        """Return how the chosen parameters move until the next recorded iteration; zero at the last."""
+        row = int(self.rows[number])
+        after = min(row + 1, len(self.trajectory) - 1)
+        ends = (self.trajectory.parameters(i).astype(np.float64) for i in (row, after))
+        here, there = map(self._restricted, ends)
+        return there - here
+
+    def _restricted(self, vector: np.ndarray) -> np.ndarray:
+        return np.concatenate([vector[part] for part in self.chosen])
+
+
+def match(overlap: np.ndarray) -> np.ndarray:
+    """Return which previous vector (row) each present one (column) continues: the assignment of largest sum."""
+    from scipy.optimize import linear_sum_assignment
+
+    previous, present = linear_sum_assignment(overlap, maximize=True)
+    return previous[np.argsort(present)]
+
+
+def finish(store: Store, attempt: dict[str, Any]) -> dict:
+    """Sort the rows into labelled arrays and match the pairs; return figures for the log."""
+    table, (rows, pairs) = work_units.results(store), store["eigenvalue"].shape
+    values, residuals, converged, overlap, scalars = np.split(table, np.cumsum([pairs, pairs, pairs, pairs**2]), axis=1)
+    overlap, top = overlap.reshape(rows, pairs, pairs), store.attrs["subspace_dimension"]
+    matched = np.array([np.full(pairs, -1), *map(match, overlap[1:])])
+    crossing = (matched != np.arange(pairs)).any(axis=1) & (np.arange(rows) > 0)
+    for name, array in (
+        ("eigenvalue", values),
+        ("residual", residuals),
+        ("converged", converged),
+        ("overlap", overlap),
+        ("matched", matched),
+        ("crossing", crossing),
+        ("subspace_overlap", np.square(overlap[:, :top, :top]).sum(axis=(1, 2)) / top),
+        ("products", scalars[:, 0]),
+        ("gradient_share", scalars[:, 1]),
+        ("step_share", scalars[:, 2]),
+    ):
+        store[name][...] = array
+    store.finish(attempt)
+    unconverged = int((converged == 0).any(axis=1).sum())
+    figures = {"iterations": rows, "crossings": int(crossing.sum()), "not_converged": unconverged}
+    return figures | {"products": int(scalars[:, 0].sum())}

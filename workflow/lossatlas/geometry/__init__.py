@@ -1,0 +1,1 @@
+"""Where in parameter space: directions, their normalisation, segments, projected paths, random walks."""

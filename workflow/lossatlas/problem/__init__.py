@@ -1,0 +1,23 @@
+"""What every framework gives: a loss over one flat parameter vector."""
+
+from lossatlas.problem.protocol import (
+    Choice,
+    Evaluation,
+    Hessian,
+    Problem,
+    Restriction,
+    batchnorm_note,
+    choices_of,
+    with_standard_error,
+)
+
+__all__ = [
+    "Choice",
+    "Evaluation",
+    "Hessian",
+    "Problem",
+    "Restriction",
+    "batchnorm_note",
+    "choices_of",
+    "with_standard_error",
+]

@@ -1,0 +1,132 @@
+"""The central idea: a Problem is a loss over one flat parameter vector. Everything above sees only this."""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from lossatlas.io.layout import ParameterLayout
+
+
+class Hessian(Protocol):
+    """The Hessian at one point: products with vectors, float64."""
+
+    size: int
+    dtype: np.dtype
+
+    def matvec(self, vector: np.ndarray) -> np.ndarray:
+        """Return H v for one vector (N,)."""
+
+    def matmat(self, vectors: np.ndarray) -> np.ndarray:
+        """Return H v for every row of ``vectors`` (k, N)."""
+
+
+class Restriction(Protocol):
+    """The loss on an affine subspace: theta(c) = center + sum_k c_k direction_k."""
+
+    def metrics(self, points: np.ndarray) -> np.ndarray:
+        """Return the metrics (point, metric), in the order of ``Problem.metric_names``, at ``points`` (point, k)."""
+
+
+class Evaluation(Protocol):
+    """How points are evaluated: a ``strategy`` by name, why in words, the largest ``error`` of a loss if any, and how
+    well the strategy agreed with plain evaluation (None for that itself)."""
+
+    strategy: str
+    told: str
+    error: float | None
+    agreement: Any
+
+
+CHOICES = ("operator", "parameters", "memory_gb", "strategy")
+"""Keys of a spec that say which matrix is meant and how its products are computed."""
+
+
+def choices_of(spec: dict) -> dict[str, Any]:
+    """Return what ``linearize`` takes from the choices of a driver; what they leave out has a default there."""
+    return {key: spec[key] for key in CHOICES if key in spec}
+
+
+class Choice(Protocol):
+    """How products are computed: a ``strategy`` by name, why and with how much memory in words, and its bytes.
+
+    ``agreement`` says what was checked of it and how well it agreed, by name.
+    """
+
+    strategy: str
+    told: str
+    peak: int
+    agreement: dict[str, Any]
+
+
+def with_standard_error(means: np.ndarray, samples: int) -> np.ndarray:
+    """Return metrics (..., metric) with sd / sqrt(n) of the losses of n samples in place of the last two columns.
+
+    Args:
+        means: metrics, the last two of which are mean and mean square of the losses of single samples.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):  # what overflows becomes NaN, as for a single sample
+        variance = np.maximum(means[..., -1] - np.square(means[..., -2]), 0)
+        error = np.sqrt(variance / np.float64(samples - 1))
+    return np.concatenate([means[..., :-2], error[..., None]], axis=-1)
+
+
+def batchnorm_note(spec: dict, frozen: str) -> str:
+    """Return what BatchNorm normalises by, for a store; ``frozen`` says whose running statistics, where it is those.
+
+    Args:
+        spec: the choices of a driver; ``batchnorm`` is ``frozen`` where it is left out.
+    """
+    if spec.get("batchnorm") == "batch":
+        return f"batch: mean and biased variance over each chunk of {spec['batch_size']} samples"
+    return frozen
+
+
+class Problem(Protocol):
+    """The mean loss over a fixed set of samples as a function of theta, shape (N,).
+
+    Implementations never change the network they were made from, and evaluate in inference mode: dropout
+    off, the same samples in the same order every time. Running statistics are frozen to the given buffers; or, where
+    ``batchnorm`` is ``batch``, BatchNorm normalises by the statistics of each chunk of samples, through which
+    derivatives pass.
+    """
+
+    layout: ParameterLayout
+    samples: int
+    batchnorm: str
+    class_count: int | None
+    """How many classes the outputs hold scores of, None where targets are no classes."""
+    metric_names: tuple[str, ...]
+    """``loss`` first, then ``accuracy`` where outputs are class scores of integer targets, and
+    ``loss_standard_error``, sd / sqrt(n) of the losses of the n samples, where outputs are one tensor."""
+
+    def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the metrics at theta, with the flat buffers (running statistics) that belong to it."""
+
+    def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the gradient of the loss at theta, float64 (N,)."""
+
+    def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Return the flat buffers with BatchNorm's statistics estimated at theta, on all samples at once."""
+
+    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Any) -> Hessian:
+        """Return the Hessian at theta; what is reusable between products is kept in it."""
+
+    def choose_strategy(self, theta: np.ndarray, buffers: np.ndarray, width: int, **choices: Any) -> Choice:
+        """Return how products with ``width`` vectors at once are to be computed; measured, where it is not given."""
+
+    def restrict(self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, **choices: Any) -> Restriction:
+        """Return the loss on the subspace through ``center`` spanned by the rows of ``directions``.
+
+        What it finds at a point does not depend on the other points, bit for bit. ``choices`` say how it is computed.
+        """
+
+    def choose_evaluation(
+        self,
+        center: np.ndarray,
+        directions: np.ndarray,
+        buffers: np.ndarray,
+        points: np.ndarray,
+        count: int,
+        **choices: Any,
+    ) -> Evaluation:
+        """Return how ``count`` points are to be evaluated; measured at some ``points``, where it is not given."""
