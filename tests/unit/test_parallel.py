@@ -7,8 +7,7 @@ import re
 import sys
 
 import pytest
-from lossatlas import parallel
-from lossatlas.parallel import StaticQueue, Timing, World
+from lossatlas.parallel import StaticQueue, Timing, World, remove_stale_segments, timing
 
 from tests.conftest import ROOT, mpiexec
 
@@ -75,12 +74,12 @@ def test_static_shares_are_block_cyclic():
 
 def test_timing_accounts_for_every_second(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(parallel.time, "monotonic", lambda: now[0])
-    timing = Timing(started=now[0])
-    with timing("compute"):
+    monkeypatch.setattr(timing.time, "monotonic", lambda: now[0])
+    clock = Timing(started=now[0])
+    with clock("compute"):
         now[0] += 0.75
     now[0] += 0.25
-    record = timing.record(rank=2)
+    record = clock.record(rank=2)
     assert record["rank"] == 2
     assert record["seconds"]["start-up"] >= 0
     assert record["seconds"] == {"start-up": record["seconds"]["start-up"], "compute": 0.75, "other": 0.25}
@@ -95,7 +94,7 @@ def test_segments_of_killed_ranks_are_removed_and_those_in_use_are_kept(tmp_path
         os.utime(tmp_path / names[name], (0, 0))
     with (tmp_path / names["used"]).open("r+b") as file, mmap.mmap(file.fileno(), 4096):
         os.utime(tmp_path / names["used"], (0, 0))
-        parallel.remove_stale_segments(tmp_path)
+        remove_stale_segments(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[n] for n in ("used", "young", "foreign"))
 
 

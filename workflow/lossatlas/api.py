@@ -291,7 +291,7 @@ def curve(
     The dataset is what ``curves/<name>.zarr`` of the workflow holds: ``loss(curve, split, alpha)``, ``accuracy`` where
     targets are classes, and for each curve stationary points, barrier, monotonicity and minimum; besides, the vectors
     ``direction(curve, parameter)`` and for eigenvectors ``eigenvalue``, ``residual`` and ``converged``.
-    ``lossatlas.render.figures.line_scans.curves_figure`` draws it.
+    ``render.figures.line_scans.curves_figure`` draws it.
 
     Args:
         model, loss, data, test, metrics, batch_size, dtype, strategy, precision: as for ``plane``.
@@ -301,8 +301,7 @@ def curve(
             curve leads from the model (alpha = 0) to this one (1).
         count: random directions or eigenvectors.
         points, range: equally spaced, with 0, and 1 with ``to``, added; else [-1, 1], and [-0.5, 1.5] with ``to``.
-        normalize, ignore, seed: as for ``plane``.
-        batchnorm: as for ``plane``; with ``to`` also ``"interpolate"``, they move along, the default there.
+        normalize, ignore, seed, batchnorm: as for ``plane``; with ``to``, batchnorm is by default ``"interpolate"``.
 
     Raises:
         LossAtlasError: as for ``hessian``; or model and ``to`` are one point or differ in their parameters.
