@@ -15,6 +15,8 @@ import pytest
 from lossatlas.io import store, trajectory
 from lossatlas.io.layout import ParameterLayout, ParameterSlot
 
+from tests.costly import COSTLY
+
 ORACLES = {
     1: "closed forms: linear, logistic and softmax regression",
     2: "products against a dense Hessian",
@@ -67,6 +69,14 @@ def pytest_xdist_make_scheduler(config, log):
             return "undisturbed" if Path(file).name in ONE_RUN else file
 
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what `make test` leaves out, see tests/costly.py."""
+    for item in items:
+        name = item.nodeid.removeprefix("tests/")
+        if name in COSTLY or name.split("[")[0] in COSTLY:
+            item.add_marker(pytest.mark.full)
 
 
 ROOT = Path(__file__).parents[1]
