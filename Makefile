@@ -15,7 +15,7 @@ help:
 	@echo "make test-all     these three, one after the other"
 	@echo "make bench   speed against peers, into results/bench.json"
 	@echo "make docs    regenerate config/README.md from the schema"
-	@echo "make prune   remove stores of former settings that were set aside"
+	@echo "make prune   remove stores that were set aside or never completed; only while no job runs"
 	@echo "make clean   remove all results, hidden stores included"
 
 demo: $(STAMP)
@@ -58,7 +58,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 prune:
-	find results -path '*/.stores/*' -name '*.aside-*' -prune -exec rm -rf {} +
+	find results -path '*/.stores/*' \( -name '*.aside-*' -o -name '.*.new-*' \) -prune -exec rm -rf {} +
 
 clean:
 	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
