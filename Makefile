@@ -39,6 +39,7 @@ test-slurm: $(STAMP)
 check: $(STAMP)
 	ruff check .
 	ruff format --check .
+	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 

@@ -471,7 +471,7 @@ def add_array(
     array = group.create_array(
         name,
         shape=shape,
-        chunks=chunks or tuple(max(1, n) for n in shape),
+        chunks=chunks or tuple(max(1, n) for n in shape or ()),
         dtype=dtype,
         compressors=[*([ZstdCodec(level=0)] if compress else []), Crc32cCodec()],
         dimension_names=dims,
