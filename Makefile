@@ -15,7 +15,7 @@ help:
 	@echo "make test-all     these three, one after the other"
 	@echo "make bench   speed against peers, into results/bench.json"
 	@echo "make docs    regenerate config/README.md from the schema"
-	@echo "make prune   remove stores of former settings that were set aside"
+	@echo "make prune   remove stores that were set aside or never completed; only while no job runs"
 	@echo "make clean   remove all results, hidden stores included"
 
 demo: $(STAMP)
@@ -39,6 +39,7 @@ test-slurm: $(STAMP)
 check: $(STAMP)
 	ruff check .
 	ruff format --check .
+	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
@@ -54,11 +55,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "LossAtlas needs Python >= 3.11; name one with: make PYTHON=/path/to/python3.12 ..."; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[tensorflow,test]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[workflow,mpi,tensorflow,test]'
 	touch $@
 
 prune:
-	find results -path '*/.stores/*' -name '*.aside-*' -prune -exec rm -rf {} +
+	find results -path '*/.stores/*' \( -name '*.aside-*' -o -name '.*.new-*' \) -prune -exec rm -rf {} +
 
 clean:
 	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +

@@ -416,5 +416,10 @@ def test_mistakes_say_one_line(call, message):
 
 
 def test_importing_the_package_loads_no_framework():
-    code = "import sys, lossatlas; assert 'torch' not in sys.modules; assert callable(lossatlas.hessian)"
+    code = """
+import sys, lossatlas
+assert "torch" not in sys.modules
+assert callable(lossatlas.hessian)
+assert not {"snakemake", "mpi4py", "tensorflow", "sklearn", "imageio_ffmpeg"} & sys.modules.keys()
+"""
     subprocess.run([sys.executable, "-c", code], check=True, env=environment())

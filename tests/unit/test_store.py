@@ -1,15 +1,20 @@
 """The store protocol: nothing computed is lost, nothing is mixed, a torn store is noticed."""
 
 import os
+import platform
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from lossatlas.errors import LossAtlasError
 from lossatlas.io import store
 
-from tests.conftest import contents
+from tests.conftest import ROOT, contents, environment
 
 
 def build(group):
@@ -106,12 +111,79 @@ def test_the_slower_of_two_creators_takes_the_quicker_ones_store(tmp_path):
     assert [p.name for p in (tmp_path / ".stores").iterdir()] == ["p.zarr"]
 
 
-def test_leftovers_of_a_dead_creator_are_swept(tmp_path):
-    link = make(tmp_path)
-    leftover = tmp_path / ".stores" / "landscape" / ".p.zarr.new-999999999"
-    leftover.mkdir()
-    store.find(link, tmp_path, fingerprint())
+DIES = """
+import os, sys
+from pathlib import Path
+from lossatlas.io import store
+print(os.getpid())
+run_dir = Path(sys.argv[1])
+fingerprint = store.Fingerprint("landscape", {"seed": 0}, {})
+store.create(run_dir / "landscape" / "p.zarr", run_dir, fingerprint, lambda group: os._exit(1))
+"""
+
+
+@pytest.fixture
+def leftover(tmp_path):
+    """What a process left that died while it created a store."""
+    (tmp_path / ".stores" / "landscape").mkdir(parents=True)
+    died = subprocess.run([sys.executable, "-c", DIES, tmp_path], env=environment(), stdout=subprocess.PIPE, text=True)
+    (left,) = (tmp_path / ".stores" / "landscape").iterdir()
+    assert died.returncode == 1
+    assert f"-{died.stdout.strip()}-" in left.name
+    return left
+
+
+def test_leftovers_of_a_dead_creator_are_swept(leftover, tmp_path):
+    store.find(tmp_path / "landscape" / "p.zarr", tmp_path, fingerprint())
     assert not leftover.exists()
+
+
+def test_what_a_living_process_creates_is_left_alone(tmp_path):
+    seen = []
+
+    def interrupted(group):
+        build(group)
+        (mine,) = (tmp_path / ".stores").iterdir()
+        store.find(tmp_path / "p.zarr", tmp_path, fingerprint())
+        seen.append(mine.exists())
+        later = mine.rename(f"{mine}1")  # a process of the same id that began at another time
+        store.find(tmp_path / "p.zarr", tmp_path, fingerprint())
+        seen.append(later.exists())
+        build(zarr.open_group(mine, mode="w"))
+
+    store.create(tmp_path / "p.zarr", tmp_path, fingerprint(), interrupted)
+    assert seen == [True, False]
+
+
+def test_what_another_host_creates_is_left_alone_until_the_store_is_finished(leftover, tmp_path):
+    foreign = leftover.rename(leftover.with_name(re.sub(r"(?<=\.new-)[^-]+", "othernode", leftover.name)))
+    link = make(tmp_path, finish=False)
+    assert foreign.exists()
+    store.find(link, tmp_path, fingerprint()).finish({"ranks": 1})
+    assert not foreign.exists()
+    assert store.open_finished(link)["values"][3] == 3.0
+
+
+def test_a_creator_whom_another_hosts_finished_store_overtakes_takes_that_one(tmp_path, monkeypatch):
+    def overtaken(group):
+        build(group)
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(platform, "node", lambda: "othernode")
+            make(tmp_path)
+        assert [folder.name for folder in (tmp_path / ".stores/landscape").iterdir()] == ["p.zarr"]
+        build(group)
+
+    taken = store.create(tmp_path / "landscape" / "p.zarr", tmp_path, fingerprint(), overtaken)
+    assert taken.finished
+    assert taken["values"][3] == 3.0
+
+
+def test_prune_removes_what_was_never_completed(leftover, tmp_path):
+    leftover.rename(leftover.with_name(".p.zarr.new-othernode-1-1"))
+    make(tmp_path, finish=False)
+    shutil.copytree(tmp_path / ".stores", tmp_path / "results/run/.stores")
+    subprocess.run(["make", "--silent", "--file", str(ROOT / "Makefile"), "prune"], cwd=tmp_path, check=True)
+    assert [folder.name for folder in (tmp_path / "results/run/.stores/landscape").iterdir()] == ["p.zarr"]
 
 
 def torn_metadata(path):

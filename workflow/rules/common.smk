@@ -1,4 +1,5 @@
 # Config, paths and the helpers of all rules. No framework is ever imported here, so that a dry run stays fast.
+# ``workflow.basedir`` is the folder of another project's Snakefile when that one uses these rules as a module.
 
 import json
 import os
@@ -15,6 +16,9 @@ from lossatlas import config as config_module
 from lossatlas.config import imports, profile, sizes, value_checks
 from lossatlas.errors import LossAtlasError
 
+PROJECT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
+SCRIPTS = PROJECT / "scripts"
+
 
 def checked(function, *arguments):
     """Return what a function says; every mistake in the config ends the workflow with one line."""
@@ -24,9 +28,18 @@ def checked(function, *arguments):
         raise WorkflowError(str(error))
 
 
+def check_module():
+    """Refuse what a project cannot ask of these rules as a module."""
+    paths = workflow.modifier.path_modifier
+    if paths.prefix or paths.modifies_prefixes:
+        raise WorkflowError("module: prefix and replace_prefix are not supported; set `results` in the module's config")
+    if not SCRIPTS.is_dir():
+        raise WorkflowError(f"module: no scripts in {SCRIPTS}; let snakefile: name workflow/Snakefile of a local copy")
+
+
 def resolved(given):
     """Return the config with defaults."""
-    value_checks.check_folder(str(workflow.basedir), "the project's own folder")
+    value_checks.check_folder(str(PROJECT), "the project's own folder")
     for file in workflow.configfiles:
         value_checks.check_file(file)
     return config_module.resolve(given)
@@ -38,6 +51,7 @@ if "runs" not in config:
     configfile: "config/config.yaml"
 
 
+check_module()
 CONFIG = checked(resolved, config)
 RESULTS = value_checks.plain_path(CONFIG["results"])
 DATA_ROOT = value_checks.plain_path(CONFIG["data_root"])
@@ -48,13 +62,11 @@ IMPORTED = [run for run in RUNS if run not in TRAINED]
 FAILED = r": error: |stopped by |rank \d+ of \d+ failed|task \d+: |EXIT STRING"
 FAILED_JOB = r"^Error in [r]ule (\w+):\n(?:    .*\n)*?    log: (.+?) \(check log"
 STARTED = time.time()
-SCRIPTS = Path(workflow.basedir) / "scripts"
-# conda or a container brings the programs, and our package comes from here; otherwise they are those of the environment
-# that runs snakemake, activated or not.
-if workflow.deployment_settings.deployment_method:
-    programs = f"export PYTHONPATH={shlex.quote(f'{workflow.basedir}/workflow')}"
-else:
-    programs = f'export PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"'
+# The package comes from here, whichever is installed. conda or a container brings the programs; otherwise they are those
+# of the environment that runs snakemake, activated or not.
+programs = f"export PYTHONPATH={shlex.quote(f'{PROJECT}/workflow')}"
+if not workflow.deployment_settings.deployment_method:
+    programs += f'"${{PYTHONPATH:+:$PYTHONPATH}}" PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"'
 # The shell and `tee` outlive the signals on which a program ends in good order, with status 75. One that a signal finds
 # before its first line dies of it (138 and 143; 10 and 15 as MPICH's launcher tells it), and loses nothing either.
 prefix = (
@@ -167,14 +179,16 @@ def measured(run):
 
 def check_profile():
     """Refuse mistakes in the `set-resources` of a profile; called when all rules are there."""
-    given = workflow.resource_settings.overwrite_resources
+    given, rules = workflow.resource_settings.overwrite_resources, [one.name for one in workflow.rules]
+    if not workflow.modifier.is_main_snakefile():  # the others are rules of the project that uses this module
+        given = {name: given[name] for name in given if name in rules}
     plain = {name: {resource: value.raw for resource, value in named.items()} for name, named in given.items()}
-    checked(profile.check, plain, [one.name for one in workflow.rules], MPI)
+    checked(profile.check, plain, rules, MPI)
 
 
 def check_submission():
     """Refuse folders that the plugins of schedulers, which put them between double quotes, would hand to a shell."""
-    for path in (os.getcwd(), workflow.basedir, *workflow.configfiles) if not workflow.local_exec else ():
+    for path in (os.getcwd(), PROJECT, *workflow.configfiles) if not workflow.local_exec else ():
         checked(value_checks.check_submitted, os.path.abspath(path))
 
 

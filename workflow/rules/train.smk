@@ -8,6 +8,7 @@ rule download:
         f"{DATA_ROOT}/.{{dataset}}.log",
     wildcard_constraints:
         dataset="fashion-mnist|cifar10|cifar100",
+    localrule: True
     conda:
         "../../envs/torch.yaml"
     params:
@@ -27,6 +28,7 @@ rule weights:
     wildcard_constraints:
         network="mobilenet-v2",
         weights="imagenet1k-v1|imagenet1k-v2",
+    localrule: True
     conda:
         "../../envs/torch.yaml"
     params:

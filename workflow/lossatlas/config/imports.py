@@ -111,7 +111,8 @@ def check_call(
         LossAtlasError: names the argument and what there is; ``where`` names the config key.
     """
     given, passed, found = list(given), set(passed), _find_class(module, name)
-    init = next((node for node in found[0].body if getattr(node, "name", "") == "__init__"), None) if found else None
+    body = found[0].body if found else []
+    init = next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
     if init is None:
         return
     named = [*init.args.posonlyargs, *init.args.args][1:]
@@ -157,9 +158,10 @@ def _find_class(module: str, name: str) -> tuple[ast.ClassDef, str] | None:
     for node in _tree(file).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return node, module
-        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
-            if (alias.asname or alias.name) == name:
-                return _find_class(_absolute(node, package), alias.name)
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _find_class(_absolute(node, package), alias.name)
     return None
 
 
@@ -176,7 +178,8 @@ def _absolute(node: ast.ImportFrom, package: str) -> str:
 
 def _check_defined(name: str, file: Path, where: str, shown: object = None) -> None:
     """Refuse a name that a module does not define, as far as its text shows."""
-    names, queue = set(), [_tree(file) if shown else _parse(file, file.read_bytes(), where)]
+    names: set[str] = set()
+    queue: list[ast.AST] = [_tree(file) if shown else _parse(file, file.read_bytes(), where)]
     while queue:
         for node in ast.iter_child_nodes(queue.pop()):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

@@ -45,7 +45,9 @@ def check(given: dict[str, dict], rules: Iterable[str], mpi: dict | None = None)
                 f"profile: set-resources.{name}: 'mpi' is missing, though {other} has {launchers[other]!r}; "
                 "all MPI rules need a launcher"
             )
-    for name in TEAM_RULES if mpi else ():
+    if mpi is None:
+        return
+    for name in TEAM_RULES:
         ranks, together = given.get(name, {}).get("tasks", mpi["ranks"]), mpi["data_ranks"]
         if together != "auto" and ranks % together:
             raise LossAtlasError(

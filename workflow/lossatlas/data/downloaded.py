@@ -57,10 +57,11 @@ def _fashion_mnist(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     parts = {}
     for split, name in (("train", "train"), ("test", "t10k")):
         files = {kind: (folder / f"{name}-{kind}-ubyte").read_bytes() for kind in kinds}
-        parts[split] = tuple(
+        images, labels = (
             np.frombuffer(content, np.uint8, offset=kinds[kind][0]).reshape(kinds[kind][1])
             for kind, content in files.items()
         )
+        parts[split] = images, labels
     return parts
 
 

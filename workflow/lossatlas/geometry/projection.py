@@ -1,6 +1,7 @@
 """Paths on a plane: the run's own, and those of other runs with the same network."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import zarr
@@ -86,7 +87,7 @@ class Others:
         add_array(group, "other_residual", dims, data=path.residual, long_name=text, units="Euclidean norm")
         for name, units_of in metrics.items() if self.losses else ():
             for kind, text in (("true", "of the checkpoint itself"), ("projected", "at the checkpoint's projection")):
-                about = {"long_name": f"{kind} {name}", "description": f"{name} {text}", "units": units_of}
+                about: Any = {"long_name": f"{kind} {name}", "description": f"{name} {text}", "units": units_of}
                 shape, along = (splits, len(names)), ("split", *dims)
                 add_array(group, f"other_{kind}_{name}", along, shape=shape, **about)
         group.attrs["other_evaluations"] = 2 * len(self.evaluated) * splits

@@ -5,7 +5,11 @@ The protocol, in full:
 1. The real store lives at ``<run>/.stores/<name>.zarr``; the path that the workflow knows,
    ``<run>/<name>.zarr``, is a relative symbolic link, made last and atomically. Whoever deletes the link
    loses nothing: the next attempt finds the store, computes what is missing and links again.
-2. A store is born complete with metadata: it is built under a temporary name and renamed.
+2. A store is born complete with metadata: it is built under a temporary name and renamed. The name tells the host, the
+   process and when that began, for several nodes may share the file system. A node sweeps away what its own dead
+   processes left under construction. Another host's it leaves alone until the store itself is finished: construction
+   comes before all units, so that one which outlasts them was abandoned. Clocks are not compared. Should it live
+   nevertheless, its attempt takes the finished store.
 3. It carries the *fingerprint* of all that determines its numbers. A store with another fingerprint is set
    aside (renamed), never mixed, and brought back should its settings return.
 4. A unit of work is one chunk, written atomically and deterministically, so two attempts that overlap write
@@ -21,6 +25,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -205,6 +210,7 @@ class Store:
         attempts = [*self.attrs.get("attempts", []), {**attempt, "software": software()}]
         self.update(content=digest, chunk_files=files, attempts=attempts, finished=True)
         consolidate(self.path)
+        _sweep(self.path, finished=True)
 
 
 def software() -> dict[str, str]:
@@ -294,8 +300,21 @@ def create(link: Path, run_dir: Path, fingerprint: Fingerprint, build: Callable[
 
 
 def _create(path: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], None]) -> None:
-    temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
+    temporary, built = path.with_name(f".{path.name}.new-{_owner()}"), False
     shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _construct(temporary, fingerprint, build)
+        built = True
+        os.rename(temporary, path)
+    except Exception:
+        # Another attempt at the same store was quicker, its store is as good as ours; finished, it swept ours away.
+        beaten = path.exists() and (built or not (temporary / "zarr.json").exists())
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not beaten:
+            raise
+
+
+def _construct(temporary: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], None]) -> None:
     group = zarr.open_group(CheckedFiles(temporary), mode="w", zarr_format=3)
     group.attrs.update(
         {
@@ -309,34 +328,50 @@ def _create(path: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], 
     chunks = [file.relative_to(temporary) for file in chunk_files(temporary)]
     given = sorted({str(file)[: str(file).index("/c/")] for file in chunks if "/c/" in str(file)})
     group.attrs.update(given=given, given_chunks=[str(file) for file in chunks])
-    try:
-        os.rename(temporary, path)
-    except OSError:
-        # Another attempt at the same store was quicker; its store is as good as ours.
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not path.exists():
-            raise
 
 
 def _aside(path: Path, digest: str) -> Path:
     return path.with_name(f"{path.name}.aside-{digest[:12]}")
 
 
-def _sweep(path: Path) -> None:
-    """Remove what attempts on this machine left when they died while creating the store."""
+def _sweep(path: Path, finished: bool = False) -> None:
+    """Remove what dead attempts left under construction; of other hosts only once the store is ``finished``."""
     for leftover in path.parent.glob(f".{path.name}.new-*"):
-        if not _alive(int(leftover.name.rsplit("-", 1)[1])):
+        host, *process = leftover.name.rpartition(".new-")[2].split("-")
+        if finished if host != _host() else not _alive(*process):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def _owner() -> str:
+    """Return this process's mark on what it makes: host, process id, begin."""
+    return f"{_host()}-{os.getpid()}-{_begin(os.getpid())}"
+
+
+def _host() -> str:
+    """Return where process ids mean the same: host name and, on Linux, process namespace, without a hyphen."""
+    namespace = ""
+    with contextlib.suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return re.sub(r"[^\w.]", "", platform.node()) + re.sub(r"\D", "", namespace)
+
+
+def _begin(pid: int) -> str:
+    """Return when a process of this host began, in ticks since boot; nothing where the system does not tell."""
     try:
-        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _alive(pid: str, begin: str) -> bool:
+    """Return whether a process of this host lives; another one may have got its id."""
+    try:
+        os.kill(int(pid), 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass  # another user's
+    return _begin(int(pid)) in (begin, "")
 
 
 def publish(link: Path, run_dir: Path) -> None:
@@ -345,7 +380,7 @@ def publish(link: Path, run_dir: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.is_dir() and not link.is_symlink():
         raise LossAtlasError(f"{link}: a real folder is in the way of the link to {target}; move it away")
-    temporary = link.with_name(f".{link.name}.link-{os.getpid()}")
+    temporary = link.with_name(f".{link.name}.link-{_owner()}")
     temporary.unlink(missing_ok=True)
     os.symlink(target, temporary)
     os.replace(temporary, link)
@@ -436,7 +471,7 @@ def add_array(
     array = group.create_array(
         name,
         shape=shape,
-        chunks=chunks or tuple(max(1, n) for n in shape),
+        chunks=chunks or tuple(max(1, n) for n in shape or ()),
         dtype=dtype,
         compressors=[*([ZstdCodec(level=0)] if compress else []), Crc32cCodec()],
         dimension_names=dims,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
+from numpy.typing import DTypeLike
 
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.layout import ParameterLayout
@@ -210,7 +211,7 @@ class Trajectory:
         return self.store["frozen"][:] if self.store["frozen"].size else np.zeros(0)
 
     def column_blocks(
-        self, within: slice | None = None, max_bytes: int = BLOCK_BYTES, dtype: type = np.float64
+        self, within: slice | None = None, max_bytes: int = BLOCK_BYTES, dtype: DTypeLike = np.float64
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield (columns, block of shape (rows, columns)) over theta, or ``within`` it, in bounded memory.
 

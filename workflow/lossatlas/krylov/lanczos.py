@@ -103,16 +103,17 @@ def _advance(shared: Shared, runs: "list[_Run]", products: np.ndarray, noise: fl
     """Take the products with the current vectors; find the next ones by classical Gram-Schmidt, twice."""
     currents, j = np.stack([run.current for run in runs]), runs[0].done
 
-    def with_current_and_itself(leaf: slice) -> list[list[float]]:
+    def with_current_and_itself(leaf: slice) -> np.ndarray:
         pairs = zip(currents[:, leaf], products[:, leaf], strict=True)
-        return [[current @ product, product @ product] for current, product in pairs]
+        return np.array([[current @ product, product @ product] for current, product in pairs])
 
     alphas, squares = shared.sum(with_current_and_itself).T
     if not np.isfinite(squares).all():
         raise LossAtlasError(f"Lanczos step {j + 1}: the product Hv holds NaN or inf")
     rests = shared.orthogonalize(products, [run.basis[: j + 1] for run in runs])
-    for run, *found in zip(runs, alphas, np.sqrt(squares), rests, shared.norms(rests), strict=True):
-        run.advance(*found, noise)
+    columns = (alphas, np.sqrt(squares), rests, shared.norms(rests))
+    for run, alpha, size, rest, length in zip(runs, *columns, strict=True):
+        run.advance(alpha, size, rest, length, noise)
 
 
 _SAVED = ("alpha", "beta", "done", "exhausted", "norm")
@@ -121,7 +122,7 @@ _SAVED = ("alpha", "beta", "done", "exhausted", "norm")
 def _restore(runs: "list[_Run]", state: State | None) -> float | None:
     """Set the runs to what was saved and return the measured noise, None when nothing was saved."""
     saved = state.load() if state is not None else None
-    if saved is None:
+    if state is None or saved is None:
         return None
     for index, run in enumerate(runs):
         run.alpha, run.beta, run.norm = saved["alpha"][index], saved["beta"][index], float(saved["norm"][index])

@@ -139,6 +139,8 @@ class Spectrum:
         the mean is given. ``probes`` is what more probes could change: the standard error of the share of eigenvalues
         <= t, integrated over t. Where ``dominated`` it was exceeded in 22 to 60 % of the draws that were measured.
         """
+        if self.bounds is None:
+            raise ValueError("accuracy needs the residual bounds of the nodes")
         known, ends = np.isfinite(self.nodes), np.unique(self.nodes[np.isfinite(self.nodes)])
         parts = zip(self.nodes, self.weights, self.bounds, known, strict=True)
         bounds = [quadrature_error(n[k], w[k], b[k]) for n, w, b, k in parts]

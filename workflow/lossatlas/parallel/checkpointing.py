@@ -7,7 +7,9 @@ import os
 import shutil
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -93,7 +95,7 @@ class State:
         self._stop, late = self.team.any(signals.requested(), late)
         return self._stop or late
 
-    def save(self, arrays: dict[str, np.ndarray], tables: list[tuple[np.ndarray, int]] = ()) -> None:
+    def save(self, arrays: dict[str, Any], tables: Sequence[tuple[np.ndarray, int]] = ()) -> None:
         """Save arrays, and of every table (rows, n) the rows below ``count`` that are new; then end if told to.
 
         A disk that is full costs the save, not the unit.
@@ -109,7 +111,7 @@ class State:
                 self._add_rows(index, table, count)
             sums = [(index, table[:count].nbytes, self._sums[index]) for index, (table, count) in enumerate(tables)]
             about = {_NUMBER: self._number, _TABLES: np.array(sums, np.int64).reshape(-1, 3)}
-            np.savez(temporary, **arrays, **about)
+            np.savez(temporary, **{**arrays, **about})
         except OSError as error:
             failed = error
         if not any(self.team.any(failed)):  # all ranks have come so far, which leaves little time between their states

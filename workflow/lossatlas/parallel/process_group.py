@@ -64,7 +64,8 @@ class Team:
 
     def __init__(self, comm: Any = None):
         self._comm, self.seconds = comm, 0.0
-        self.rank, self.size = (comm.rank, comm.size) if comm is not None else (0, 1)
+        self.rank: int = 0 if comm is None else comm.rank
+        self.size: int = 1 if comm is None else comm.size
         self.leaves = self._leaves(self.rank)
 
     def _leaves(self, rank: int) -> range:

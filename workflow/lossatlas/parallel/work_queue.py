@@ -1,7 +1,7 @@
 """The queue of units that the ranks of a job share."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from lossatlas.parallel.world import World
 
@@ -62,7 +62,8 @@ class CounterQueue:
         self._window = MPI.Win.Allocate(size, disp_unit=8, comm=world.comm)
         if world.rank == 0:
             self._window.Lock(0)
-            np.frombuffer(self._window.tomemory(), dtype=np.int64)[0] = world.size
+            counter: Any = self._window.tomemory()
+            np.frombuffer(counter, dtype=np.int64)[0] = world.size
             self._window.Unlock(0)
         world.barrier()
         self._window.Lock_all()

@@ -92,7 +92,7 @@ def compute(
         while (number := _next(line, team, timing)) is not None:
             if not _compute_one(store[ARRAY], pending[number], evaluate, team, timing):
                 break
-            if progress:
+            if progress and line:
                 progress.update(found + line.claimed())
         (stopped,) = team.any(signals.requested())
         timing.move("compute", "communication", team.seconds)

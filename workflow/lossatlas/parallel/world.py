@@ -32,12 +32,13 @@ class World:
         """
         if self.comm is None:
             return True
-        request, since = self.comm.Ibarrier(), None
+        request = self.comm.Ibarrier()
+        since: float | None = None
         while not request.Test():
-            limit = patience()
-            since = since or (time.monotonic() if limit is not None else None)
-            if since is not None and time.monotonic() - since > limit:
-                return False
+            if (limit := patience()) is not None:
+                since = since or time.monotonic()
+                if time.monotonic() - since > limit:
+                    return False
             time.sleep(0.002)
         return True
 

@@ -16,7 +16,7 @@ def builders() -> dict[str, Callable]:
     from lossatlas.zoo.resnet import resnet, resnet50
     from lossatlas.zoo.vgg import vgg9, vgg11
 
-    named = {"lenet": lenet, "mlp": mlp, "vgg9": vgg9, "vgg11": vgg11}
+    named: dict[str, Callable] = {"lenet": lenet, "mlp": mlp, "vgg9": vgg9, "vgg11": vgg11}
     for depth in (20, 32, 56, 110):
         named[f"resnet{depth}"] = resnet(depth)
         named[f"resnet{depth}-noshort"] = resnet(depth, shortcut=False)

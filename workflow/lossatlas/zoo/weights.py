@@ -59,7 +59,7 @@ def fetch(network: str, name: str, root: Path) -> None:
 
 
 def _check(file: Path, url: str) -> None:
-    published = re.search(r"-([0-9a-f]{8,})\.\w+$", url)[1]
+    (published,) = re.findall(r"-([0-9a-f]{8,})\.\w+$", url)
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if not found.startswith(published):

@@ -9,6 +9,7 @@ NumPy's Philox generator with the key 20260101 + class, then sorted by original 
 import gzip
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def read_idx(file: Path) -> np.ndarray:
 
 def main(folder: Path) -> None:
     """Choose the images of both splits and write images.npz beside this file."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split, count in PER_CLASS.items():
         images = read_idx(folder / f"{split}-images-idx3-ubyte.gz")
         labels = read_idx(folder / f"{split}-labels-idx1-ubyte.gz")

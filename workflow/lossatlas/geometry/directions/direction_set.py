@@ -1,5 +1,6 @@
 """From the config's ``directions`` to a store of raw and used directions, and from stores to a plane's axes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ class Axes:
         return {"angle": angle, "angle_given": given, **ends}
 
 
-def read_directions(parts: list[tuple[Path, int | None]]) -> Axes:
+def read_directions(parts: Sequence[tuple[Path, int | None]]) -> Axes:
     """Read any number of directions, each as (store, number); no number stands for all of a store.
 
     Where two sets have a label in common, all labels begin with the name of their set.

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from threadpoolctl import threadpool_limits
 
 from lossatlas.io.trajectory import Trajectory
@@ -20,7 +21,7 @@ def column_sum(
     term: Callable[[slice, np.ndarray], np.ndarray],
     threads: int = 1,
     team: Team = ALONE,
-    dtype: type = np.float64,
+    dtype: DTypeLike = np.float64,
 ) -> np.ndarray:
     """Return the sum over all columns of theta of ``term(columns, block)``, in float64 and on every rank.
 
@@ -46,7 +47,7 @@ def map_columns(
     count: int,
     threads: int = 1,
     team: Team = ALONE,
-    dtype: type = np.float64,
+    dtype: DTypeLike = np.float64,
 ) -> np.ndarray:
     """Return the float64 vectors (count, N) whose columns are ``term(columns, block)``, on every rank."""
     part = team.part(trajectory.layout.size)

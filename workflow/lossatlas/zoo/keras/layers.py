@@ -1,23 +1,24 @@
 """Layers with PyTorch's defaults."""
 
 import math
+from typing import Any
 
 import keras
 from keras import initializers, layers
 
 
-def conv(filters: int, size: int, fan_in: int, he: bool = False, **kwargs) -> keras.Layer:
+def conv(filters: int, size: int, fan_in: int, he: bool = False, **kwargs: Any) -> keras.Layer:
     """Return a convolution whose weights begin as PyTorch's, or as He et al.'s (2015) with ``he``."""
     return layers.Conv2D(filters, size, kernel_initializer=_kernel(he), bias_initializer=_bias(fan_in, he), **kwargs)
 
 
-def dense(units: int, fan_in: int, he: bool = False, he_bias: bool = False, **kwargs) -> keras.Layer:
+def dense(units: int, fan_in: int, he: bool = False, he_bias: bool = False, **kwargs: Any) -> keras.Layer:
     """Return a dense layer whose weights begin as PyTorch's, or as He et al.'s (2015) with ``he``."""
     bias = _bias(fan_in, he_bias)
     return layers.Dense(units, kernel_initializer=_kernel(he), bias_initializer=bias, **kwargs)
 
 
-def batchnorm(**kwargs) -> keras.Layer:
+def batchnorm(**kwargs: Any) -> keras.Layer:
     """Return a BatchNorm over channels with PyTorch's epsilon and momentum, which Keras counts from the other end."""
     return layers.BatchNormalization(epsilon=1e-5, momentum=0.9, **kwargs)
 

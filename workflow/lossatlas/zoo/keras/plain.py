@@ -1,6 +1,7 @@
 """LeNet, multilayer perceptron and VGG: one layer after the other."""
 
 import math
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -45,7 +46,7 @@ def mlp(
 
 
 @keras.saving.register_keras_serializable("lossatlas")
-def exact_gelu(x):
+def exact_gelu(x: Any) -> Any:
     """Return x times the standard normal distribution function of x; Keras's own rounds the root of two to float32."""
     return 0.5 * x * (1 + ops.erf(x * math.sqrt(0.5)))
 

@@ -1,6 +1,7 @@
 """ResNets for 32 x 32 images (He et al. 2016, section 4.2), with shortcuts and without (Li et al. 2018)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -24,7 +25,7 @@ def resnet(depth: int, shortcut: bool = True) -> Callable[..., keras.Model]:
     return build
 
 
-def _block(x, channels: int, stride: int, shortcut: bool, name: str):
+def _block(x: Any, channels: int, stride: int, shortcut: bool, name: str) -> Any:
     """Two 3 x 3 convolutions with BatchNorm; the shortcut pads new channels with zeros (option A)."""
     out = layers.ReLU()(batchnorm(name=f"{name}_bn1")(_conv(x, channels, stride, f"{name}_conv1")))
     out = batchnorm(name=f"{name}_bn2")(_conv(out, channels, 1, f"{name}_conv2"))
@@ -36,7 +37,7 @@ def _block(x, channels: int, stride: int, shortcut: bool, name: str):
     return layers.ReLU()(out)
 
 
-def _conv(x, channels: int, stride: int, name: str):
+def _conv(x: Any, channels: int, stride: int, name: str) -> Any:
     """A 3 x 3 convolution without bias, padded by one pixel on every side; Keras pads one side only at stride 2."""
     fan_in = 9 * x.shape[-1]
     if stride == 1:
