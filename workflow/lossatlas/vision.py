@@ -9,7 +9,7 @@ import sys
 from functools import cache
 from types import ModuleType
 
-_declarations = []  # operator declarations last as long as the objects that made them
+_declarations: list = []  # operator declarations last as long as the objects that made them
 
 
 @cache

@@ -1,5 +1,4 @@
 # Config, paths and the helpers of all rules. No framework is ever imported here, so that a dry run stays fast.
-# ``workflow.basedir`` is the folder of another project's Snakefile when that one uses these rules as a module.
 
 import json
 import os
@@ -16,9 +15,6 @@ from lossatlas import config as config_module
 from lossatlas.config import imports, profile, sizes, value_checks
 from lossatlas.errors import LossAtlasError
 
-PROJECT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
-SCRIPTS = PROJECT / "scripts"
-
 
 def checked(function, *arguments):
     """Return what a function says; every mistake in the config ends the workflow with one line."""
@@ -26,6 +22,11 @@ def checked(function, *arguments):
         return function(*arguments)
     except LossAtlasError as error:
         raise WorkflowError(str(error))
+
+
+# Not `workflow.basedir`: that is the folder of the other project's Snakefile when one uses these rules as a module.
+PROJECT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
+SCRIPTS = PROJECT / "scripts"
 
 
 def check_module():
