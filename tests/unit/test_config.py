@@ -1,4 +1,4 @@
-"""Every mistake in a config is named in one line, and the documentation follows the schema."""
+"""Every mistake in a config is named in one line, and the documentation follows the models."""
 
 import subprocess
 import sys
@@ -20,9 +20,9 @@ def run(**keys):
 BAD = [
     ({"run": {}}, "unknown key 'run'; did you mean 'runs'?"),
     ({}, "the key 'runs' is missing"),
-    ({"runs": {}}, "runs"),
+    ({"runs": {}}, "config: runs: {} has fewer entries than 1"),
     ({"runs": 3}, "runs: 3 is not of type object"),
-    ({"runs": {"a b": LENET}}, "'a b'"),
+    ({"runs": {"a b": LENET}}, "runs: 'a b' does not have the right form: letters, digits, _ and -"),
     ({"runs": {"a": None}}, "runs.a: the key 'model' is missing"),
     (run(evaluaton={}), "runs.a: unknown key 'evaluaton'; did you mean 'evaluation'?"),
     ({"runs": {"a": {"model": {"name": "lenett"}}}}, "'lenett' is not one of"),
@@ -83,7 +83,7 @@ BAD = [
     (run(planes={"p": {"x": "pca/1", "y": "pca/2", "range": {"x": [1, -1]}}}), "not [smaller, larger]"),
     (
         run(planes={"p": {"x": "pca/1", "y": "pca/2", "grid": {"tolerance": 0.1}}}),
-        "runs.a.planes.p.grid.tolerance: only an adaptive grid has it; set mode: adaptive",
+        "runs.a.planes.p.grid.tolerance: belongs to mode: adaptive; leave it out with mode: full",
     ),
     (
         run(planes={"p": {"x": "pca/1", "y": "pca/2", "grid": {"mode": "adaptiv"}}}),
@@ -152,9 +152,15 @@ BAD = [
     ),
     (run(curves={"c": {"x": "pcb"}}), "runs.a.curves.c.x: no directions 'pcb' in this run; did you mean 'pca'?"),
     (run(curves={"c": {"x": ["pca/1", "random/3"]}}), "'random/3', but 'random' has only 2 direction(s)"),
-    (run(curves={"c": {"x": "pca/0"}}), "curves.c.x: 'pca/0' does not fit"),
-    (run(curves={"c": {"x": "pca", "from": 3}}), "curves.c.from: belongs to 'to'; a curve with 'x' has none"),
-    (run(curves={"c": {"to": {"iteration": 0}, "center": 3}}), "curves.c.center: belongs to 'x'"),
+    (
+        run(curves={"c": {"x": "pca/0"}}),
+        "curves.c.x: 'pca/0' does not fit: `<directions>/<number>`, counted from 1, or",
+    ),
+    (run(curves={"c": {"x": "pca", "from": 3}}), "curves.c.from: belongs to 'to'; leave it out with 'x'"),
+    (
+        run(curves={"c": {"to": {"iteration": 0}, "center": 3}}),
+        "curves.c.center: belongs to 'x'; leave it out with 'to'",
+    ),
     (
         run(curves={"c": {"x": "pca", "batchnorm": "interpolate"}}),
         "curves.c.batchnorm: 'interpolate' needs a checkpoint",
@@ -220,7 +226,7 @@ def test_every_key_is_documented():
         assert text or key.endswith((".kwargs", ".run")), key
 
 
-def test_config_readme_follows_the_schema():
+def test_config_readme_follows_the_models():
     page = subprocess.run([sys.executable, ROOT / "scripts/config_docs.py"], capture_output=True, text=True, check=True)
     assert (ROOT / "config/README.md").read_text() == page.stdout, "run `make docs`"
 
