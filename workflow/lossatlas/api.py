@@ -316,8 +316,7 @@ def curve(
         raise LossAtlasError("curve: 'directions', 'count', 'normalize' and 'ignore' belong to curves without 'to'")
     directions = "random" if directions is None else directions
     drawn = isinstance(directions, str) and directions == "random"
-    spec = {"points": points, "strategy": strategy, "precision": precision}
-    spec |= _course(to is not None, {"range": _listed(range), "batchnorm": batchnorm, **spec})
+    spec = _course(to is not None, _listed(range), batchnorm, points=points, strategy=strategy, precision=precision)
     choices = _normalization(drawn, seed, normalize, ignore)
     _check_count(directions, {"kind": "random", **choices, "count": count})
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
@@ -345,11 +344,11 @@ def _random_guess(loss: Any, subset: Subset, problem: Problem) -> float | None:
     return line_scans.random_guess({"name": name}, subset.samples.targets, problem.class_count)
 
 
-def _course(between: bool, choices: dict) -> dict:
-    """Return range and statistics of a curve, whose choices are checked; None takes the default of its kind."""
+def _course(between: bool, range: Any, batchnorm: str | None, **choices: Any) -> dict:
+    """Return the choices of a curve, checked, with the defaults of its kind."""
+    choices |= {key: value for key, value in (("range", range), ("batchnorm", batchnorm)) if value is not None}
     ends = {"to": {"iteration": "first"}} if between else {"x": "a"}
-    given = {key: value for key, value in choices.items() if value is not None}
-    return config.check({**given, **ends}, "curve", "curve").model_dump(include={"range", "batchnorm"})
+    return config.check({**choices, **ends}, "curve", "curve").model_dump(include={"range", "batchnorm", *choices})
 
 
 def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[line_scans.Along, dict]:

@@ -101,6 +101,8 @@ def _mistake(errors: list[dict], path: tuple) -> tuple[tuple, str]:
     if kind in BOUNDS:
         bound, words = BOUNDS[kind]
         return path, f"{value!r} {words} {about[bound]:.12g}"
+    if kind == "finite_number":
+        return path, f"{value} is no finite number"
     if kind == "float_type" and _is_number(value):
         return path, f"{value!r} is text to YAML; write it with a point, such as 1.0e-2 or 0.01"
     return path, f"{value!r} is not of type {TYPES[kind]}" if kind in TYPES else error["msg"]

@@ -37,7 +37,11 @@ class Model(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, defer_build=True, alias_generator=lambda name: name.rstrip("_")
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        defer_build=True,
+        alias_generator=lambda name: name.rstrip("_"),
     )
 
     CHOSEN_BY: ClassVar[tuple[str, ...]] = ()

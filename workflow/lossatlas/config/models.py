@@ -26,6 +26,11 @@ Patterns = Annotated[list[str], Field(min_length=1)]
 Statistics = Literal["frozen", "recompute", "interpolate"]
 Normalization = Literal["none", "model", "layer", "filter"]
 Kwargs = dict[str, Any]
+TorchProducts = Literal["split", "retained", "rebuild"]
+KerasProducts = Literal["nested", "forward"]
+TorchPoints = Literal["eager", "folded", "first-layer", "compiled", "vmapped"]
+KerasPoints = Literal["graph"]
+Precision = Literal["full", "bfloat16"]
 Backend = Literal["torch", "tensorflow"]
 Scale = Literal["auto", "linear", "log"]
 
@@ -108,13 +113,12 @@ TAKEN = {
 }
 """Keyword arguments of the built-in networks, by how their names begin."""
 
-NetworkName = Literal[
+KerasNetwork = Literal[
     "lenet", "mlp", "vgg9", "vgg11",
     "resnet20", "resnet32", "resnet56", "resnet110",
     "resnet20-noshort", "resnet32-noshort", "resnet56-noshort", "resnet110-noshort",
-    "resnet50", "mobilenet-v2",
 ]  # fmt: skip
-
+NetworkName = Literal[KerasNetwork, "resnet50", "mobilenet-v2"]
 PretrainedWeights = Literal["imagenet1k-v1", "imagenet1k-v2"]
 
 
@@ -263,7 +267,7 @@ class Products(Chunks):
     """Memory of each rank for Hessian products, values kept between them and what one works with; not counted are the
     interpreter, the network, the samples and the Lanczos vectors. What cannot be kept is computed anew, and samples are
     cut into smaller pieces."""
-    strategy: Literal["auto", "split", "retained", "rebuild", "nested", "forward"] = "auto"
+    strategy: Literal["auto", TorchProducts, KerasProducts] = "auto"
     """How Hessian products are computed: `split` multiplies blocks of vectors forward and keeps what does not depend on
     them, `retained` keeps the gradient's graph, `rebuild` keeps nothing. With `backend: tensorflow` it is `nested`, a
     second backward pass, or `forward`, a forward pass through both. They differ by rounding. `auto` measures which is
@@ -480,14 +484,14 @@ class Points(Model):
     points_per_chunk: Whole | None = left_out(ge=1, le=10_000)
     """Points that a rank claims and writes at once; left out it is 4, or more where a store would exceed 2000
     chunks."""
-    strategy: Literal["auto", "eager", "folded", "first-layer", "compiled", "vmapped", "graph"] = "auto"
+    strategy: Literal["auto", TorchPoints, KerasPoints] = "auto"
     """How points are evaluated: `eager` runs the network; `folded` runs its graph, with BatchNorm in the weights before
     it; `first-layer` also keeps what the first layers make of the samples, which is affine in x and y; `compiled` also
     compiles the rest, where a C++ compiler and Python's headers are there; `vmapped` sends four points at once through
     the rest, which `auto` tries on GPUs only. With `backend: tensorflow` it is `graph`. They differ by rounding. A
     network that allows less gets less. `auto` measures which is fastest, once, when the store is begun; the store names
     it."""
-    precision: Literal["full", "bfloat16"] = "full"
+    precision: Precision = "full"
     """`bfloat16` passes samples through the network in that precision, which is faster on processors that have it; the
     store says how far the loss is off at the corners and in the middle. `full` is the run's `dtype`, the only one with
     `backend: tensorflow`."""

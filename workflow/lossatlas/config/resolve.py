@@ -10,7 +10,7 @@ from lossatlas.config import frameworks, models, references
 from lossatlas.config.messages import explain
 from lossatlas.config.models import Config, DirectionsBase, Run
 from lossatlas.config.sizes import check_sizes
-from lossatlas.config.value_checks import check_finite, check_folder, check_values
+from lossatlas.config.value_checks import check_folder, check_values
 from lossatlas.errors import LossAtlasError
 
 
@@ -54,9 +54,7 @@ def check(values: dict, definition: str, where: str) -> Any:
     Raises:
         LossAtlasError: a value has a wrong type or range; the message begins with ``where``.
     """
-    values = _plain(values)
-    check_finite(values, where)
-    return _make(getattr(models, definition.title().replace("_", "")), values, where)
+    return _make(getattr(models, definition.title().replace("_", "")), _plain(values), where)
 
 
 def check_plain(spec: dict, where: str) -> None:
@@ -70,7 +68,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_plain(one) for one in value]
-    return value.item() if hasattr(value, "item") else value
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def schema() -> dict:

@@ -77,18 +77,6 @@ def _check_name(where: str, name: Any) -> None:
         raise LossAtlasError(f"{where}: the name {name[:20]!r}... has {len(name)} characters; at most {LONGEST_NAME}")
 
 
-def check_finite(values: dict, where: str) -> None:
-    """Refuse NaN and inf among values and lists of values.
-
-    Raises:
-        LossAtlasError: names the first one.
-    """
-    for key, value in values.items():
-        for number in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise LossAtlasError(f"{where}: {key}: {number} is no finite number")
-
-
 def check_folder(path: str, where: str) -> None:
     """Refuse a folder whose name Snakemake cannot take, or that is a file.
 
