@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 import yaml
 from lossatlas import config
@@ -23,6 +24,9 @@ BAD = [
     ({"runs": {}}, "config: runs: {} has fewer entries than 1"),
     ({"runs": 3}, "runs: 3 is not of type object"),
     ({"runs": {"a b": LENET}}, "runs: 'a b' does not have the right form: letters, digits, _ and -"),
+    ({"runs": {"a.b": {}}}, "config: runs: 'a.b' does not have the right form"),
+    (run(spectra=None), "runs.a.spectra: None is no value; write {} for all defaults, or leave the key out"),
+    (run(model={"name": "lenet", "kwargs": {"classes": None}}), "kwargs.classes: None is no value; give one, or leave"),
     ({"runs": {"a": None}}, "runs.a: the key 'model' is missing"),
     (run(evaluaton={}), "runs.a: unknown key 'evaluaton'; did you mean 'evaluation'?"),
     ({"runs": {"a": {"model": {"name": "lenett"}}}}, "'lenett' is not one of"),
@@ -216,6 +220,23 @@ def test_resolving_twice_changes_nothing():
 @pytest.mark.parametrize("file", sorted(ROOT.glob("config/**/*.yaml")), ids=lambda f: f.name)
 def test_configs_of_the_project_are_valid(file):
     config.resolve(yaml.safe_load(file.read_text()))
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("config/**/*.yaml")), ids=lambda f: f.name)
+def test_json_schema_takes_what_is_resolved_and_refuses_mistakes(file):
+    check = jsonschema.Draft202012Validator(config.schema())
+    found = config.resolve(yaml.safe_load(file.read_text()))
+    assert not list(check.iter_errors(found))
+    for settings in found["runs"].values():
+        settings["directions"]["d"] = {"kind": "random", "solver": "gram"}
+    assert list(check.iter_errors(found))
+
+
+def test_typed_config_has_the_values_of_the_dicts():
+    given = run(planes={"p": {"x": "pca/1", "y": "pca/2", "grid": {"mode": "adaptive"}}}, curves={"c": {"x": "pca"}})
+    a = config.load(given).runs["a"]
+    assert (a.planes["p"].grid.tolerance, a.curves["c"].range, a.train.batch_size) == (0.01, [-1, 1], 128)
+    assert (a.spectra, a.model.import_, a.planes["p"].curvature) == (None, None, None)
 
 
 def test_every_key_is_documented():

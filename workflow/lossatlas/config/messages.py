@@ -40,6 +40,7 @@ def explain(error: ValidationError, given: Any, top: str = "", partial: bool = F
         partial: whether keys may be missing; None is returned where nothing else is wrong.
     """
     errors = [one for one in error.errors(include_url=False) if not (partial and _incomplete(one))]
+    errors = [one for one in errors if "[key]" in one["loc"][-1:]] or errors  # names before what they stand for
     found = [(_path(one, given), one) for one in errors]
     # Of alternatives counts the one that fits best, whose mistakes lie deeper.
     found = [(path, one) for path, one in found if not any(_above(path, deeper) for deeper, _ in found)]

@@ -4,7 +4,7 @@ import ast
 import difflib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
@@ -61,7 +61,11 @@ class Model(BaseModel):
             if key not in known:
                 raise Mistake(*cls._unknown(key))
             if value is None and known[key].exclude_if:
-                raise Mistake("None is no value; leave the key out, or write {} for all defaults", key)
+                nested = any(
+                    isinstance(one, type) and issubclass(one, Model) for one in get_args(known[key].annotation)
+                )
+                give = "write {} for all defaults" if nested else "give one"
+                raise Mistake(f"None is no value; {give}, or leave the key out", key)
             shape = (known[key].examples or [known[key].get_default(call_default_factory=True)])[0]
             if shape and isinstance(shape, list | dict) and not isinstance(value, type(shape)):
                 kind = "array" if isinstance(shape, list) else "object"
@@ -91,6 +95,9 @@ class Model(BaseModel):
         schema = handler.resolve_ref_schema(handler(core_schema))
         for key, rules in schema["properties"].items():
             rules["description"] = cls.meanings().get(key, "")
+            if cls.fields()[key].exclude_if:  # None stands for a key that is not there, which no schema needs to say
+                rules |= next(rule for rule in rules.pop("anyOf") if rule != {"type": "null"})
+                del rules["default"]
         return schema
 
     @classmethod
@@ -113,7 +120,7 @@ def nearest(word: str, known: list[str], cutoff: float = 0.6) -> str | None:
 
 @cache
 def _texts(model: type[Model]) -> dict[str, str]:
-    """Return the texts below the keys of one class, read from its source."""
+    """Return the texts below the keys of one class, read from its source; at import it would take 60 ms."""
     body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0].body
     return {
         key.target.id.rstrip("_"): " ".join(text.value.value.split())
@@ -154,20 +161,13 @@ def _distinct(values: list) -> list:
     return values
 
 
-def check_case(names: Iterable[str]) -> Any:
-    """Refuse names that differ only in case: they are one file on some file systems.
-
-    Raises:
-        Mistake: names both.
-    """
+def _check_case(named: dict) -> dict:
     before: dict[str, str] = {}
-    for name in names:
-        other = before.setdefault(name.lower(), name)
-        if other != name:
-            raise Mistake(
-                f"{other!r} and {name!r} differ only in case, and are one file on some file systems; rename one"
-            )
-    return names
+    for name in named:
+        if (other := before.setdefault(name.lower(), name)) != name:
+            both = f"{other!r} and {name!r} differ only in case"
+            raise Mistake(f"{both}, and are one file on some file systems; rename one")
+    return named
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -180,7 +180,7 @@ Pair = Annotated[list[T], Field(min_length=2, max_length=2)]
 Interval = Annotated[Pair[Number], Field(examples=[[-1, 1]]), AfterValidator(_ordered)]
 Distinct = Annotated[list[T], AfterValidator(_distinct)]
 Name = Annotated[str, form("[A-Za-z0-9][A-Za-z0-9_-]*", "letters, digits, _ and -, a letter or a digit first")]
-Named = Annotated[dict[Name, T], AfterValidator(check_case)]
+Named = Annotated[dict[Name, T], AfterValidator(_check_case)]
 """What has names of the user's choice, which become names of files."""
 
 ImportPath = Annotated[

@@ -448,9 +448,9 @@ class AdaptiveGrid(GridBase):
     """What lies above this loss needs no accuracy; best that of `figures.maximum`. Left out the whole surface does."""
 
 
-def mode(grid: Any) -> Any:
+def mode(grid: Any) -> str:
     """Return what a grid is chosen by."""
-    return grid.get("mode", "full") if isinstance(grid, dict) else getattr(grid, "mode", "full")
+    return str(grid.get("mode", "full") if isinstance(grid, dict) else getattr(grid, "mode", "full"))
 
 
 Grid = Annotated[Annotated[FullGrid, Tag("full")] | Annotated[AdaptiveGrid, Tag("adaptive")], Discriminator(mode)]

@@ -102,7 +102,7 @@ def _checked(given: dict) -> Config:
 def _at_origin(message: str, runs: dict, shared: Any) -> str:
     """Return a message that names a key under ``defaults`` where the run itself does not give it."""
     found = re.match(r"config: runs\.([^.:]+)\.([^: ]+): ", message)
-    if found and not _holds(runs[found[1]], found[2]) and _holds(shared, found[2]):
+    if found and not _holds(runs.get(found[1]), found[2]) and _holds(shared, found[2]):
         return f"config: defaults.{message[found.start(2) :]}"
     return message
 
@@ -121,10 +121,8 @@ def _holds(value: Any, path: str) -> bool:
 
 def _of_run(shared: Any, own: Any) -> Any:
     """Return a run's keys with the shared ones, but for those of directions whose kind is another one here."""
-    merged, kinds = (
-        _merge(shared, own),
-        {model.label().removeprefix("kind: "): model.fields() for model in DirectionsBase.__subclasses__()},
-    )
+    merged = _merge(shared, own)
+    kinds = {model.label().removeprefix("kind: "): model.fields() for model in DirectionsBase.__subclasses__()}
     sets = own.get("directions") if isinstance(own, dict) else None
     for name, chosen in sets.items() if isinstance(sets, dict) else ():
         if isinstance(chosen, dict) and "kind" in chosen:
