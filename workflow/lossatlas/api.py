@@ -218,7 +218,7 @@ def plane(
     path: Sequence[Any] = (),
     test: Any = None,
     metrics: dict[str, Callable] | None = None,
-    points: tuple[int, int] = tuple(PLANE.points),
+    points: Sequence[int] = tuple(PLANE.points),
     tolerance: float | None = None,
     range: Sequence[Sequence[float]] | None = None,
     border: float = PLANE.border,

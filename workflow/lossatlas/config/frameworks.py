@@ -75,7 +75,7 @@ def check(where: str, run: Run) -> None:
     known_names = {"name": has["model"], "precision": has["precision"]}
     for path, value in walk(run.model_dump(include=ASKED)):
         points = len(path) == 3 and path[0] in ("planes", "curves")
-        known = {**known_names, "strategy": has["points" if points else "products"]}.get(path[-1] if path else None)
+        known = {**known_names, "strategy": has["points" if points else "products"]}.get(path[-1] if path else "")
         if isinstance(value, str) and value != "auto" and known and value not in known:
             raise LossAtlasError(
                 f"{where}.{'.'.join(path)}: {value!r} is not there with backend: {run.backend}; choose one of "

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from lossatlas.config.model import FORMS, Conflict, nearest
 
@@ -52,9 +53,10 @@ def explain(error: ValidationError, given: Any, top: str = "", partial: bool = F
     return f"{'.'.join(map(str, ([top] if top else []) + list(path))) or 'top level'}: {text}"
 
 
-def _path(error: dict, given: Any) -> tuple:
+def _path(error: ErrorDetails, given: Any) -> tuple:
     """Return where an error lies, without the names of alternatives that pydantic puts in between."""
-    path, value = [], given
+    path: list[Any] = []
+    value: Any = given
     for number, part in enumerate(error["loc"]):
         if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int)):
             value = value[part]
@@ -64,7 +66,7 @@ def _path(error: dict, given: Any) -> tuple:
     return tuple(path)
 
 
-def _incomplete(error: dict) -> bool:
+def _incomplete(error: ErrorDetails) -> bool:
     """Return whether keys that are still to come may mend an error."""
     conflict = isinstance(error.get("ctx", {}).get("error"), Conflict)
     return conflict or error["type"] in ("missing", "union_tag_not_found", "either")
@@ -74,7 +76,7 @@ def _above(path: tuple, other: tuple) -> bool:
     return len(path) < len(other) and other[: len(path)] == path
 
 
-def _mistake(errors: list[dict], path: tuple) -> tuple[tuple, str]:
+def _mistake(errors: list[ErrorDetails], path: tuple) -> tuple[tuple, str]:
     """Return where a mistake is to be shown, and what it is; ``errors`` are those of all alternatives at one place."""
     error, kind, value, about = errors[0], errors[0]["type"], errors[0]["input"], errors[0].get("ctx", {})
     if len(errors) > 1:
@@ -109,7 +111,7 @@ def _mistake(errors: list[dict], path: tuple) -> tuple[tuple, str]:
     return path, f"{value!r} is not of type {TYPES[kind]}" if kind in TYPES else error["msg"]
 
 
-def _alternative(error: dict) -> str:
+def _alternative(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
         return ", ".join(_quoted(error["ctx"]["expected"]))
     if error["type"] == "string_pattern_mismatch":

@@ -108,7 +108,7 @@ class Model(BaseModel):
         return {key: next(text[key] for text in texts if key in text) for text in texts for key in text if key in known}
 
 
-def _alternatives(base: type) -> list[type[Model]]:
+def _alternatives(base: Any) -> list[type[Model]]:
     return base.__subclasses__() if vars(base).get("CHOSEN_BY") else []
 
 
@@ -121,10 +121,10 @@ def nearest(word: str, known: list[str], cutoff: float = 0.6) -> str | None:
 @cache
 def _texts(model: type[Model]) -> dict[str, str]:
     """Return the texts below the keys of one class, read from its source; at import it would take 60 ms."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0].body
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     return {
-        key.target.id.rstrip("_"): " ".join(text.value.value.split())
-        for key, text in pairwise(body)
+        ast.unparse(key.target).rstrip("_"): " ".join(str(text.value.value).split())
+        for key, text in pairwise(getattr(tree, "body", []))
         if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }
 

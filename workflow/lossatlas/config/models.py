@@ -35,11 +35,9 @@ Backend = Literal["torch", "tensorflow"]
 Scale = Literal["auto", "linear", "log"]
 
 _SET = "[A-Za-z0-9][A-Za-z0-9_-]*"
-Axis = Annotated[str, form(f"{_SET}/[1-9][0-9]*", "`<directions>/<number>`, counted from 1")]
-AxisOrSet = Annotated[
-    str,
-    form(f"{_SET}(/[1-9][0-9]*)?", "`<directions>/<number>`, counted from 1, or `<directions>` for all of the set"),
-]
+_AXIS = "`<directions>/<number>`, counted from 1"
+Axis = Annotated[str, form(f"{_SET}/[1-9][0-9]*", _AXIS)]
+AxisOrSet = Annotated[str, form(f"{_SET}(/[1-9][0-9]*)?", f"{_AXIS}, or `<directions>` for all of the set")]
 
 
 class MPI(Model):
@@ -142,7 +140,7 @@ class Network(NameOrImport):
         if name is None:
             return given
         known = next(keys for start, keys in TAKEN.items() if name.startswith(start))
-        for key in given.keys() - known:
+        for key in sorted(given.keys() - known):
             near = nearest(key, [*known])
             raise Mistake(f"{key!r} is not one of {', '.join(known)}" + (f"; did you mean {near!r}?" if near else ""))
         return NetworkKwargs.model_validate(given).model_dump()

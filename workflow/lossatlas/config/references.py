@@ -105,7 +105,7 @@ def _check_axis(where: str, axis: str, run: Run) -> None:
         hint = f"did you mean {near[0]!r}?" if near else f"directions: {', '.join(run.directions) or 'none'}"
         raise LossAtlasError(f"{where}: no directions {name!r} in this run; {hint}")
     available = count(run.directions[name].model_dump())
-    if None not in (available, number) and number >= available:
+    if available is not None and number is not None and number >= available:
         raise LossAtlasError(f"{where}: {axis!r}, but {name!r} has only {available} direction(s)")
 
 

@@ -79,7 +79,7 @@ def schema() -> dict:
 def _make(kind: Any, values: Any, prefix: str, top: str = "", partial: bool = False) -> Any:
     """Make a model; None where keys that may be missing (``partial``) are."""
     try:
-        return kind.model_validate(values) if isinstance(kind, type) else TypeAdapter(kind).validate_python(values)
+        return (kind.model_validate if hasattr(kind, "model_validate") else TypeAdapter(kind).validate_python)(values)
     except ValidationError as error:
         if mistake := explain(error, values, top, partial):
             raise LossAtlasError(f"{prefix}: {mistake}") from None
@@ -126,9 +126,9 @@ def _of_run(shared: Any, own: Any) -> Any:
     sets = own.get("directions") if isinstance(own, dict) else None
     for name, chosen in sets.items() if isinstance(sets, dict) else ():
         if isinstance(chosen, dict) and "kind" in chosen:
-            mixed, fitting = merged["directions"][name], kinds.get(str(chosen["kind"]), {}).keys()
+            mixed, fitting = merged["directions"][name], {*kinds.get(str(chosen["kind"]), {})}
             if chosen["kind"] == "gradient" and "samples" not in mixed:
-                fitting = fitting - {"count", "seed"}  # of batches, which there are none of
+                fitting -= {"count", "seed"}  # of batches, which there are none of
             foreign = {key for fields in kinds.values() for key in fields} - fitting - chosen.keys()
             merged["directions"][name] = {key: value for key, value in mixed.items() if key not in foreign}
     return merged
