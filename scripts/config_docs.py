@@ -1,11 +1,11 @@
-"""Print config/README.md: every config key with type, default and meaning, from the schema."""
+"""Print config/README.md: every config key with type, default and meaning, from the models."""
 
 from lossatlas.config import document
 
 HEAD = """\
 # Config keys
 
-Generated from `workflow/lossatlas/config/schema.yaml` by `make docs`; a test fails when the two differ.
+Generated from `workflow/lossatlas/config/models.py` by `make docs`; a test fails when the two differ.
 
 `config.yaml` is the demo, `test.yaml` the same workflow in less than a minute; `paper/*.yaml` are papers' experiments,
 for clusters. Your own config is one more file:

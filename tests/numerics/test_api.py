@@ -389,17 +389,20 @@ def noisy_loss(outputs, targets):
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, []), "directions: none were given"),
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, "random", to=m), "belong to curves without 'to'"),
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, to=m, count=3), "belong to curves without 'to'"),
-        (lambda m, d: lossatlas.curve(m, "cross-entropy", d, batchnorm="interpolate"), "'interpolate' needs 'to'"),
+        (
+            lambda m, d: lossatlas.curve(m, "cross-entropy", d, batchnorm="interpolate"),
+            "'interpolate' needs a checkpoint",
+        ),
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, "gradient", count=3), "curve: count: 3 is for random"),
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, to=nn.Linear(2, 3)), "to: not a checkpoint of this model"),
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, range=1), "curve: range: 1 is not of type array"),
         (
             lambda m, d: lossatlas.curve(m, "cross-entropy", d, batchnorm="recompute", strategy="compiled"),
-            "curve.strategy: 'compiled' needs batchnorm: frozen",
+            "curve: strategy: 'compiled' needs batchnorm: frozen",
         ),
         (
             lambda m, d: lossatlas.plane(m, "cross-entropy", d, batchnorm="recompute", precision="bfloat16"),
-            "plane.precision: 'bfloat16' needs batchnorm: frozen",
+            "plane: precision: 'bfloat16' needs batchnorm: frozen",
         ),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, points=9), "plane: points: 9 is not of type array"),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, range=(-1, 1)), "plane: range.x: -1 is not of type array"),

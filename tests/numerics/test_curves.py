@@ -292,7 +292,7 @@ def test_oracle_3_strategies_agree_and_are_named(normalised, tmp_path, between):
             exact = by_torch(split, thetas[start] + t * step, stats[start])
             assert made["loss"][k, 0, n] == pytest.approx(exact[0], rel=1e-12)
     moving = line_scans.Between({**LINE, "batchnorm": "interpolate"}, trajectory, {}, "curve")
-    with pytest.raises(LossAtlasError, match=r"curve.strategy: 'first-layer' needs batchnorm: frozen"):
+    with pytest.raises(LossAtlasError, match=r"curve: strategy: 'first-layer' needs batchnorm: frozen"):
         line_scans.with_strategy(line_scans.Plan(spec, moving, {"train": problem}, {"train": SUBSET}))(
             zarr.create_group({})
         )

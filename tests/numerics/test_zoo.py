@@ -3,12 +3,14 @@
 import inspect
 import re
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from lossatlas import config, zoo
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, TorchTrainer, build_loss, build_module
+from lossatlas.config import models
 from lossatlas.data import Split
 from lossatlas.geometry.normalization import drop, normalize
 from lossatlas.vision import torchvision
@@ -265,15 +267,14 @@ def test_oracle_3_new_building_blocks_are_split(build):
         assert np.abs(product - expected).max() < 1e-6 * np.abs(expected).max()
 
 
-def test_the_schema_knows_every_network_and_what_it_takes():
-    model = config.schema()["$defs"]["run"]["properties"]["model"]
-    assert sorted(model["properties"]["name"]["enum"]) == sorted(zoo.builders())
+def test_the_config_knows_every_network_and_what_it_takes():
+    assert sorted(get_args(models.NetworkName)) == sorted(zoo.builders())
     for name, build in zoo.builders().items():
         takes = inspect.signature(build).parameters
         for keyword, parameter in takes.items():
             default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
             resolved = {"runs": {"a": {"model": {"name": name, "kwargs": {keyword: default}}}}}
             assert config.resolve(resolved)["runs"]["a"]["model"]["kwargs"] == {keyword: default}
-        for keyword in config.schema()["$defs"]["network_kwargs"]["properties"].keys() - takes.keys():
+        for keyword in models.NetworkKwargs.fields().keys() - takes.keys():
             with pytest.raises(Exception, match=rf"runs.a.model.kwargs: '{keyword}' is not one of "):
                 config.resolve({"runs": {"a": {"model": {"name": name, "kwargs": {keyword: 1}}}}})

@@ -1,8 +1,9 @@
-"""Every mistake in a config is named in one line, and the documentation follows the schema."""
+"""Every mistake in a config is named in one line, and the documentation follows the models."""
 
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 import yaml
 from lossatlas import config
@@ -20,9 +21,12 @@ def run(**keys):
 BAD = [
     ({"run": {}}, "unknown key 'run'; did you mean 'runs'?"),
     ({}, "the key 'runs' is missing"),
-    ({"runs": {}}, "runs"),
+    ({"runs": {}}, "config: runs: {} has fewer entries than 1"),
     ({"runs": 3}, "runs: 3 is not of type object"),
-    ({"runs": {"a b": LENET}}, "'a b'"),
+    ({"runs": {"a b": LENET}}, "runs: 'a b' does not have the right form: letters, digits, _ and -"),
+    ({"runs": {"a.b": {}}}, "config: runs: 'a.b' does not have the right form"),
+    (run(spectra=None), "runs.a.spectra: None is no value; write {} for all defaults, or leave the key out"),
+    (run(model={"name": "lenet", "kwargs": {"classes": None}}), "kwargs.classes: None is no value; give one, or leave"),
     ({"runs": {"a": None}}, "runs.a: the key 'model' is missing"),
     (run(evaluaton={}), "runs.a: unknown key 'evaluaton'; did you mean 'evaluation'?"),
     ({"runs": {"a": {"model": {"name": "lenett"}}}}, "'lenett' is not one of"),
@@ -83,7 +87,7 @@ BAD = [
     (run(planes={"p": {"x": "pca/1", "y": "pca/2", "range": {"x": [1, -1]}}}), "not [smaller, larger]"),
     (
         run(planes={"p": {"x": "pca/1", "y": "pca/2", "grid": {"tolerance": 0.1}}}),
-        "runs.a.planes.p.grid.tolerance: only an adaptive grid has it; set mode: adaptive",
+        "runs.a.planes.p.grid.tolerance: belongs to mode: adaptive; leave it out with mode: full",
     ),
     (
         run(planes={"p": {"x": "pca/1", "y": "pca/2", "grid": {"mode": "adaptiv"}}}),
@@ -152,9 +156,15 @@ BAD = [
     ),
     (run(curves={"c": {"x": "pcb"}}), "runs.a.curves.c.x: no directions 'pcb' in this run; did you mean 'pca'?"),
     (run(curves={"c": {"x": ["pca/1", "random/3"]}}), "'random/3', but 'random' has only 2 direction(s)"),
-    (run(curves={"c": {"x": "pca/0"}}), "curves.c.x: 'pca/0' does not fit"),
-    (run(curves={"c": {"x": "pca", "from": 3}}), "curves.c.from: belongs to 'to'; a curve with 'x' has none"),
-    (run(curves={"c": {"to": {"iteration": 0}, "center": 3}}), "curves.c.center: belongs to 'x'"),
+    (
+        run(curves={"c": {"x": "pca/0"}}),
+        "curves.c.x: 'pca/0' does not fit: `<directions>/<number>`, counted from 1, or",
+    ),
+    (run(curves={"c": {"x": "pca", "from": 3}}), "curves.c.from: belongs to 'to'; leave it out with 'x'"),
+    (
+        run(curves={"c": {"to": {"iteration": 0}, "center": 3}}),
+        "curves.c.center: belongs to 'x'; leave it out with 'to'",
+    ),
     (
         run(curves={"c": {"x": "pca", "batchnorm": "interpolate"}}),
         "curves.c.batchnorm: 'interpolate' needs a checkpoint",
@@ -212,6 +222,23 @@ def test_configs_of_the_project_are_valid(file):
     config.resolve(yaml.safe_load(file.read_text()))
 
 
+@pytest.mark.parametrize("file", sorted(ROOT.glob("config/**/*.yaml")), ids=lambda f: f.name)
+def test_json_schema_takes_what_is_resolved_and_refuses_mistakes(file):
+    check = jsonschema.Draft202012Validator(config.schema())
+    found = config.resolve(yaml.safe_load(file.read_text()))
+    assert not list(check.iter_errors(found))
+    for settings in found["runs"].values():
+        settings["directions"]["d"] = {"kind": "random", "solver": "gram"}
+    assert list(check.iter_errors(found))
+
+
+def test_typed_config_has_the_values_of_the_dicts():
+    given = run(planes={"p": {"x": "pca/1", "y": "pca/2", "grid": {"mode": "adaptive"}}}, curves={"c": {"x": "pca"}})
+    a = config.load(given).runs["a"]
+    assert (a.planes["p"].grid.tolerance, a.curves["c"].range, a.train.batch_size) == (0.01, [-1, 1], 128)
+    assert (a.spectra, a.model.import_, a.planes["p"].curvature) == (None, None, None)
+
+
 def test_every_key_is_documented():
     rows = list(config.document())
     assert len(rows) > 60
@@ -220,7 +247,7 @@ def test_every_key_is_documented():
         assert text or key.endswith((".kwargs", ".run")), key
 
 
-def test_config_readme_follows_the_schema():
+def test_config_readme_follows_the_models():
     page = subprocess.run([sys.executable, ROOT / "scripts/config_docs.py"], capture_output=True, text=True, check=True)
     assert (ROOT / "config/README.md").read_text() == page.stdout, "run `make docs`"
 

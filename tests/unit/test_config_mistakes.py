@@ -83,12 +83,12 @@ KINDS = [
     (directions(kind="random", largest=2), "d.largest: belongs to kind: eigen; leave it out with kind: random"),
     (
         directions(kind="pca", threads=2),
-        "d.threads: belongs to kind: random or difference or file or eigen or gradient",
+        "d.threads: belongs to kind: random or difference or eigen or gradient or file",
     ),
     (directions(kind="eigen", count=2), "d.count: belongs to kind: random or pca or gradient; leave it out"),
     (
         directions(kind="difference", to=[{"iteration": 0}], seed=1),
-        "d.seed: belongs to kind: random or pca or gradient",
+        "d.seed: belongs to kind: random or pca or eigen or gradient",
     ),
     (directions(kind="file", path="x.npy", batch_size=3), "d.batch_size: belongs to kind: eigen or gradient"),
     (directions(kind="gradient", count=2), "d.count: needs 'samples'; the gradient over all samples is one"),

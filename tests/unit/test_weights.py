@@ -2,12 +2,13 @@
 
 import hashlib
 import re
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from lossatlas import config
 from lossatlas.backends.torch import Device, FlatNetwork, build_module, read_pretrained
+from lossatlas.config import models
 from lossatlas.errors import LossAtlasError
 from lossatlas.vision import torchvision
 from lossatlas.zoo import weights
@@ -24,12 +25,11 @@ def publish(folder, content: bytes, digest: str | None = None) -> str:
     return file.as_uri()
 
 
-def test_urls_are_torchvisions_and_the_schema_knows_them():
+def test_urls_are_torchvisions_and_the_config_knows_them():
     published = torchvision().models.get_model_weights("mobilenet_v2")
     urls = {("mobilenet-v2", entry.name.lower().replace("_", "-")): entry.url for entry in published}
     assert urls == weights.URLS
-    model = config.schema()["$defs"]["run"]["properties"]["model"]["properties"]
-    assert [("mobilenet-v2", name) for name in model["pretrained"]["enum"]] == list(weights.URLS)
+    assert [("mobilenet-v2", name) for name in get_args(models.PretrainedWeights)] == list(weights.URLS)
 
 
 def test_weights_are_downloaded_once_and_checked(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from lossatlas import config
 from lossatlas.backends import torch as backend
+from lossatlas.config import models
 from lossatlas.data import Split, Subset
 from lossatlas.drivers import landscape, line_scans
 from lossatlas.errors import LossAtlasError
@@ -36,19 +37,24 @@ from lossatlas.problem import Problem
 
 ENDS = {"LA": "largest", "SA": "smallest", "BE": "both ends, the larger half at the top", "LM": "largest magnitude"}
 
+MATRIX, EVALUATION = models.Matrix(), models.Evaluation()
+PLANE, CURVE = models.Plane(x="a/1", y="a/2"), models.CurveAlong(x="a")
+RANDOM, PCA, EIGEN = models.Random(kind="random"), models.PCA(kind="pca"), models.Eigen(kind="eigen")
+"""The config's defaults, which hold here too."""
+
 
 def hessian(
     model: Any,
     loss: Any,
     data: Any,
     *,
-    operator: str = "hessian",
-    parameters: Sequence[str] = ("*",),
-    batch_size: int = 100,
-    batchnorm: str = "frozen",
+    operator: str = MATRIX.operator,
+    parameters: Sequence[str] = tuple(MATRIX.parameters),
+    batch_size: int = MATRIX.batch_size,
+    batchnorm: str = MATRIX.batchnorm,
     dtype: str | None = None,
-    memory_gb: float = 2.0,
-    strategy: str = "auto",
+    memory_gb: float = MATRIX.memory_gb,
+    strategy: str = MATRIX.strategy,
 ) -> "Hessian":
     """Return the Hessian of the mean loss over ``data`` at the model's present parameters.
 
@@ -138,8 +144,8 @@ class Hessian:
             max_products: after which the search ends, converged or not.
             seed: of the starting vectors.
         """
-        choices = {"kind": "eigen", "tolerance": tolerance, "max_products": max_products, "seed": seed}
-        config.check(choices, "directions", "eigenpairs")
+        choices = {"largest": 1, "tolerance": tolerance, "max_products": max_products, "seed": seed}
+        config.check(choices, "search", "eigenpairs")
         if which not in ENDS:
             known = ", ".join(f"{key} ({meaning})" for key, meaning in ENDS.items())
             raise LossAtlasError(f"which: {which!r} is not one of {known}")
@@ -212,19 +218,19 @@ def plane(
     path: Sequence[Any] = (),
     test: Any = None,
     metrics: dict[str, Callable] | None = None,
-    points: tuple[int, int] = (25, 25),
+    points: Sequence[int] = tuple(PLANE.points),
     tolerance: float | None = None,
     range: Sequence[Sequence[float]] | None = None,
-    border: float = 0.4,
+    border: float = PLANE.border,
     normalize: str | None = None,
     ignore: Sequence[str] | None = None,
-    orthogonalize: bool = False,
-    seed: int = 0,
-    batch_size: int = 250,
+    orthogonalize: bool = PLANE.orthogonalize,
+    seed: int = RANDOM.seed,
+    batch_size: int = EVALUATION.batch_size,
     dtype: str | None = None,
-    strategy: str = "auto",
-    precision: str = "full",
-    batchnorm: str = "frozen",
+    strategy: str = PLANE.strategy,
+    precision: str = PLANE.precision,
+    batchnorm: str = PLANE.batchnorm,
 ) -> xr.Dataset:
     """Return the loss on a plane through the model's present parameters, with the path projected onto it.
 
@@ -256,9 +262,9 @@ def plane(
     spec |= _intervals(range or ([(-1, 1)] * 2 if drawn else None))
     choices = _normalization(drawn, seed, normalize, ignore)
     config.check({"x": "a/1", "y": "a/2", **spec}, "plane", "plane")
-    config.check({"kind": "random", **choices, "batch_size": batch_size}, "directions", "plane")
+    config.check({"kind": "random", **choices}, "directions", "plane")
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
-        network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics)
+        network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics, "plane")
         trajectory = _record(Path(folder), model, list(path), network)
         raw = _raw(directions, choices, trajectory, problems["train"], network, 2)
         made = direction_sets.complete(raw, choices, trajectory)
@@ -275,15 +281,15 @@ def curve(
     count: int = 1,
     test: Any = None,
     metrics: dict[str, Callable] | None = None,
-    points: int = 41,
+    points: int = CURVE.points,
     range: Sequence[float] | None = None,
     normalize: str | None = None,
     ignore: Sequence[str] | None = None,
-    seed: int = 0,
-    batch_size: int = 250,
+    seed: int = RANDOM.seed,
+    batch_size: int = EVALUATION.batch_size,
     dtype: str | None = None,
-    strategy: str = "auto",
-    precision: str = "full",
+    strategy: str = CURVE.strategy,
+    precision: str = CURVE.precision,
     batchnorm: str | None = None,
 ) -> xr.Dataset:
     """Return the loss on straight lines through the model's present parameters.
@@ -310,11 +316,11 @@ def curve(
         raise LossAtlasError("curve: 'directions', 'count', 'normalize' and 'ignore' belong to curves without 'to'")
     directions = "random" if directions is None else directions
     drawn = isinstance(directions, str) and directions == "random"
-    spec = _course(to is not None, range, batchnorm, points=points, strategy=strategy, precision=precision)
+    spec = _course(to is not None, _listed(range), batchnorm, points=points, strategy=strategy, precision=precision)
     choices = _normalization(drawn, seed, normalize, ignore)
-    _check_count(directions, {"kind": "random", **choices, "count": count, "batch_size": batch_size})
+    _check_count(directions, {"kind": "random", **choices, "count": count})
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
-        network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics)
+        network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics, "curve")
         trajectory = _record(Path(folder), model, [] if to is None else [to], network, "to")
         course: line_scans.Course
         if to is None:
@@ -338,18 +344,11 @@ def _random_guess(loss: Any, subset: Subset, problem: Problem) -> float | None:
     return line_scans.random_guess({"name": name}, subset.samples.targets, problem.class_count)
 
 
-def _course(between: bool, range: Sequence[float] | None, batchnorm: str | None, **choices: Any) -> dict:
+def _course(between: bool, range: Any, batchnorm: str | None, **choices: Any) -> dict:
     """Return the choices of a curve, checked, with the defaults of its kind."""
-    range = ((-0.5, 1.5) if between else (-1, 1)) if range is None else range
-    spec = {"range": _listed(range), **choices}
-    spec["batchnorm"] = batchnorm or ("interpolate" if between else "frozen")
-    config.check(spec, "curve", "curve")
-    if spec["batchnorm"] == "interpolate" and not between:
-        raise LossAtlasError("curve: batchnorm: 'interpolate' needs 'to'; choose 'frozen' or 'recompute'")
-    for end in (0, 1) if between else (0,):
-        if not spec["range"][0] <= end <= spec["range"][1]:
-            raise LossAtlasError(f"curve: range: {spec['range']} must hold {end}")
-    return spec
+    choices |= {key: value for key, value in (("range", range), ("batchnorm", batchnorm)) if value is not None}
+    ends = {"to": {"iteration": "first"}} if between else {"x": "a"}
+    return config.check({**choices, **ends}, "curve", "curve").model_dump(include={"range", "batchnorm", *choices})
 
 
 def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[line_scans.Along, dict]:
@@ -378,11 +377,13 @@ def _problems(
     batch_size: int,
     dtype: str | None,
     metrics: dict[str, Callable] | None,
+    where: str,
 ) -> tuple:
     """Return the network, and problems and subsets by split."""
     if not isinstance(metrics or {}, dict) or not all(map(callable, (metrics or {}).values())):
         raise LossAtlasError(f"metrics: {metrics!r} is no dict of functions by name, such as {{'top5': top5}}")
     config.check_metrics(metrics or {}, "metrics")
+    config.check({"batch_size": batch_size}, "evaluation", where)
     splits = {"train": _split(data)} | ({"test": _split(test)} if test is not None else {})
     subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}
     network = backend.FlatNetwork(model, backend.device_of(model, dtype))
@@ -421,10 +422,10 @@ def _raw(
     if chosen == "pca":
         if last < 3:
             raise LossAtlasError(f"directions: 'pca' needs a path of at least 3 earlier checkpoints, got {last}")
-        return pca(trajectory, last, count, True, "gram", seed)
+        return pca(trajectory, last, count, PCA.center_rows, PCA.solver, seed)
     if chosen == "eigen":
-        search = {"largest": count, "smallest": 0, "tolerance": 1e-3, "max_products": 300, "memory_gb": 2.0}
-        return eigen(problem, trajectory, last, {**search, "seed": seed})
+        search = EIGEN.model_dump(include={"smallest", "tolerance", "max_products", "memory_gb"})
+        return eigen(problem, trajectory, last, {**search, "largest": count, "seed": seed})
     if chosen == "gradient":
         return gradient({"negative gradient": problem}, trajectory, last, {})
     raise LossAtlasError(f"directions: {chosen!r} is not one of random, pca, eigen, gradient, nor a list of directions")
@@ -497,9 +498,9 @@ def _grid(tolerance: float | None) -> dict:
 
 def _normalization(drawn: bool, seed: int, normalize: str | None, ignore: Sequence[str] | None) -> dict:
     """Return a set of directions' choices; ``drawn`` are random ones, whose defaults differ."""
-    how = normalize or ("filter" if drawn else "none")
-    dropped = list(ignore) if ignore is not None else (["bias", "norm"] if drawn else [])
-    return {"center": "last", "seed": seed, "normalize": how, "ignore": dropped}
+    usual = RANDOM if drawn else EIGEN
+    dropped = usual.ignore if ignore is None else list(ignore)
+    return {"center": "last", "seed": seed, "normalize": normalize or usual.normalize, "ignore": dropped}
 
 
 def _split(data: Any) -> Split:

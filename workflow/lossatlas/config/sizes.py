@@ -37,7 +37,7 @@ class Recorded:
 
     def number(self, iteration: int | str) -> int:
         """Return ``first`` and ``last`` as numbers."""
-        return 0 if iteration == "first" else self.last if iteration == "last" else int(iteration)
+        return {"first": 0, "last": self.last}[iteration] if isinstance(iteration, str) else iteration
 
     def nearest(self, iteration: int) -> int:
         """Return the recorded iteration that is nearest."""

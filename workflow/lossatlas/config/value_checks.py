@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def check_values(config: Any, where: str = "config") -> None:
     Raises:
         LossAtlasError: names the first such value.
     """
-    for path, value in _walk(config, ()):
+    for path, value in walk(config):
         shown = f"{where}: {'.'.join(map(str, path)) or 'top level'}"
         if isinstance(value, float) and not math.isfinite(value):
             raise LossAtlasError(f"{shown}: {value} is no finite number")
@@ -48,16 +48,21 @@ def check_values(config: Any, where: str = "config") -> None:
             raise LossAtlasError(f"{shown}: {value!r} holds a control character")
 
 
-def _walk(value: Any, path: tuple) -> Iterator[tuple[tuple, Any]]:
+def walk(value: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
+    """Yield (path, value) of a value and of all that lies in it.
+
+    Raises:
+        LossAtlasError: it is nested too deeply.
+    """
     if len(path) > DEEPEST:
         raise LossAtlasError(f"config: {'.'.join(map(str, path[:3]))}: nested deeper than {DEEPEST} levels (an alias?)")
     yield path, value
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _walk(item, (*path, key))
+            yield from walk(item, (*path, key))
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from _walk(item, (*path, number))
+            yield from walk(item, (*path, number))
 
 
 def _check_name(where: str, name: Any) -> None:
@@ -70,34 +75,6 @@ def _check_name(where: str, name: Any) -> None:
         raise LossAtlasError(f"{where}: a name is empty")
     if len(name) > LONGEST_NAME:
         raise LossAtlasError(f"{where}: the name {name[:20]!r}... has {len(name)} characters; at most {LONGEST_NAME}")
-
-
-def check_finite(values: dict, where: str) -> None:
-    """Refuse NaN and inf among values and lists of values.
-
-    Raises:
-        LossAtlasError: names the first one.
-    """
-    for key, value in values.items():
-        for number in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise LossAtlasError(f"{where}: {key}: {number} is no finite number")
-
-
-def check_case(names: Iterable[str], where: str) -> None:
-    """Refuse names that differ only in case: they are one file on some file systems.
-
-    Raises:
-        LossAtlasError: names both.
-    """
-    before: dict[str, str] = {}
-    for name in names:
-        other = before.setdefault(name.lower(), name)
-        if other != name:
-            raise LossAtlasError(
-                f"{where}: {other!r} and {name!r} differ only in case, and are one file on some file systems; "
-                "rename one"
-            )
 
 
 def check_folder(path: str, where: str) -> None:

@@ -11,9 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
+from lossatlas.config.models import Figures
 from lossatlas.drivers.adaptive_grid import LOG_FROM
 
-CHOICES = {"scale": "auto", "levels": 20, "elevation": 35, "azimuth": -60}
+CHOICES = Figures().model_dump()
 """Defaults of the config's ``figures``, for pictures drawn without a config."""
 
 WIDTH, HEIGHT, DPI = 1280, 720, 100

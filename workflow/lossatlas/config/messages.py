@@ -1,0 +1,135 @@
+"""Mistakes in a config in one line: the key, the value, and what would be right."""
+
+import math
+import re
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from lossatlas.config.model import FORMS, Conflict, nearest
+
+TYPES = {
+    "int_type": "integer",
+    "float_type": "number",
+    "bool_type": "boolean",
+    "string_type": "string",
+    "list_type": "array",
+    "dict_type": "object",
+    "model_type": "object",
+    "model_attributes_type": "object",
+}
+"""Types by pydantic's errors, in words of JSON."""
+
+BOUNDS = {
+    "greater_than": ("gt", "is less than or equal to the minimum of"),
+    "greater_than_equal": ("ge", "is less than the minimum of"),
+    "less_than": ("lt", "is greater than or equal to the maximum of"),
+    "less_than_equal": ("le", "is greater than the maximum of"),
+    "too_short": ("min_length", "has fewer entries than"),
+    "too_long": ("max_length", "has more entries than"),
+}
+"""What is compared with by pydantic's errors, and in words."""
+
+
+def explain(error: ValidationError, given: Any, top: str = "", partial: bool = False) -> str | None:
+    """Return the mistake that lies on the highest level, in one line.
+
+    Args:
+        given: what was to be made into a model.
+        top: where ``given`` itself is.
+        partial: whether keys may be missing; None is returned where nothing else is wrong.
+    """
+    errors = [one for one in error.errors(include_url=False) if not (partial and _incomplete(one))]
+    errors = [one for one in errors if "[key]" in one["loc"][-1:]] or errors  # names before what they stand for
+    found = [(_path(one, given), one) for one in errors]
+    # Of alternatives counts the one that fits best, whose mistakes lie deeper.
+    found = [(path, one) for path, one in found if not any(_above(path, deeper) for deeper, _ in found)]
+    if not found:
+        return None
+    path = min((path for path, _ in found), key=len)
+    here = [one for other, one in found if other == path]
+    path, text = _mistake(here, path)
+    return f"{'.'.join(map(str, ([top] if top else []) + list(path))) or 'top level'}: {text}"
+
+
+def _path(error: ErrorDetails, given: Any) -> tuple:
+    """Return where an error lies, without the names of alternatives that pydantic puts in between."""
+    path: list[Any] = []
+    value: Any = given
+    for number, part in enumerate(error["loc"]):
+        if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int)):
+            value = value[part]
+        elif error["type"] != "missing" or number < len(error["loc"]) - 1:
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _incomplete(error: ErrorDetails) -> bool:
+    """Return whether keys that are still to come may mend an error."""
+    conflict = isinstance(error.get("ctx", {}).get("error"), Conflict)
+    return conflict or error["type"] in ("missing", "union_tag_not_found", "either")
+
+
+def _above(path: tuple, other: tuple) -> bool:
+    return len(path) < len(other) and other[: len(path)] == path
+
+
+def _mistake(errors: list[ErrorDetails], path: tuple) -> tuple[tuple, str]:
+    """Return where a mistake is to be shown, and what it is; ``errors`` are those of all alternatives at one place."""
+    error, kind, value, about = errors[0], errors[0]["type"], errors[0]["input"], errors[0].get("ctx", {})
+    if len(errors) > 1:
+        return path, f"{value!r} does not fit: {' or '.join(map(_alternative, errors))}"
+    if kind == "value_error":
+        key = getattr(about["error"], "key", "")
+        return (*path, key) if key else path, str(about["error"])
+    if kind == "missing":
+        chosen = value.get("kind")
+        return path[
+            :-1
+        ], f"kind {chosen!r} needs the key {path[-1]!r}" if chosen else f"the key {path[-1]!r} is missing"
+    if kind == "either":
+        return path, f"{error['msg']}, not {'both' if about['keys'] & value.keys() else 'none'}"
+    if kind == "union_tag_not_found":
+        return path, f"the key {about['discriminator']} is missing"
+    if kind == "union_tag_invalid":
+        key = about["discriminator"].strip("'()")
+        return (*path, key), _not_one_of(value[key], _quoted(about["expected_tags"]))
+    if kind == "string_pattern_mismatch":
+        shown = path[:-1] if error["loc"][-1] == "[key]" else path
+        return shown, f"{value!r} does not have the right form: {FORMS[about['pattern']]}"
+    if kind == "literal_error":
+        return path, _not_one_of(value, _quoted(about["expected"]))
+    if kind in BOUNDS:
+        bound, words = BOUNDS[kind]
+        return path, f"{value!r} {words} {about[bound]:.12g}"
+    if kind == "finite_number":
+        return path, f"{value} is no finite number"
+    if kind == "float_type" and _is_number(value):
+        return path, f"{value!r} is text to YAML; write it with a point, such as 1.0e-2 or 0.01"
+    return path, f"{value!r} is not of type {TYPES[kind]}" if kind in TYPES else error["msg"]
+
+
+def _alternative(error: ErrorDetails) -> str:
+    if error["type"] == "literal_error":
+        return ", ".join(_quoted(error["ctx"]["expected"]))
+    if error["type"] == "string_pattern_mismatch":
+        return FORMS[error["ctx"]["pattern"]]
+    return f"type {TYPES[error['type']]}" if error["type"] in TYPES else f"at least {error['ctx']['ge']}"
+
+
+def _not_one_of(value: Any, known: list[str]) -> str:
+    near = nearest(str(value), known)
+    return f"{value!r} is not one of {', '.join(known)}" + (f"; did you mean {near!r}?" if near else "")
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall("'([^']*)'", text)
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -1,0 +1,141 @@
+"""What keys of a config say of each other: runs, directions and checkpoints that they name."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from lossatlas.config.models import Checkpoint, Config, CurveBetween, Difference, Plane, Run, SpectraBetween
+from lossatlas.errors import LossAtlasError
+
+NETWORK_KINDS = ("eigen", "gradient")
+"""Kinds of directions that need the network itself; each has a rule of its own, as `pca` has."""
+
+TAKEN = re.compile(
+    "loss|accuracy|loss_standard_error|work|x|y|alpha|split|iteration|curve|evaluated|error|logarithmic|minimum.*"
+    "|stationary.*|barrier.*|monotonicity|clipped_variances|(path|other|subset)_.*|direction.*|eigenvalue|residual"
+    "|converged|row|angle|variance_share|distance"
+)
+"""Names of the arrays in stores of planes and curves, which a metric of the user's must not have."""
+
+
+def check(where: str, name: str, run: Run, config: Config) -> None:
+    """Check what a run names.
+
+    Raises:
+        LossAtlasError: there is no such thing, or it does not fit; ``where`` names the run.
+    """
+    check_metrics(run.metrics, f"{where}.metrics")
+    for key, chosen in run.directions.items():
+        for number, end in enumerate(chosen.to if isinstance(chosen, Difference) else []):
+            _check_point(f"{where}.directions.{key}.to.{number}", end, config)
+    for key, plane in run.planes.items():
+        _check_plane(f"{where}.planes.{key}", plane, run)
+        _check_paths(f"{where}.planes.{key}.paths", plane, name, config)
+    for key, curve in run.curves.items():
+        if isinstance(curve, CurveBetween):
+            _check_line(f"{where}.curves.{key}", curve, name, config)
+        else:
+            for axis in [curve.x] if isinstance(curve.x, str) else curve.x:
+                _check_axis(f"{where}.curves.{key}.x", axis, run)
+    for key, line in run.spectra_between.items():
+        _check_line(f"{where}.spectra_between.{key}", line, name, config)
+
+
+def check_kinds(runs: dict[str, Run]) -> None:
+    """Refuse a name that means another kind in another run when two rules would make it.
+
+    Raises:
+        LossAtlasError: names run and directions.
+    """
+    kinds: dict[str, str] = {}
+    for run, settings in runs.items():
+        for name, directions in settings.directions.items():
+            kind, before = directions.kind, kinds.setdefault(name, directions.kind)
+            if kind != before and {kind, before} & {"pca", *NETWORK_KINDS}:
+                raise LossAtlasError(
+                    f"config: runs.{run}.directions.{name}: kind {kind!r} here and {before!r} in "
+                    "another run; give one of them another name"
+                )
+
+
+def check_metrics(names: Iterable[str], where: str) -> None:
+    """Check the names of the user's own metrics, which become names of arrays.
+
+    Raises:
+        LossAtlasError: a name is none in lower case, or is that of another array.
+    """
+    for name in names:
+        if not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise LossAtlasError(f"{where}: {name!r} must be of lower-case letters, digits and _, a letter first")
+        if TAKEN.fullmatch(name):
+            raise LossAtlasError(f"{where}: {name!r} is an array of the stores already; choose another name")
+
+
+def _check_point(where: str, point: Checkpoint, config: Config) -> None:
+    if point.run is not None and point.run not in config.runs:
+        raise LossAtlasError(f"{where}.run: no run {point.run!r}; runs: {', '.join(config.runs)}")
+
+
+def _check_line(where: str, line: CurveBetween | SpectraBetween, name: str, config: Config) -> None:
+    _check_point(f"{where}.to", line.to, config)
+    if line.to.run in (None, name) and line.to.iteration == line.from_:
+        raise LossAtlasError(
+            f"{where}: 'from' and 'to' are both iteration {line.from_!r} of this run; "
+            "a line needs two different checkpoints"
+        )
+
+
+def _check_plane(where: str, plane: Plane, run: Run) -> None:
+    for axis in ("x", "y"):
+        _check_axis(f"{where}.{axis}", getattr(plane, axis), run)
+    for axis in ("x", "y") if plane.batchnorm == "interpolate" else ():
+        name, _ = split_axis(getattr(plane, axis))
+        made = run.directions[name]
+        if made.kind != "difference" or made.normalize != "none" or made.ignore or plane.orthogonalize:
+            raise LossAtlasError(
+                f"{where}.batchnorm: 'interpolate' needs axes of kind 'difference' with normalize: none, "
+                f"ignore: [] and orthogonalize: false; {name!r} on {axis} is not such a one"
+            )
+
+
+def _check_axis(where: str, axis: str, run: Run) -> None:
+    name, number = split_axis(axis)
+    if name not in run.directions:
+        near = difflib.get_close_matches(name, run.directions, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"directions: {', '.join(run.directions) or 'none'}"
+        raise LossAtlasError(f"{where}: no directions {name!r} in this run; {hint}")
+    available = count(run.directions[name].model_dump())
+    if available is not None and number is not None and number >= available:
+        raise LossAtlasError(f"{where}: {axis!r}, but {name!r} has only {available} direction(s)")
+
+
+def _check_paths(where: str, plane: Plane, name: str, config: Config) -> None:
+    for other in plane.paths or []:
+        if other == name:
+            raise LossAtlasError(f"{where}: {name!r} is this run, whose path is there in any case")
+        if other not in config.runs:
+            known = ", ".join(run for run in config.runs if run != name) or "none"
+            raise LossAtlasError(f"{where}: no run {other!r}; other runs: {known}")
+
+
+def count(directions: dict) -> int | None:
+    """Return how many directions a set will hold, None where only its file knows."""
+    if directions["kind"] == "file":
+        return None
+    if directions["kind"] == "eigen":
+        return directions["largest"] + directions["smallest"]
+    if directions["kind"] == "gradient" and "samples" not in directions:
+        return 1
+    return len(directions["to"]) if directions["kind"] == "difference" else directions["count"]
+
+
+def axes_of(curve: dict) -> list[str]:
+    """Return the directions of a curve as a list, nothing between checkpoints."""
+    x = curve.get("x", [])
+    return [x] if isinstance(x, str) else x
+
+
+def split_axis(axis: str) -> tuple[str, int | None]:
+    """Split ``pca/2`` into the name of the set and the index counted from 0; ``pca`` has no index."""
+    name, _, number = axis.partition("/")
+    return name, int(number) - 1 if number else None
