@@ -57,6 +57,7 @@ def _path(error: ErrorDetails, given: Any) -> tuple:
     """Return where an error lies, without the names of alternatives that pydantic puts in between."""
     path: list[Any] = []
     value: Any = given
+    part: Any
     for number, part in enumerate(error["loc"]):
         if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int)):
             value = value[part]

@@ -120,7 +120,7 @@ NetworkName = Literal[KerasNetwork, "resnet50", "mobilenet-v2"]
 PretrainedWeights = Literal["imagenet1k-v1", "imagenet1k-v2"]
 
 
-class Network(NameOrImport):
+class Network(NameOrImport):  # type: ignore[no-redef]  # its key `kwargs` is not __init__'s
     """The network."""
 
     name: NetworkName | None = left_out()
@@ -152,7 +152,7 @@ class Network(NameOrImport):
         return self
 
 
-class Data(NameOrImport):
+class Data(NameOrImport):  # type: ignore[no-redef]  # as in Network
     """The dataset."""
 
     BUILT_IN = "fashion-mnist-mini"
@@ -183,7 +183,7 @@ class Loss(NameOrImport):
     ignored targets count over all samples."""
 
 
-class Schedule(Model):
+class Schedule(Model):  # type: ignore[no-redef]  # as in Network
     """A learning-rate schedule."""
 
     name: str
