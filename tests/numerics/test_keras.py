@@ -20,7 +20,7 @@ from lossatlas.backends.tensorflow.products import Curvature
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.trajectory import Trajectory
-from lossatlas.parallel.process_group import LEAVES, fold
+from lossatlas.krylov.tree_sum import LEAVES, fold
 from lossatlas.problem.readiness import check_memory
 
 from tests.conftest import ROOT, environment

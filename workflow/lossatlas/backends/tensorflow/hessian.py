@@ -12,7 +12,7 @@ from lossatlas.backends.tensorflow.memory import peak_bytes
 from lossatlas.backends.tensorflow.network import to_numpy
 from lossatlas.backends.tensorflow.products import STRATEGIES, Curvature
 from lossatlas.errors import LossAtlasError, NonFiniteError
-from lossatlas.parallel.process_group import LEAVES, Branch, fold, leaf
+from lossatlas.krylov.tree_sum import LEAVES, Branch, fold, leaf
 
 Piece = tuple[tf.Tensor, tf.Tensor]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lossatlas.backends.torch.hvp.strategies import arrange, choose, way
 from lossatlas.errors import LossAtlasError, NonFiniteError
-from lossatlas.parallel.process_group import LEAVES, Branch, fold, leaf
+from lossatlas.krylov.tree_sum import LEAVES, Branch, fold, leaf
 
 BLOCK = 10
 """Vectors per product; more are cut into blocks, fewer run as a block of their own size."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from lossatlas.backends.torch.hvp.agreement import Agreement, Referee
 from lossatlas.backends.torch.hvp.products import Curvature
 from lossatlas.errors import LossAtlasError
-from lossatlas.parallel.process_group import LEAVES, fold, leaf
+from lossatlas.krylov.tree_sum import LEAVES, fold, leaf
 
 STRATEGIES = ("split", "retained", "rebuild")
 
