@@ -329,13 +329,13 @@ class TorchProblem:
 
         With weights of 0 and 1 that is sd / sqrt(n) of the n samples that count.
         """
-        *others, mean, square, product = means
+        mean, square, product = np.moveaxis(means[..., -3:], -1, 0)
         shares = self.loss.shares(self._all[1])
         counted, n = int((shares > 0).sum()), self.samples
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             variance = square - 2 * mean * product + mean**2 * float(shares.square().mean())
             variance *= np.float64(counted * (n - 1)) / (n * (counted - 1))
-            return np.array([*others, mean, variance + mean**2])
+            return np.concatenate([means[..., :-3], np.stack([mean, variance + mean**2], axis=-1)], axis=-1)
 
     def cut(self, most: int) -> list[tuple[Tensor, Tensor]]:
         """Return all samples in pieces of one size, up to ``most`` or the chunks' size, whichever is more.
