@@ -22,7 +22,7 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.segments import AlongTraining
 from lossatlas.io import store
 from lossatlas.parallel import Timing, World, process_group, work_units
-from lossatlas.problem import readiness
+from lossatlas.problem import autotune, readiness
 from torch import nn
 
 from tests.conftest import ROOT, contents, environment, make_trajectory
@@ -69,7 +69,7 @@ def test_a_little_faster_is_noise(monkeypatch):
 
 def test_what_is_not_kept_is_paid_for_once_per_block(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(strategies, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     class Slow(strategies.Retained):
         def keep(self, piece, width):
@@ -87,13 +87,13 @@ def test_what_is_not_kept_is_paid_for_once_per_block(monkeypatch):
 
 def test_real_times_are_of_whole_products(monkeypatch):
     """In time of this process, which other processes do not lengthen."""
-    monkeypatch.setattr(strategies, "time", SimpleNamespace(perf_counter=time.process_time))
+    monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=time.process_time))
     _, problem = problem_of((30, 200, 3), samples=60, batch=30)
     choice = problem.choose_strategy(*point(problem), 10)
     operator = problem.linearize(*point(problem), strategy="rebuild")
     vectors = np.random.default_rng(1).standard_normal((3, operator.size))
     operator.matmat(vectors)
-    measured, _ = strategies._shortest(lambda: operator.matmat(vectors), 5)
+    measured, _ = autotune.shortest(lambda: operator.matmat(vectors), 5, strategies.wait)
     told = dict(re.findall(r"(split|retained|rebuild) \(?([\d.e-]+)", choice.told))
     assert set(told) == set(strategies.STRATEGIES)
     assert 0.2 < float(told["rebuild"]) / (measured / 3) < 5

@@ -1,10 +1,11 @@
 """The central idea: a Problem is a loss over one flat parameter vector. Everything above sees only this."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from lossatlas.io.layout import ParameterLayout
+from lossatlas.problem.agreement import PointAgreement
 
 
 class Hessian(Protocol):
@@ -27,35 +28,39 @@ class Restriction(Protocol):
         """Return the metrics (point, metric), in the order of ``Problem.metric_names``, at ``points`` (point, k)."""
 
 
-class Evaluation(Protocol):
-    """How points are evaluated: a ``strategy`` by name, why in words, the largest ``error`` of a loss if any, and how
-    well the strategy agreed with plain evaluation (None for that itself)."""
+class Evaluation(NamedTuple):
+    """How points are evaluated: a ``strategy`` by name, and why in words.
+
+    ``error`` is the largest difference of a loss from the network's own precision at the points that were tried, None
+    in that precision itself; ``agreement`` says how well the strategy agreed with plain evaluation in that precision,
+    None for plain evaluation.
+    """
 
     strategy: str
     told: str
     error: float | None
-    agreement: Any
+    agreement: PointAgreement | None = None
 
 
-CHOICES = ("operator", "parameters", "memory_gb", "strategy")
+PRODUCT_CHOICES = ("operator", "parameters", "memory_gb", "strategy")
 """Keys of a spec that say which matrix is meant and how its products are computed."""
 
 
 def choices_of(spec: dict) -> dict[str, Any]:
     """Return what ``linearize`` takes from the choices of a driver; what they leave out has a default there."""
-    return {key: spec[key] for key in CHOICES if key in spec}
+    return {key: spec[key] for key in PRODUCT_CHOICES if key in spec}
 
 
-class Choice(Protocol):
+class Choice(NamedTuple):
     """How products are computed: a ``strategy`` by name, why and with how much memory in words, and its bytes.
 
-    ``agreement`` says what was checked of it and how well it agreed, by name.
+    ``agreement`` holds the attributes of a ``ProductAgreement``; None where there was nothing to compare with.
     """
 
     strategy: str
     told: str
     peak: int
-    agreement: dict[str, Any]
+    agreement: dict[str, Any] | None
 
 
 def with_standard_error(means: np.ndarray, samples: int) -> np.ndarray:

@@ -18,6 +18,9 @@ from lossatlas.backends.tensorflow.network import FlatNetwork, cut, join, to_num
 from lossatlas.backends.tensorflow.points import FLOOR, MULTIPLE, moved
 from lossatlas.backends.tensorflow.products import Curvature, dense
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.agreement import ProductAgreement
+from lossatlas.problem.autotune import Disagreement
+from lossatlas.problem.hessian import Piece
 
 VECTORS, SAMPLES = 3, 4
 """Random vectors that products are compared for, and samples of which differences are taken."""
@@ -30,12 +33,6 @@ ALLOWED = {"float64": 1e-3, "float32": 5e-2}
 
 ROUNDING = 64
 """Differences of numbers are wrong by so many units in their last place, divided by the step."""
-
-Piece = tuple[tf.Tensor, tf.Tensor]
-
-
-class Disagreement(LossAtlasError):
-    """A strategy's products are not those of double backward."""
 
 
 def double_backward(curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece, vectors: list) -> list:
@@ -93,8 +90,8 @@ class Reference:
         self._plain: dict[int, np.ndarray] = {}
         self._differences: float | None = None
 
-    def compare(self, strategy: str, piece: Piece) -> dict | None:
-        """Return how well a strategy's products over a piece agree with double backward, for a store.
+    def compare(self, strategy: str, piece: Piece) -> ProductAgreement | None:
+        """Return how well a strategy's products over a piece agree with double backward.
 
         Nothing where these are not finite; then there is nothing to agree with.
 
@@ -121,15 +118,9 @@ class Reference:
                     f"Hessian products: those of strategy {strategy!r} {words} by {gap:.1e} of their size, where "
                     f"rounding is {rounding:.1e}"
                 )
-        return {
-            "against": "double backward",
-            "samples": len(piece[0]),
-            "vectors": len(self.vectors),
-            "difference": float(difference),
-            "rounding": float(rounding),
-            "asymmetry": float(asymmetry),
-            "central_differences": self._differences,
-        }
+        counts = len(piece[0]), len(self.vectors)
+        measured = float(difference), float(rounding), float(asymmetry)
+        return ProductAgreement("double backward", *counts, *measured, self._differences)
 
     def _products(self, strategy: str, theta: tf.Tensor, piece: Piece, vectors: list[tf.Tensor]) -> np.ndarray:
         products = [self.curvature.product(strategy, theta, self.buffers, piece, v) for v in vectors]

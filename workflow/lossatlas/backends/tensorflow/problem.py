@@ -1,7 +1,5 @@
 """The mean loss of a Keras model over fixed samples, evaluated on the flat parameter vector."""
 
-from typing import NamedTuple
-
 import numpy as np
 import tensorflow as tf
 
@@ -9,26 +7,15 @@ from lossatlas.backends.tensorflow.batchnorm import BATCHNORM, batchnorms, reest
 from lossatlas.backends.tensorflow.build import Loss, sample_losses
 from lossatlas.backends.tensorflow.checks import probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
-from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, choose, least_of
+from lossatlas.backends.tensorflow.hessian import KerasHessian, choose, least_of
 from lossatlas.backends.tensorflow.network import FlatNetwork, to_numpy
-from lossatlas.backends.tensorflow.points import Agreement, compare
+from lossatlas.backends.tensorflow.points import compare
 from lossatlas.backends.tensorflow.products import Curvature
 from lossatlas.backends.tensorflow.subspace_loss import Interpolated, Recomputed, Restriction
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
-from lossatlas.problem import with_standard_error
-
-
-class Evaluation(NamedTuple):
-    """How points of a subspace are evaluated, in a word and in words; ``error`` is that of a lower precision.
-
-    ``agreement`` says how well it agreed with the model called eagerly.
-    """
-
-    strategy: str
-    told: str
-    error: float | None
-    agreement: Agreement | None = None
+from lossatlas.problem import Choice, Evaluation, with_standard_error
+from lossatlas.problem.hessian import Piece
 
 
 class KerasProblem:
@@ -219,7 +206,7 @@ def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: di
     """Return the bytes that Hessian products need at least: with one sample at once, or one chunk that stays whole.
 
     Args:
-        spec: the choices of a driver, see ``lossatlas.problem.CHOICES``, with ``batch_size`` and ``batchnorm``.
+        spec: the keys ``PRODUCT_CHOICES`` of ``lossatlas.problem.protocol``, with ``batch_size`` and ``batchnorm``.
     """
     chunk = spec["batch_size"] if spec["batchnorm"] == "batch" else 1
     few = Split(train.inputs[: max(4, chunk)], train.targets[: max(4, chunk)])  # four, by which the loss is checked

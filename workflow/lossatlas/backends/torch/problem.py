@@ -14,14 +14,14 @@ from lossatlas.backends.torch.batchnorm import BATCHNORM, Reestimated, has_batch
 from lossatlas.backends.torch.checks import fit
 from lossatlas.backends.torch.hvp.hessian import TorchHessian
 from lossatlas.backends.torch.hvp.products import Curvature
-from lossatlas.backends.torch.hvp.strategies import Choice, choose, least_of
+from lossatlas.backends.torch.hvp.strategies import choose, least_of
 from lossatlas.backends.torch.losses import ClassLoss, Loss, OverSamples, chosen, per_sample, recognised
 from lossatlas.backends.torch.network import FlatNetwork
-from lossatlas.backends.torch.subspace.autotune import Evaluation, choose_evaluation
+from lossatlas.backends.torch.subspace.autotune import choose_evaluation
 from lossatlas.backends.torch.subspace.subspace_loss import Eager, Interpolated, Recomputed, Staged, restrict
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
-from lossatlas.problem import with_standard_error
+from lossatlas.problem import Choice, Evaluation, with_standard_error
 
 
 class TorchProblem:
@@ -412,7 +412,7 @@ def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: di
     """Return the bytes that Hessian products need at least, found with the samples of one piece.
 
     Args:
-        spec: the choices of a driver, see ``lossatlas.problem.CHOICES``, with ``batch_size`` and ``batchnorm``.
+        spec: the keys ``PRODUCT_CHOICES`` of ``lossatlas.problem.protocol``, with ``batch_size`` and ``batchnorm``.
     """
     chunk = spec["batch_size"] if spec["batchnorm"] == "batch" else 4
     own = FlatNetwork(network.module, network.device)  # what is evaluated here is not what is trained

@@ -9,7 +9,6 @@ a way of multiplying must give what double backward gives, and its matrix must b
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +26,8 @@ from lossatlas.backends.torch.hvp.derivatives import TrueDerivatives
 from lossatlas.backends.torch.hvp.products import Curvature, values_of
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.agreement import ProductAgreement
+from lossatlas.problem.hessian import Piece
 
 FEW = 4
 """Samples, spread evenly over all, on which derivatives are compared with differences."""
@@ -57,44 +58,25 @@ FLOOR = {torch.float32: 1e-4, torch.float64: 1e-9}
 MARGIN = 30
 """Times the rounding that was measured on a few samples, up to which a difference is rounding."""
 
-Piece = tuple[Tensor, Tensor]
+
+def limit(agreement: ProductAgreement, dtype: torch.dtype) -> float:
+    """Return the difference that rounding may explain."""
+    return max(FLOOR[dtype], MARGIN * (agreement.rounding or 0.0))
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """What was checked of a way of multiplying and how well it agreed; stores hold it.
+def fault(agreement: ProductAgreement, dtype: torch.dtype) -> str | None:
+    """Return what is wrong in words, None where nothing is.
 
-    All numbers are relative: of vectors by their Euclidean norm, ``central_differences`` tensor by tensor, and
-    ``asymmetry`` |u'Hv - v'Hu| by what it would be for a matrix of that size without any symmetry.
+    ``asymmetry`` counts by what it would be for a matrix of that size without any symmetry.
     """
-
-    against: str
-    samples: int
-    vectors: int
-    difference: float
-    rounding: float | None
-    asymmetry: float
-    central_differences: float | None
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """The record as a store keeps it; NaN, where there was nothing to compare with, becomes None."""
-        return {key: None if value != value else value for key, value in asdict(self).items()}
-
-    def limit(self, dtype: torch.dtype) -> float:
-        """Return the difference that rounding may explain."""
-        return max(FLOOR[dtype], MARGIN * (self.rounding or 0.0))
-
-    def fault(self, dtype: torch.dtype) -> str | None:
-        """Return what is wrong in words, None where nothing is."""
-        limit = self.limit(dtype)
-        if math.isnan(self.difference):
-            return None
-        if not self.difference <= limit:
-            return f"differs from {self.against} by {self.difference:.1e}, rounding explains {limit:.0e}"
-        if not self.asymmetry <= 10 * limit:
-            return f"is not symmetric: u'Hv and v'Hu differ by {self.asymmetry:.1e}"
+    explained = limit(agreement, dtype)
+    if math.isnan(agreement.difference):
         return None
+    if not agreement.difference <= explained:
+        return f"differs from {agreement.against} by {agreement.difference:.1e}, rounding explains {explained:.0e}"
+    if not agreement.asymmetry <= 10 * explained:
+        return f"is not symmetric: u'Hv and v'Hu differ by {agreement.asymmetry:.1e}"
+    return None
 
 
 class Referee:
@@ -149,7 +131,7 @@ class Referee:
         print(f"Hessian products: {said}, forward derivatives agree; they are used", flush=True)
         self.trusted, self.central = "forward", missed
 
-    def compare(self, way, piece: Piece, width: int) -> Agreement:
+    def compare(self, way, piece: Piece, width: int) -> ProductAgreement:
         """Return how products by a way, with ``width`` vectors at once on a piece, agree with the trusted ones."""
         count = max(2, width)
         vectors = _vectors(count, way.curvature.chosen.size, self.theta)
@@ -161,7 +143,7 @@ class Referee:
         difference = max(gap(products[row], of) for row, of in zip(rows, expected, strict=True))
         if not all(bool(torch.isfinite(of).all()) for of in expected):
             difference = math.nan  # nothing to compare with
-        return Agreement(
+        return ProductAgreement(
             "double backward" if self.trusted == "backward" else "forward derivatives",
             len(piece[0]),
             len(rows),

@@ -5,17 +5,20 @@ vectors. ``retained`` keeps the graph of the gradient, and runs a second backwar
 keeps nothing. They differ by rounding. Which is fastest depends on network, device and memory, so it is measured.
 """
 
-import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lossatlas.backends.torch.hvp.agreement import Agreement, Referee
+from lossatlas.backends.torch.hvp.agreement import Referee, fault
 from lossatlas.backends.torch.hvp.products import Curvature
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov.tree_sum import LEAVES, fold, leaf
+from lossatlas.problem import Choice
+from lossatlas.problem.agreement import ProductAgreement
+from lossatlas.problem.autotune import Candidate, Disagreement, first_that_agrees, ranked_candidates, shortest
+from lossatlas.problem.hessian import Piece
 
 STRATEGIES = ("split", "retained", "rebuild")
 
@@ -25,11 +28,6 @@ and what the allocator has not given back. Measured on CPUs were 1.2 (ViT) to 1.
 
 SPARE = 16 * 2**20
 """Bytes of what products need once, however small they are: traced graphs and the buffers of libraries."""
-
-MARGIN = 0.8
-"""A later strategy is chosen when it takes less than this share of the time of an earlier one; less is noise."""
-
-Piece = tuple[Tensor, Tensor]
 
 
 class Need(NamedTuple):
@@ -238,23 +236,6 @@ def sums_alive(pieces: int) -> int:
     return most
 
 
-class Choice(NamedTuple):
-    """A strategy and why: ``told`` in words, ``peak`` in bytes, ``agreement`` as ``agreement.Agreement`` has it."""
-
-    strategy: str
-    told: str
-    peak: int
-    agreement: dict[str, Any]
-
-
-class Candidate(NamedTuple):
-    """A strategy that fits, how it goes through the samples, and the seconds of a product, None if not measured."""
-
-    strategy: Split | Retained
-    arrangement: Arrangement
-    seconds: float | None = None
-
-
 def choose(
     problem,
     curvature: Curvature,
@@ -283,21 +264,28 @@ def choose(
         found = candidates(problem, *at, width, memory_gb, ahead)
     else:
         strategy = way(problem.strategy(curvature, asked), *at)
-        found = [Candidate(strategy, arrange(problem, strategy, width, memory_gb))]
-    for number, one in enumerate(found):
-        agreement = referee.compare(one.strategy, _piece_to_try(one, memory_gb), one.arrangement.width)
-        fault = agreement.fault(theta.dtype)
-        if fault is None:
-            return _told(found[number:], memory_gb, agreement)
-        print(f"Hessian products: not by strategy {one.strategy.name!r}, which {fault}", flush=True)
-    if asked not in ("auto", STRATEGIES[-1]):
-        return choose(problem, *at, width, memory_gb, STRATEGIES[-1], count)
-    raise LossAtlasError(f"Hessian: no way of multiplying is right; the last one {fault}")
+        plan = arrange(problem, strategy, width, memory_gb)
+        found = [Candidate(strategy.name, plan.peak, None, (strategy, plan))]
+
+    def compare(one: Candidate) -> ProductAgreement:
+        strategy, plan = one.way
+        agreement = referee.compare(strategy, _piece_to_try(strategy, plan, memory_gb), plan.width)
+        if (wrong := fault(agreement, theta.dtype)) is not None:
+            print(f"Hessian products: not by strategy {one.name!r}, which {wrong}", flush=True)
+            raise Disagreement(wrong)
+        return agreement
+
+    try:
+        return first_that_agrees(found, compare, memory_gb)[0]
+    except Disagreement as last:
+        if asked not in ("auto", STRATEGIES[-1]):
+            return choose(problem, *at, width, memory_gb, STRATEGIES[-1], count)
+        raise LossAtlasError(f"Hessian: no way of multiplying is right; the last one {last}") from last
 
 
-def _piece_to_try(one: Candidate, memory_gb: float) -> Piece:
+def _piece_to_try(strategy: Split | Retained, plan: Arrangement, memory_gb: float) -> Piece:
     """Return samples that a strategy goes through at once, as many as double backward has room for beside them."""
-    piece, plain = one.arrangement.pieces[0], Rebuild(one.strategy.curvature, one.strategy.theta, one.strategy.buffers)
+    piece, plain = plan.pieces[0], Rebuild(strategy.curvature, strategy.theta, strategy.buffers)
     while len(piece[0]) > 1 and plain.need(piece, 1).working > memory_gb * 2**30:
         piece = tuple(part[: len(piece[0]) // 2] for part in piece)
     return piece
@@ -316,29 +304,20 @@ def candidates(
     for name in ("retained", "rebuild", "split"):
         if name == "split":
             name = _traced_if_worthwhile(problem, curvature, theta, buffers, found, count)
-            if name in (None, *(one.strategy.name for one in found)):
+            if name in (None, *(one.name for one in found)):
                 continue
         strategy = way(name, curvature, theta, buffers)
         try:
-            arrangement = arrange(problem, strategy, width, memory_gb)
+            plan = arrange(problem, strategy, width, memory_gb)
         except LossAtlasError as error:
             errors.append(error)
             continue
-        piece = arrangement.pieces[0]
-        each = seconds(strategy, piece, vectors[: arrangement.width], arrangement.share_kept)
-        found.append(Candidate(strategy, arrangement, each * problem.samples / len(piece[0])))
+        piece = plan.pieces[0]
+        each = seconds(strategy, piece, vectors[: plan.width], plan.share_kept)
+        found.append(Candidate(name, plan.peak, each * problem.samples / len(piece[0]), (strategy, plan)))
     if not found:
         raise errors[-1]
-    return _ranked(found)
-
-
-def _ranked(found: list[Candidate]) -> list[Candidate]:
-    """Return candidates by their time; one of ``STRATEGIES`` that is a little slower than a later one comes first."""
-    found = sorted(found, key=lambda one: STRATEGIES.index(one.strategy.name))
-    best = found[0]
-    for one in found[1:]:
-        best = one if one.seconds < MARGIN * best.seconds else best
-    return [best, *(one for one in found if one is not best)]
+    return ranked_candidates(sorted(found, key=lambda one: STRATEGIES.index(one.name)))
 
 
 TRACED = 0.01
@@ -359,47 +338,14 @@ def _traced_if_worthwhile(
     return problem.strategy(curvature, "split")
 
 
-def _told(found: list[Candidate], memory_gb: float, agreement: Agreement) -> Choice:
-    """Return the first candidate with a line about all."""
-    best, *others = found
-    name, made = best.strategy.name, best.arrangement
-    memory = f"about {made.peak / 2**30:.2g} of {memory_gb:.3g} GB"
-    if best.seconds is None:
-        return Choice(name, f"{name}, {memory}", made.peak, agreement.attributes)
-    slower = ", ".join(f"{one.strategy.name} {one.seconds:.2g}" for one in others)
-    told = f"{name} ({best.seconds:.2g} s each{f'; {slower}' if slower else ''}), {memory}"
-    return Choice(name, told, made.peak, agreement.attributes)
-
-
 def seconds(strategy: Split | Retained, piece: Piece, vectors: Tensor, share_kept: float) -> float:
     """Return the time of the product with one of ``vectors`` (width, N), on one piece, when this share is kept."""
     # The others take vectors one by one, as long for each.
     timed = vectors if isinstance(strategy, Split) else vectors[:1]
-    prepare, kept = _shortest(lambda: strategy.keep(piece, len(timed)), 1)
-    multiply, _ = _shortest(lambda: strategy.product(piece, kept, timed), 3)
+    prepare, kept = shortest(lambda: strategy.keep(piece, len(timed)), 1, wait)
+    multiply, _ = shortest(lambda: strategy.product(piece, kept, timed), 3, wait)
     # What is not kept is made again for each block.
     return multiply / len(timed) + (1 - share_kept) * prepare / len(vectors)
-
-
-SLOW = 0.05
-"""Seconds beyond which one run tells enough: what a first one takes besides is then a small share."""
-
-
-def _shortest(run: Callable[[], Any], repetitions: int) -> tuple[float, Any]:
-    """Return the shortest time of a function that has run once before, unless that was slow, and its last result."""
-    first, best = True, float("inf")
-    for _ in range(repetitions + 1):
-        wait()
-        started = time.perf_counter()
-        result = run()
-        wait()
-        taken = time.perf_counter() - started
-        if not first or taken > SLOW:
-            best = min(best, taken)
-        if taken > SLOW:
-            break
-        first = False
-    return best, result
 
 
 def wait() -> None:

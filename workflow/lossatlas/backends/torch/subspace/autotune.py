@@ -1,14 +1,16 @@
 """How points of a plane are to be evaluated: the strategies are timed and compared once, when a store is begun."""
 
 import time
-from typing import NamedTuple
 
 import numpy as np
 
 from lossatlas.backends.torch.hvp.strategies import wait
-from lossatlas.backends.torch.subspace.agreement import Agreement, Reference
+from lossatlas.backends.torch.subspace.agreement import Reference
 from lossatlas.backends.torch.subspace.subspace_loss import STRATEGIES, Eager, Staged, restrict
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem import Evaluation
+from lossatlas.problem.agreement import PointAgreement
+from lossatlas.problem.autotune import ranked
 
 MARGIN = 0.95
 """A strategy is chosen when it takes less than this share of the time of a plainer one; less is noise."""
@@ -25,17 +27,6 @@ POINTS = 4
 Place = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-class Evaluation(NamedTuple):
-    """A strategy and why: ``told`` in words; ``error``, the largest difference of a loss from the network's own
-    precision at the points that were tried, None in that precision itself; ``agreement``, how well the strategy agreed
-    with plain evaluation in that precision, None for plain evaluation."""
-
-    strategy: str
-    told: str
-    error: float | None
-    agreement: Agreement | None = None
-
-
 class _Ways:
     """Ways to evaluate points at a place that agree with plain evaluation there, by strategy."""
 
@@ -43,7 +34,7 @@ class _Ways:
         self.problem, self.place, self.points, self.precision = problem, place, points, precision
         self.reference = Reference(problem, place, points, count)
         self.made: dict[str, Eager | Staged] = {}
-        self.agreements: dict[str, Agreement] = {}
+        self.agreements: dict[str, PointAgreement] = {}
         self._expected = Eager(problem, *place).metrics(points)[:, 0] if precision != "full" else None
 
     def add(self, strategy: str) -> Eager | Staged:
@@ -113,9 +104,7 @@ def choose_evaluation(problem, place: Place, points: np.ndarray, count: int, ask
     worth = min(each.values()) * count > WORTH_COMPILING and first.strategy != "eager"
     if worth and ways.add("compiled").strategy == "compiled":
         each = seconds(ways.made, points)
-    best, *others = (name for name in STRATEGIES if name in each)
-    for name in others:
-        best = name if each[name] < MARGIN * each[best] else best
+    best, *_ = ranked({name: each[name] for name in STRATEGIES if name in each}, MARGIN)
     told = ", ".join(f"{name} {each[name]:.2g}" for name in sorted(each, key=each.get))
     return ways.chosen(best, f"{best} (s per point: {told})")
 
