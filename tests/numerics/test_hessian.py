@@ -7,9 +7,9 @@ import pytest
 import torch
 from lossatlas import zoo
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
-from lossatlas.backends.torch.hvp.products import OPERATORS
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.checks import OPERATORS
 from torch import nn
 from torch.func import functional_call, hessian, jacrev
 

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 from lossatlas.backends import tensorflow as backend
-from lossatlas.backends.tensorflow.products import OPERATORS, STRATEGIES
+from lossatlas.backends.tensorflow.products import STRATEGIES
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.checks import OPERATORS
 
 from tests.helpers import keras_grid
 

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from lossatlas.backends.tensorflow.batchnorm import BATCHNORM, batchnorms, reestimated, statistics
+from lossatlas.backends.tensorflow.batchnorm import batchnorms, reestimated, statistics
 from lossatlas.backends.tensorflow.build import Loss, sample_losses
 from lossatlas.backends.tensorflow.checks import probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
@@ -15,6 +15,7 @@ from lossatlas.backends.tensorflow.subspace_loss import Interpolated, Recomputed
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Choice, Evaluation, with_standard_error
+from lossatlas.problem.checks import BATCHNORM, check_one_of
 from lossatlas.problem.hessian import Piece
 
 
@@ -42,8 +43,7 @@ class KerasProblem:
         batchnorm: str = "frozen",
         metrics: dict[str, Loss] | None = None,
     ):
-        if batchnorm not in BATCHNORM:
-            raise LossAtlasError(f"batchnorm: {batchnorm!r} is not one of {', '.join(BATCHNORM)}")
+        check_one_of("batchnorm", batchnorm, BATCHNORM)
         self.network, self.loss, self.layout, self.samples = network, loss, network.layout, len(split)
         inputs, targets = to_tensors(split, network)
         self.own = metrics or {}

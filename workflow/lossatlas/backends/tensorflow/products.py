@@ -14,14 +14,13 @@ from typing import Any
 import tensorflow as tf
 
 from lossatlas.backends.tensorflow.batchnorm import statistics
-from lossatlas.backends.tensorflow.checks import first_line
 from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.memory import bodies
 from lossatlas.backends.tensorflow.network import FlatNetwork, cut, join
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.layout import ParameterLayout
+from lossatlas.problem.checks import OPERATORS, check_one_of, first_line
 
-OPERATORS = ("hessian", "ggn", "residual")
 STRATEGIES = ("nested", "forward")
 """Derivative of the gradient along a vector: a second backward pass, or a forward pass through both. XLA is not among
 them: on a CPU it took four times as long, and chose other places where maxima tie."""
@@ -50,8 +49,7 @@ class Curvature:
     def __init__(
         self, network: FlatNetwork, loss: Callable, operator: str, chosen: ParameterLayout, batchnorm: str = "frozen"
     ):
-        if operator not in OPERATORS:
-            raise LossAtlasError(f"operator: {operator!r} is not one of {', '.join(OPERATORS)}")
+        check_one_of("operator", operator, OPERATORS)
         self.network, self.loss, self.operator, self.chosen = network, loss, operator, chosen
         self.batchnorm = batchnorm
         names = {slot.name for slot in chosen}
@@ -225,8 +223,8 @@ def _second_derivatives(strategy: str) -> Iterator[None]:
             said = str(error).splitlines()[0]
         if said is None:
             raise LossAtlasError(
-                f"Hessian products: strategy {strategy!r} fails in this model with {type(error).__name__}: "
-                f"{first_line(error)}" + (_LOOPS if "variant" in str(error) else "")
+                f"Hessian products: strategy {strategy!r} fails in this model with {first_line(error)}"
+                + (_LOOPS if "variant" in str(error) else "")
             ) from error
         raise _no_second_derivative(said.strip()) from error
 

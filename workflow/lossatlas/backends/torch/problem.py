@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
-from lossatlas.backends.torch.batchnorm import BATCHNORM, Reestimated, has_batchnorm, statistics
+from lossatlas.backends.torch.batchnorm import Reestimated, has_batchnorm, statistics
 from lossatlas.backends.torch.checks import fit
 from lossatlas.backends.torch.hvp.hessian import TorchHessian
 from lossatlas.backends.torch.hvp.products import Curvature
@@ -22,6 +22,7 @@ from lossatlas.backends.torch.subspace.subspace_loss import Eager, Interpolated,
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Choice, Evaluation, with_standard_error
+from lossatlas.problem.checks import BATCHNORM, check_one_of
 
 
 class TorchProblem:
@@ -48,8 +49,7 @@ class TorchProblem:
         batchnorm: str = "frozen",
         metrics: dict[str, Loss] | None = None,
     ):
-        if batchnorm not in BATCHNORM:
-            raise LossAtlasError(f"batchnorm: {batchnorm!r} is not one of {', '.join(BATCHNORM)}")
+        check_one_of("batchnorm", batchnorm, BATCHNORM)
         self.network, self.layout, self.samples = network, network.layout, len(split)
         self._all = inputs, targets = to_tensors(split, network)
         self.own = metrics or {}

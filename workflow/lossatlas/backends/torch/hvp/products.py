@@ -27,8 +27,7 @@ from lossatlas.backends.torch.tracing import graphs
 from lossatlas.backends.torch.tracing.generic import Exact, Generic, unusual, vectors_at_once
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.layout import ParameterLayout
-
-OPERATORS = ("hessian", "ggn", "residual")
+from lossatlas.problem.checks import OPERATORS, check_one_of
 
 
 class Curvature:
@@ -42,8 +41,7 @@ class Curvature:
     """
 
     def __init__(self, network, loss: Callable, operator: str, chosen: ParameterLayout, batchnorm: str = "frozen"):
-        if operator not in OPERATORS:
-            raise LossAtlasError(f"operator: {operator!r} is not one of {', '.join(OPERATORS)}")
+        check_one_of("operator", operator, OPERATORS)
         self.network, self.loss, self.operator, self.chosen = network, loss, operator, chosen
         self.batchnorm = batchnorm
         self._names = {slot.name for slot in chosen}
