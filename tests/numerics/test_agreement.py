@@ -33,10 +33,10 @@ def point(problem):
 def tried(problem, operator="hessian", width=4):
     """Return how products by retained gradients agree."""
     at = problem.network.theta.clone(), problem.network.vector(problem.network.buffers())
-    curvature = problem.curvature(operator)
-    retained = way("retained", curvature, *at)
+    matrix = problem.matrix(operator)
+    retained = way("retained", matrix, *at)
     piece = arrange(problem, retained, width, 1.0).pieces[0]
-    return agreement.Referee(problem, curvature, *at).compare(retained, piece, width)
+    return agreement.Referee(problem, matrix, *at).compare(retained, piece, width)
 
 
 def spoiled(monkeypatch, kind, spoil):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from lossatlas.backends.tensorflow.agreement import Reference
 from lossatlas.backends.tensorflow.memory import peak_bytes
 from lossatlas.backends.tensorflow.network import to_numpy
-from lossatlas.backends.tensorflow.products import STRATEGIES, Curvature
+from lossatlas.backends.tensorflow.products import PRODUCT_STRATEGIES, CurvatureMatrix
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov.tree_sum import LEAVES, Branch
 from lossatlas.problem import Choice
@@ -32,8 +32,8 @@ class KerasHessian(HessianBase):
         parameters: patterns of the names of the parameters that the matrix is restricted to; N is their number.
         memory_gb: what products may take; samples are cut into pieces that fit. Nothing is kept between products but
             the graphs.
-        strategy: one of ``products.STRATEGIES``, or ``auto``: the faster one, measured here.
-        leaves: which leaves of the samples this process looks at; the others are other ranks' (see ``team``).
+        strategy: one of ``products.PRODUCT_STRATEGIES``, or ``auto``: the faster one, measured here.
+        leaves: which leaves of the samples this process looks at; the others are other ranks' (``krylov.tree_sum``).
 
     Raises:
         LossAtlasError: the memory does not suffice for one sample, or an operation has no second derivative.
@@ -51,14 +51,14 @@ class KerasHessian(HessianBase):
         strategy: str = "nested",
         leaves: range = range(LEAVES),
     ):
-        self.network, self.curvature = problem.network, problem.curvature(operator, parameters)
-        super().__init__(problem, self.curvature.chosen, np.dtype(self.network.device.dtype))
+        self.network, self.matrix = problem.network, problem.matrix(operator, parameters)
+        super().__init__(problem, self.matrix.chosen, np.dtype(self.network.device.dtype))
         self.theta, self.buffers = self.network.vector(theta), self.network.vector(buffers)
         at = self.theta, self.buffers
         if strategy == "auto":
-            strategy = choose(problem, self.curvature, *at, memory_gb, strategy).strategy
+            strategy = choose_products(problem, self.matrix, *at, memory_gb, strategy).strategy
         self.strategy = strategy
-        self._pieces, self.peak = arrange(problem, self.curvature, *at, memory_gb, strategy)
+        self._pieces, self.peak = arrange(problem, self.matrix, *at, memory_gb, strategy)
         self._check(leaves)
 
     def _block(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
@@ -73,7 +73,7 @@ class KerasHessian(HessianBase):
     def _sum(self, pieces: list[tuple[int, Piece]], vectors: tf.Tensor) -> np.ndarray:
         total = np.zeros((1, self.size))
         for _, piece in pieces:
-            product = self.curvature.product(self.strategy, self.theta, self.buffers, piece, vectors)
+            product = self.matrix.product(self.strategy, self.theta, self.buffers, piece, vectors)
             total[0] += np.multiply(to_numpy(product), len(piece[0]) / self.samples, dtype=np.float64)
         return total
 
@@ -83,21 +83,21 @@ class KerasHessian(HessianBase):
 
 
 def arrange(
-    problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, strategy: str
+    problem, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, strategy: str
 ) -> tuple[list[Piece], int]:
     """Cut the samples into pieces so small that a product stays within the memory; return them and the peak in bytes.
 
     Raises:
         LossAtlasError: not even one sample fits, or one chunk where chunks must stay whole.
     """
-    if strategy not in STRATEGIES:
-        raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(STRATEGIES)}")
-    budget, vectors = memory_gb * 2**30, 8 * (LEAVES.bit_length() + 3) * curvature.chosen.size
+    if strategy not in PRODUCT_STRATEGIES:
+        raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(PRODUCT_STRATEGIES)}")
+    budget, vectors = memory_gb * 2**30, 8 * (LEAVES.bit_length() + 3) * matrix.chosen.size
     pieces = problem.pieces()
     while True:
         size = max(len(inputs) for inputs, _ in pieces)
         largest = next(piece for piece in pieces if len(piece[0]) == size)
-        graph = curvature.graph(strategy, theta, buffers, largest)
+        graph = matrix.graph(strategy, theta, buffers, largest)
         peak = int(INSIDE * peak_bytes(graph)) + vectors + SPARE
         if peak <= budget:
             return pieces, peak
@@ -109,16 +109,16 @@ def arrange(
         pieces = problem.pieces(max(1, min(size - 1, int(0.9 * size * budget / peak))))
 
 
-def least_of(problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, asked: str) -> int:
+def least_bytes_of(problem, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, asked: str) -> int:
     """Return the bytes that products need with the chunks as they are, of all strategies for ``auto``.
 
     Raises:
         LossAtlasError: no strategy can be used.
     """
     found, errors = [], []
-    for name in STRATEGIES if asked == "auto" else (asked,):
+    for name in PRODUCT_STRATEGIES if asked == "auto" else (asked,):
         try:
-            found.append(arrange(problem, curvature, theta, buffers, math.inf, name)[1])
+            found.append(arrange(problem, matrix, theta, buffers, math.inf, name)[1])
         except LossAtlasError as error:
             errors.append(error)
     if not found:
@@ -126,16 +126,18 @@ def least_of(problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor
     return min(found)
 
 
-def choose(problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, asked: str) -> Choice:
+def choose_products(
+    problem, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, asked: str
+) -> Choice:
     """Return the strategy ``asked``, or for ``auto`` the faster one that the network allows, once it agrees.
 
     Raises:
         LossAtlasError: no strategy can be used, or none agrees with double backward.
     """
     at = theta, buffers
-    candidates = _candidates(problem, curvature, *at, memory_gb, STRATEGIES if asked == "auto" else (asked,))
+    candidates = _candidates(problem, matrix, *at, memory_gb, PRODUCT_STRATEGIES if asked == "auto" else (asked,))
     first = candidates[0]
-    reference = Reference(curvature, *at, _parts(problem, first.way[0], first.peak, memory_gb))
+    reference = Reference(matrix, *at, _parts(problem, first.way[0], first.peak, memory_gb))
 
     def compare(one: Candidate) -> ProductAgreement | None:
         return reference.compare(one.name, one.way[0])
@@ -147,21 +149,21 @@ def choose(problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, 
 
 
 def _candidates(
-    problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, names: tuple[str, ...]
+    problem, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, names: tuple[str, ...]
 ) -> list[Candidate]:
     """Return the strategies that can be used with their pieces of samples, the best first; several are measured.
 
     Raises:
         LossAtlasError: there is none; why the first one cannot be.
     """
-    vector = tf.zeros(curvature.chosen.size, theta.dtype)
+    vector = tf.zeros(matrix.chosen.size, theta.dtype)
     candidates, errors = [], []
     for name in names:
         try:
-            pieces, peak = arrange(problem, curvature, theta, buffers, memory_gb, name)
+            pieces, peak = arrange(problem, matrix, theta, buffers, memory_gb, name)
             seconds = None
             if len(names) > 1:
-                seconds = _seconds(curvature, name, theta, buffers, pieces[0], vector)
+                seconds = _seconds(matrix, name, theta, buffers, pieces[0], vector)
                 seconds *= problem.samples / len(pieces[0][0])
             candidates.append(Candidate(name, peak, seconds, pieces))
         except LossAtlasError as error:
@@ -179,12 +181,12 @@ def _parts(problem, piece: Piece, peak: int, memory_gb: float) -> int:
 
 
 def _seconds(
-    curvature: Curvature, strategy: str, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece, vector: tf.Tensor
+    matrix: CurvatureMatrix, strategy: str, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece, vector: tf.Tensor
 ) -> float:
     """Return the shortest time of three products on one piece, after one that traces."""
     times = []
     for _ in range(4):
         started = time.perf_counter()
-        to_numpy(curvature.product(strategy, theta, buffers, piece, vector))
+        to_numpy(matrix.product(strategy, theta, buffers, piece, vector))
         times.append(time.perf_counter() - started)
     return min(times[1:])

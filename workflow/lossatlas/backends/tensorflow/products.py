@@ -21,7 +21,7 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.io.layout import ParameterLayout
 from lossatlas.problem.checks import OPERATORS, check_one_of, first_line
 
-STRATEGIES = ("nested", "forward")
+PRODUCT_STRATEGIES = ("nested", "forward")
 """Derivative of the gradient along a vector: a second backward pass, or a forward pass through both. XLA is not among
 them: on a CPU it took four times as long, and chose other places where maxima tie."""
 
@@ -39,7 +39,7 @@ Tensors = list[tf.Tensor]
 _ZERO = tf.UnconnectedGradients.ZERO
 
 
-class Curvature:
+class CurvatureMatrix:
     """One of the three matrices of a network's loss, restricted to the parameters ``chosen``.
 
     Raises:
@@ -56,7 +56,7 @@ class Curvature:
         self._places = [place for place, slot in enumerate(network.layout) if slot.name in names]
         self._shapes = [slot.shape for slot in chosen]
         self.gradient = Graphs(self._gradient)
-        self.products = {name: Graphs(getattr(self, f"_{name}")) for name in STRATEGIES}
+        self.products = {name: Graphs(getattr(self, f"_{name}")) for name in PRODUCT_STRATEGIES}
 
     def product(
         self, strategy: str, theta: tf.Tensor, buffers: tf.Tensor, piece: tuple[tf.Tensor, tf.Tensor], v: tf.Tensor

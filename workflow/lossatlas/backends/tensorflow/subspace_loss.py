@@ -6,6 +6,9 @@ import tensorflow as tf
 from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.network import to_numpy
 
+POINT_STRATEGIES, PRECISIONS = ("graph",), ("full",)
+"""How points can be evaluated."""
+
 
 class Restriction:
     """Frozen buffers hold at every point."""

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 from lossatlas.backends.torch.batchnorm import Reestimated, has_batchnorm, statistics
 from lossatlas.backends.torch.checks import fit
 from lossatlas.backends.torch.hvp.hessian import TorchHessian
-from lossatlas.backends.torch.hvp.products import Curvature
-from lossatlas.backends.torch.hvp.strategies import choose, least_of
+from lossatlas.backends.torch.hvp.products import CurvatureMatrix
+from lossatlas.backends.torch.hvp.strategies import choose_products, least_bytes_of
 from lossatlas.backends.torch.losses import ClassLoss, Loss, OverSamples, chosen, per_sample, recognised
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.subspace.autotune import choose_evaluation
@@ -66,8 +66,8 @@ class TorchProblem:
         ends = self.chunks[0][0], self.chunks[-1][0]  # the last one may be too small
         if batchnorm == "batch" and all(has_batchnorm(network.module, chunk) for chunk in ends):
             self.batchnorm = "batch"
-        self._curvatures: dict[tuple, Curvature] = {}
-        self._strategies: dict[Curvature, str] = {}
+        self._matrices: dict[tuple, CurvatureMatrix] = {}
+        self._strategies: dict[CurvatureMatrix, str] = {}
         self._estimates: dict[bytes, np.ndarray] = {}
 
     def _loss_of_each(self) -> Loss | None:
@@ -153,7 +153,7 @@ class TorchProblem:
         reference: "TorchProblem | None" = None,
         moving: np.ndarray | None = None,
     ) -> Eager | Staged:
-        """Return the loss on center + span(directions), with everything on the device; see ``restriction``.
+        """Return the loss on center + span(directions), with everything on the device; see ``subspace_loss``.
 
         Args:
             batchnorm: ``frozen``, the given buffers hold at every point; ``recompute``, each point has the statistics
@@ -176,7 +176,7 @@ class TorchProblem:
         strategy: str = "auto",
         precision: str = "full",
     ) -> Evaluation:
-        """Return how ``count`` points are to be evaluated; see ``calibration.choose``."""
+        """Return how ``count`` points are to be evaluated; see ``subspace.autotune``."""
         return choose_evaluation(self, (center, directions, buffers), points, count, strategy, precision)
 
     def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
@@ -199,19 +199,19 @@ class TorchProblem:
 
     def chunk_gradient(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return loss and gradient of one chunk's mean."""
-        whole, theta = self.curvature(), theta.detach().requires_grad_(True)
+        whole, theta = self.matrix(), theta.detach().requires_grad_(True)
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             value = self.loss(whole.outputs(whole.parts(theta), theta, buffers, chunk[0]), chunk[1])
             (gradient,) = torch.autograd.grad(value, theta)
         return value.detach(), gradient
 
-    def curvature(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> Curvature:
+    def matrix(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> CurvatureMatrix:
         """Return the matrix, whose traced graphs serve every theta."""
         key = (operator, tuple(parameters))
-        if key not in self._curvatures:
+        if key not in self._matrices:
             chosen = self.layout.select(parameters)
-            self._curvatures[key] = Curvature(self.network, self.loss, operator, chosen, self.batchnorm)
-        return self._curvatures[key]
+            self._matrices[key] = CurvatureMatrix(self.network, self.loss, operator, chosen, self.batchnorm)
+        return self._matrices[key]
 
     def choose_strategy(
         self,
@@ -224,32 +224,34 @@ class TorchProblem:
         strategy: str = "auto",
         count: int | None = None,
     ) -> Choice:
-        """Return how products with ``width`` vectors at once are to be computed; see ``strategies.choose``."""
+        """Return how products with ``width`` vectors at once are to be computed; see ``strategies.choose_products``."""
         self.network.load(theta=theta, buffers=buffers)
         theta, buffers = self.network.vector(theta), self.network.vector(buffers)
-        return choose(self, self.curvature(operator, parameters), theta, buffers, width, memory_gb, strategy, count)
+        return choose_products(
+            self, self.matrix(operator, parameters), theta, buffers, width, memory_gb, strategy, count
+        )
 
-    def strategy(self, curvature: Curvature, asked: str) -> str:
+    def strategy(self, matrix: CurvatureMatrix, asked: str) -> str:
         """Return ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once.
 
         Raises:
             LossAtlasError: network or loss has no second derivative.
         """
-        if curvature not in self._strategies:
-            self._check_second_derivative(curvature)
-            self._strategies[curvature] = ""
+        if matrix not in self._strategies:
+            self._check_second_derivative(matrix)
+            self._strategies[matrix] = ""
         if asked != "split":
             return asked
-        if not self._strategies[curvature]:
-            self._strategies[curvature] = self._traced(curvature)
-        return self._strategies[curvature]
+        if not self._strategies[matrix]:
+            self._strategies[matrix] = self._traced(matrix)
+        return self._strategies[matrix]
 
-    def _check_second_derivative(self, curvature: Curvature) -> None:
+    def _check_second_derivative(self, matrix: CurvatureMatrix) -> None:
         theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
         whole = self.batchnorm == "batch"
         few = tuple(part if whole else part[:2] for part in self.pieces(1)[0])
         try:
-            curvature.twice(theta, buffers, few)(torch.zeros_like(curvature.free(theta)))
+            matrix.twice(theta, buffers, few)(torch.zeros_like(matrix.free(theta)))
         except RuntimeError as error:
             if "not implemented" not in str(error):
                 raise
@@ -257,11 +259,11 @@ class TorchProblem:
                 f"Hessian products: network or loss has no second derivative ({str(error).splitlines()[0]})"
             ) from error
 
-    def _traced(self, curvature: Curvature) -> str:
+    def _traced(self, matrix: CurvatureMatrix) -> str:
         """Return ``split``, or ``rebuild`` where there is no forward derivative."""
         theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
         try:
-            curvature.graphs(theta, buffers, self.pieces(1)[0], 1)
+            matrix.graphs(theta, buffers, self.pieces(1)[0], 1)
         except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             first = str(error).strip().split("\n")[0]
             print(f"Hessian products: second backward passes; network or loss has no forward derivative ({first})")
@@ -419,9 +421,9 @@ def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: di
     places = np.linspace(0, len(train) - 1, min(chunk, len(train))).astype(int)
     few = Split(train.inputs[places], train.targets[places])
     problem = TorchProblem(own, loss, few, chunk, spec["batchnorm"])
-    curvature = problem.curvature(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
+    matrix = problem.matrix(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
     at = own.theta.clone(), own.vector(own.buffers())
-    return least_of(problem, curvature, *at, spec["strategy"], spec["memory_gb"] * 2**30)
+    return least_bytes_of(problem, matrix, *at, spec["strategy"], spec["memory_gb"] * 2**30)
 
 
 def problems(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas.backends.torch.hvp.strategies import Piece, arrange, choose, way
+from lossatlas.backends.torch.hvp.strategies import Piece, arrange, choose_products, way
 from lossatlas.krylov.tree_sum import LEAVES, Branch
 from lossatlas.problem.hessian import HessianBase, joined
 
@@ -26,9 +26,9 @@ class TorchHessian(HessianBase):
         parameters: patterns of the names of the parameters that the matrix is restricted to; N is their number.
         memory_gb: what products may take: all that is kept between them, and what one works with. Not counted are
             the interpreter, the network, the samples (images in two layouts), and the vectors and results outside.
-        strategy: one of ``strategies.STRATEGIES``, or ``auto``: the fastest of them for single vectors, measured here.
+        strategy: one of ``PRODUCT_STRATEGIES``, or ``auto``: the fastest of them for single vectors, measured here.
             Networks that cannot be differentiated forward have ``rebuild`` in place of ``split``.
-        leaves: which leaves of the samples this process looks at; the others are other ranks' (see ``team``).
+        leaves: which leaves of the samples this process looks at; the others are other ranks' (``krylov.tree_sum``).
 
     Raises:
         LossAtlasError: the memory does not suffice for one sample.
@@ -48,15 +48,15 @@ class TorchHessian(HessianBase):
         strategy: str = "split",
         leaves: range = range(LEAVES),
     ):
-        self.network, self.curvature = problem.network, problem.curvature(operator, parameters)
+        self.network, self.matrix = problem.network, problem.matrix(operator, parameters)
         dtype = np.dtype(str(self.network.theta.dtype).removeprefix("torch."))
-        super().__init__(problem, self.curvature.chosen, dtype)
+        super().__init__(problem, self.matrix.chosen, dtype)
         self.network.load(theta=theta, buffers=buffers)
         self.theta, self.buffers = self.network.theta.clone(), self.network.vector(buffers)
         if strategy == "auto":
-            strategy = choose(problem, self.curvature, self.theta, self.buffers, 1, memory_gb, "auto").strategy
-        self.strategy = problem.strategy(self.curvature, strategy)
-        self._way = way(self.strategy, self.curvature, self.theta, self.buffers)
+            strategy = choose_products(problem, self.matrix, self.theta, self.buffers, 1, memory_gb, "auto").strategy
+        self.strategy = problem.strategy(self.matrix, strategy)
+        self._way = way(self.strategy, self.matrix, self.theta, self.buffers)
         self._memory_gb, self._width = memory_gb, 0
         self._kept: dict[int, object] = {}
         self._check(leaves)

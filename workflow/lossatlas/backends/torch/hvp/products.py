@@ -30,7 +30,7 @@ from lossatlas.io.layout import ParameterLayout
 from lossatlas.problem.checks import OPERATORS, check_one_of
 
 
-class Curvature:
+class CurvatureMatrix:
     """One of the three matrices of a network's loss, restricted to the parameters ``chosen``.
 
     The variable is ``free``, the chosen parameters as one vector; all others are read from ``theta``. ``batchnorm``

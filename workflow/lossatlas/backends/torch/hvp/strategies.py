@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lossatlas.backends.torch.hvp.agreement import Referee, fault
-from lossatlas.backends.torch.hvp.products import Curvature
+from lossatlas.backends.torch.hvp.products import CurvatureMatrix
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov.tree_sum import LEAVES, fold, leaf
 from lossatlas.problem import Choice
@@ -20,7 +20,7 @@ from lossatlas.problem.agreement import ProductAgreement
 from lossatlas.problem.autotune import Candidate, Disagreement, first_that_agrees, ranked_candidates, shortest
 from lossatlas.problem.hessian import Piece
 
-STRATEGIES = ("split", "retained", "rebuild")
+PRODUCT_STRATEGIES = ("split", "retained", "rebuild")
 
 INSIDE = 1.5
 """Bytes that a computation takes for each byte of its tensors at the peak: with what operations use inside themselves,
@@ -42,26 +42,26 @@ class Split:
 
     name = "split"
 
-    def __init__(self, curvature: Curvature, theta: Tensor, buffers: Tensor):
-        self.curvature, self.theta, self.buffers = curvature, theta, buffers
-        self.free = curvature.free(theta)
+    def __init__(self, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor):
+        self.matrix, self.theta, self.buffers = matrix, theta, buffers
+        self.free = matrix.free(theta)
         self._prepared: tuple = (None, None, ())
 
     def need(self, piece: Piece, width: int) -> Need:
         """Return the memory for one piece and ``width`` vectors at once; its own values may not be kept."""
-        kept, beside = self.curvature.sizes(self.theta, self.buffers, piece, width)
+        kept, beside = self.matrix.sizes(self.theta, self.buffers, piece, width)
         return Need(kept, kept + int(INSIDE * beside))
 
     @torch.no_grad()
     def keep(self, piece: Piece, width: int) -> tuple:
         """Return what products with ``width`` vectors have in common."""
-        primal, _, _ = self.curvature.graphs(self.theta, self.buffers, piece, width)
+        primal, _, _ = self.matrix.graphs(self.theta, self.buffers, piece, width)
         return primal(self.free, self.theta, self.buffers, *piece)
 
     @torch.no_grad()
     def product(self, piece: Piece, kept: tuple, vectors: Tensor) -> Tensor:
         """Return the product with each row of ``vectors`` (width, N)."""
-        _, along, tangent = self.curvature.graphs(self.theta, self.buffers, piece, len(vectors))
+        _, along, tangent = self.matrix.graphs(self.theta, self.buffers, piece, len(vectors))
         if self._prepared[0] is not along or self._prepared[1] is not vectors:  # the same for most pieces
             self._prepared = (along, vectors, along(vectors))
         return tangent(*kept, *self._prepared[2])
@@ -72,17 +72,17 @@ class Retained:
 
     name = "retained"
 
-    def __init__(self, curvature: Curvature, theta: Tensor, buffers: Tensor):
-        self.curvature, self.theta, self.buffers = curvature, theta, buffers
+    def __init__(self, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor):
+        self.matrix, self.theta, self.buffers = matrix, theta, buffers
 
     def need(self, piece: Piece, width: int) -> Need:
         """Return the memory for one piece, whose graph may not be kept; vectors come one by one."""
-        kept, beside = self.curvature.saved(self.theta, self.buffers, piece)
+        kept, beside = self.matrix.saved(self.theta, self.buffers, piece)
         return Need(kept, kept + int(INSIDE * beside))
 
     def keep(self, piece: Piece, width: int) -> Callable[[Tensor], Tensor]:
         """Return the product as a function of one vector."""
-        return self.curvature.twice(self.theta, self.buffers, piece)
+        return self.matrix.twice(self.theta, self.buffers, piece)
 
     def product(self, piece: Piece, kept: Callable, vectors: Tensor) -> Tensor:
         """Return the product with each row of ``vectors`` (width, N)."""
@@ -103,7 +103,7 @@ class Rebuild(Retained):
 
     def product(self, piece: Piece, kept: None, vectors: Tensor) -> Tensor:
         """Return the product with each row of ``vectors`` (width, N)."""
-        return _rows(lambda vector: self.curvature.twice(self.theta, self.buffers, piece)(vector), vectors)
+        return _rows(lambda vector: self.matrix.twice(self.theta, self.buffers, piece)(vector), vectors)
 
 
 def _rows(function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
@@ -113,18 +113,18 @@ def _rows(function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
     return made
 
 
-_CLASSES = dict(zip(STRATEGIES, (Split, Retained, Rebuild), strict=True))
+_CLASSES = dict(zip(PRODUCT_STRATEGIES, (Split, Retained, Rebuild), strict=True))
 
 
-def way(name: str, curvature: Curvature, theta: Tensor, buffers: Tensor) -> Split | Retained:
+def way(name: str, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor) -> Split | Retained:
     """Return a strategy at a point by name.
 
     Raises:
         LossAtlasError: there is no such strategy.
     """
     if name not in _CLASSES:
-        raise LossAtlasError(f"strategy: {name!r} is not one of auto, {', '.join(STRATEGIES)}")
-    return _CLASSES[name](curvature, theta, buffers)
+        raise LossAtlasError(f"strategy: {name!r} is not one of auto, {', '.join(PRODUCT_STRATEGIES)}")
+    return _CLASSES[name](matrix, theta, buffers)
 
 
 class Arrangement(NamedTuple):
@@ -186,14 +186,14 @@ def least_bytes(problem, strategy: Split | Retained) -> int:
     return _working(strategy, problem.pieces(1, 1), 1, sums_alive(LEAVES))
 
 
-def least_of(problem, curvature: Curvature, theta: Tensor, buffers: Tensor, asked: str, enough: float) -> int:
+def least_bytes_of(problem, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor, asked: str, enough: float) -> int:
     """Return the bytes that products need at least, of all strategies for ``auto``; ``enough`` ends the search.
 
     What needs no trace is tried first.
     """
     least = []
     for name in ("rebuild", "split") if asked == "auto" else (asked,):
-        least.append(least_bytes(problem, way(problem.strategy(curvature, name), curvature, theta, buffers)))
+        least.append(least_bytes(problem, way(problem.strategy(matrix, name), matrix, theta, buffers)))
         if least[-1] <= enough:
             break
     return min(least)
@@ -221,12 +221,12 @@ def _cut(problem, strategy: Split | Retained, width: int, memory_gb: float) -> t
 def _working(strategy: Split | Retained, pieces: list[Piece], width: int, sums: int) -> int:
     """Return the bytes that products work with: those of the largest piece, sums, vectors and results."""
     largest = max(pieces, key=lambda piece: len(piece[0]))
-    vectors = width * strategy.curvature.chosen.size * (8 * sums + 2 * strategy.theta.element_size())
+    vectors = width * strategy.matrix.chosen.size * (8 * sums + 2 * strategy.theta.element_size())
     return strategy.need(largest, width).working + vectors + SPARE
 
 
 def sums_alive(pieces: int) -> int:
-    """Return how many sums over leaves are alive at once while products go through the pieces, see ``team.fold``."""
+    """Return how many sums over leaves are alive at once while products go through pieces, see ``tree_sum.fold``."""
     alive, most = [], 0
     for number in range(LEAVES):
         filled = leaf(pieces, number)
@@ -236,9 +236,9 @@ def sums_alive(pieces: int) -> int:
     return most
 
 
-def choose(
+def choose_products(
     problem,
-    curvature: Curvature,
+    matrix: CurvatureMatrix,
     theta: Tensor,
     buffers: Tensor,
     width: int,
@@ -256,14 +256,14 @@ def choose(
     Raises:
         LossAtlasError: none fits, none is right, or there is no such strategy.
     """
-    at = curvature, theta, buffers
+    at = matrix, theta, buffers
     referee = Referee(problem, *at)
     if asked == "auto":
         # Where double backward is wrong only traced forward derivatives are right, however few products there are.
         ahead = count if referee.trusted == "backward" else None
         found = candidates(problem, *at, width, memory_gb, ahead)
     else:
-        strategy = way(problem.strategy(curvature, asked), *at)
+        strategy = way(problem.strategy(matrix, asked), *at)
         plan = arrange(problem, strategy, width, memory_gb)
         found = [Candidate(strategy.name, plan.peak, None, (strategy, plan))]
 
@@ -278,35 +278,35 @@ def choose(
     try:
         return first_that_agrees(found, compare, memory_gb)[0]
     except Disagreement as last:
-        if asked not in ("auto", STRATEGIES[-1]):
-            return choose(problem, *at, width, memory_gb, STRATEGIES[-1], count)
+        if asked not in ("auto", PRODUCT_STRATEGIES[-1]):
+            return choose_products(problem, *at, width, memory_gb, PRODUCT_STRATEGIES[-1], count)
         raise LossAtlasError(f"Hessian: no way of multiplying is right; the last one {last}") from last
 
 
 def _piece_to_try(strategy: Split | Retained, plan: Arrangement, memory_gb: float) -> Piece:
     """Return samples that a strategy goes through at once, as many as double backward has room for beside them."""
-    piece, plain = plan.pieces[0], Rebuild(strategy.curvature, strategy.theta, strategy.buffers)
+    piece, plain = plan.pieces[0], Rebuild(strategy.matrix, strategy.theta, strategy.buffers)
     while len(piece[0]) > 1 and plain.need(piece, 1).working > memory_gb * 2**30:
         piece = tuple(part[: len(piece[0]) // 2] for part in piece)
     return piece
 
 
 def candidates(
-    problem, curvature: Curvature, theta: Tensor, buffers: Tensor, width: int, memory_gb: float, count: int | None
+    problem, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor, width: int, memory_gb: float, count: int | None
 ) -> list[Candidate]:
     """Return the strategies that fit, the best first; each with the measured seconds of a product.
 
     Raises:
         LossAtlasError: none fits.
     """
-    vectors = torch.zeros(width, curvature.chosen.size, dtype=theta.dtype, device=theta.device)
+    vectors = torch.zeros(width, matrix.chosen.size, dtype=theta.dtype, device=theta.device)
     found, errors = [], []
     for name in ("retained", "rebuild", "split"):
         if name == "split":
-            name = _traced_if_worthwhile(problem, curvature, theta, buffers, found, count)
+            name = _traced_if_worthwhile(problem, matrix, theta, buffers, found, count)
             if name in (None, *(one.name for one in found)):
                 continue
-        strategy = way(name, curvature, theta, buffers)
+        strategy = way(name, matrix, theta, buffers)
         try:
             plan = arrange(problem, strategy, width, memory_gb)
         except LossAtlasError as error:
@@ -317,7 +317,7 @@ def candidates(
         found.append(Candidate(name, plan.peak, each * problem.samples / len(piece[0]), (strategy, plan)))
     if not found:
         raise errors[-1]
-    return ranked_candidates(sorted(found, key=lambda one: STRATEGIES.index(one.name)))
+    return ranked_candidates(sorted(found, key=lambda one: PRODUCT_STRATEGIES.index(one.name)))
 
 
 TRACED = 0.01
@@ -328,14 +328,14 @@ READY, SHARE = 10, 0.03
 
 
 def _traced_if_worthwhile(
-    problem, curvature: Curvature, theta: Tensor, buffers: Tensor, found: list[Candidate], count: int | None
+    problem, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor, found: list[Candidate], count: int | None
 ) -> str | None:
     """Return what becomes of ``split``; None if tracing takes more time than it can save for ``count`` products."""
     if count is not None and found:
         worth = min(0.5 * count, max(READY, SHARE * count)) * min(one.seconds for one in found)
-        if TRACED * curvature.operations(theta, buffers, problem.chunks[0]) > worth:
+        if TRACED * matrix.operations(theta, buffers, problem.chunks[0]) > worth:
             return None
-    return problem.strategy(curvature, "split")
+    return problem.strategy(matrix, "split")
 
 
 def seconds(strategy: Split | Retained, piece: Piece, vectors: Tensor, share_kept: float) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 
 from lossatlas.backends.torch.hvp.strategies import wait
 from lossatlas.backends.torch.subspace.agreement import Reference
-from lossatlas.backends.torch.subspace.subspace_loss import STRATEGIES, Eager, Staged, restrict
+from lossatlas.backends.torch.subspace.subspace_loss import POINT_STRATEGIES, Eager, Staged, restrict
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Evaluation
 from lossatlas.problem.agreement import PointAgreement
@@ -45,7 +45,8 @@ class _Ways:
             if not agreement.reason:
                 self.agreements[made.strategy] = agreement
                 break
-            *_, plainer = STRATEGIES[: min(STRATEGIES.index(made.strategy), STRATEGIES.index("compiled"))]
+            place = POINT_STRATEGIES.index(made.strategy)
+            plainer = POINT_STRATEGIES[min(place, POINT_STRATEGIES.index("compiled")) - 1]
             said = f"grid points: strategy {plainer!r} instead of {made.strategy!r} ({agreement.reason})"
             print(said, flush=True)
             made = restrict(self.problem, *self.place, plainer, self.precision)
@@ -104,7 +105,7 @@ def choose_evaluation(problem, place: Place, points: np.ndarray, count: int, ask
     worth = min(each.values()) * count > WORTH_COMPILING and first.strategy != "eager"
     if worth and ways.add("compiled").strategy == "compiled":
         each = seconds(ways.made, points)
-    best, *_ = ranked({name: each[name] for name in STRATEGIES if name in each}, MARGIN)
+    best, *_ = ranked({name: each[name] for name in POINT_STRATEGIES if name in each}, MARGIN)
     told = ", ".join(f"{name} {each[name]:.2g}" for name in sorted(each, key=each.get))
     return ways.chosen(best, f"{best} (s per point: {told})")
 

@@ -1,7 +1,7 @@
 """The loss at many points of an affine subspace of parameters, each computed on its own and all alike.
 
 ``eager`` writes each point into the network and evaluates that. The other strategies evaluate the network's graph in
-stages, see ``stages``: ``folded`` with BatchNorm in the weights before it, ``first-layer`` also with what the first
+stages (``staged_graph``): ``folded`` with BatchNorm in the weights before it, ``first-layer`` also with what the first
 layers make of the samples kept, ``compiled`` with the last stage compiled, ``vmapped`` with a few points going through
 it at once, for devices that one point leaves idle. They agree to rounding.
 """
@@ -22,7 +22,7 @@ from lossatlas.backends.torch.tracing.fusion import can_fuse
 from lossatlas.errors import LossAtlasError
 
 PRECISIONS = ("full", "bfloat16")
-STRATEGIES = ("eager", "folded", "first-layer", "compiled", "vmapped")
+POINT_STRATEGIES = ("eager", "folded", "first-layer", "compiled", "vmapped")
 
 CACHE_BYTES = 2**30
 """Bytes of what first layers make of the samples that are kept between units; the rest is made anew for each."""
@@ -119,7 +119,7 @@ class Staged:
     does: 0 * inf in a sum over directions is NaN where the point itself is finite.
 
     Args:
-        strategy: one of ``STRATEGIES`` but the first.
+        strategy: one of ``POINT_STRATEGIES`` but the first.
         precision: ``full``, the network's own, or ``bfloat16`` for the stage that goes through the samples; points,
             folding and sums over directions stay as precise as the network, and so does the loss of its outputs.
 
@@ -314,12 +314,12 @@ def restrict(
     Raises:
         LossAtlasError: there is no such strategy or precision, or the network cannot be evaluated in that precision.
     """
-    if strategy not in STRATEGIES:
-        raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(STRATEGIES)}")
+    if strategy not in POINT_STRATEGIES:
+        raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(POINT_STRATEGIES)}")
     if precision not in PRECISIONS:
         raise LossAtlasError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
     at, reasons = (problem, center, directions, buffers), []
-    plainer = STRATEGIES[1:3]
+    plainer = POINT_STRATEGIES[1:3]
     names = plainer[: plainer.index(strategy)] if strategy in plainer else plainer
     for name in [] if strategy == "eager" else [strategy, *reversed(names)]:
         try:
