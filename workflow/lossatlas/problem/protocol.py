@@ -1,6 +1,6 @@
 """The central idea: a Problem is a loss over one flat parameter vector. Everything above sees only this."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import numpy as np
 
@@ -42,13 +42,42 @@ class Evaluation(NamedTuple):
     agreement: PointAgreement | None = None
 
 
-PRODUCT_CHOICES = ("operator", "parameters", "memory_gb", "strategy")
-"""Keys of a spec that say which matrix is meant and how its products are computed."""
+class ProductChoices(TypedDict, total=False):
+    """Which matrix is meant and how its products are computed; what is left out has a default in each backend."""
+
+    operator: str
+    parameters: tuple[str, ...]
+    memory_gb: float
+    strategy: str
 
 
-def choices_of(spec: dict) -> dict[str, Any]:
-    """Return what ``linearize`` takes from the choices of a driver; what they leave out has a default there."""
+PRODUCT_CHOICES = tuple(ProductChoices.__annotations__)
+
+
+def choices_of(spec: dict) -> ProductChoices:
+    """Return what ``linearize`` takes from the choices of a driver."""
     return {key: spec[key] for key in PRODUCT_CHOICES if key in spec}
+
+
+class LocalProductChoices(ProductChoices, total=False):
+    """Also which leaves of the samples this process looks at, see ``krylov.tree_sum``."""
+
+    leaves: range
+
+
+class PointChoices(TypedDict, total=False):
+    """How points of a subspace are evaluated; what is left out has a default in each backend."""
+
+    strategy: str
+    precision: str
+
+
+class PlaneChoices(PointChoices, total=False):
+    """Also what BatchNorm normalises by at a point, see ``restrict`` of a backend."""
+
+    batchnorm: str
+    reference: "Problem"
+    moving: np.ndarray
 
 
 class Choice(NamedTuple):
@@ -113,13 +142,26 @@ class Problem(Protocol):
     def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the flat buffers with BatchNorm's statistics estimated at theta, on all samples at once."""
 
-    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Any) -> Hessian:
+    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> Hessian:
         """Return the Hessian at theta; what is reusable between products is kept in it."""
 
-    def choose_strategy(self, theta: np.ndarray, buffers: np.ndarray, width: int, **choices: Any) -> Choice:
-        """Return how products with ``width`` vectors at once are to be computed; measured, where it is not given."""
+    def choose_strategy(
+        self,
+        theta: np.ndarray,
+        buffers: np.ndarray,
+        width: int,
+        count: int | None = None,
+        **choices: Unpack[ProductChoices],
+    ) -> Choice:
+        """Return how products with ``width`` vectors at once are to be computed; measured, where it is not given.
 
-    def restrict(self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, **choices: Any) -> Restriction:
+        Args:
+            count: products that are ahead, if that is known.
+        """
+
+    def restrict(
+        self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, **choices: Unpack[PlaneChoices]
+    ) -> Restriction:
         """Return the loss on the subspace through ``center`` spanned by the rows of ``directions``.
 
         What it finds at a point does not depend on the other points, bit for bit. ``choices`` say how it is computed.
@@ -132,6 +174,6 @@ class Problem(Protocol):
         buffers: np.ndarray,
         points: np.ndarray,
         count: int,
-        **choices: Any,
+        **choices: Unpack[PointChoices],
     ) -> Evaluation:
         """Return how ``count`` points are to be evaluated; measured at some ``points``, where it is not given."""

@@ -10,6 +10,7 @@ from lossatlas.backends.tensorflow.agreement import Reference
 from lossatlas.backends.tensorflow.memory import peak_bytes
 from lossatlas.backends.tensorflow.network import to_numpy
 from lossatlas.backends.tensorflow.products import PRODUCT_STRATEGIES, CurvatureMatrix
+from lossatlas.backends.tensorflow.protocols import Differentiable, Samples
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov.tree_sum import LEAVES, Branch
 from lossatlas.problem import Choice
@@ -42,7 +43,7 @@ class KerasHessian(HessianBase):
 
     def __init__(
         self,
-        problem,
+        problem: Differentiable,
         theta: np.ndarray,
         buffers: np.ndarray,
         operator: str = "hessian",
@@ -83,7 +84,7 @@ class KerasHessian(HessianBase):
 
 
 def arrange(
-    problem, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, strategy: str
+    problem: Samples, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, strategy: str
 ) -> tuple[list[Piece], int]:
     """Cut the samples into pieces so small that a product stays within the memory; return them and the peak in bytes.
 
@@ -109,7 +110,7 @@ def arrange(
         pieces = problem.pieces(max(1, min(size - 1, int(0.9 * size * budget / peak))))
 
 
-def least_bytes_of(problem, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, asked: str) -> int:
+def least_bytes_of(problem: Samples, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, asked: str) -> int:
     """Return the bytes that products need with the chunks as they are, of all strategies for ``auto``.
 
     Raises:
@@ -127,7 +128,7 @@ def least_bytes_of(problem, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: 
 
 
 def choose_products(
-    problem, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, asked: str
+    problem: Samples, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, asked: str
 ) -> Choice:
     """Return the strategy ``asked``, or for ``auto`` the faster one that the network allows, once it agrees.
 
@@ -149,7 +150,12 @@ def choose_products(
 
 
 def _candidates(
-    problem, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, names: tuple[str, ...]
+    problem: Samples,
+    matrix: CurvatureMatrix,
+    theta: tf.Tensor,
+    buffers: tf.Tensor,
+    memory_gb: float,
+    names: tuple[str, ...],
 ) -> list[Candidate]:
     """Return the strategies that can be used with their pieces of samples, the best first; several are measured.
 
@@ -173,7 +179,7 @@ def _candidates(
     return ranked_candidates(candidates) if len(names) > 1 else candidates
 
 
-def _parts(problem, piece: Piece, peak: int, memory_gb: float) -> int:
+def _parts(problem: Samples, piece: Piece, peak: int, memory_gb: float) -> int:
     """Return into how many parts a piece is cut where tapes keep twice what a graph does, to stay in the memory."""
     if problem.batchnorm == "batch":
         return 1

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from lossatlas.backends.tensorflow.batchnorm import statistics
 from lossatlas.backends.tensorflow.network import to_numpy
+from lossatlas.backends.tensorflow.protocols import Evaluator
+from lossatlas.backends.tensorflow.subspace_loss import Restriction
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem.agreement import PointAgreement
 
@@ -17,7 +19,7 @@ SECONDS = 1.0
 """After which no further point is compared."""
 
 
-def compare(restriction, points: np.ndarray) -> PointAgreement:
+def compare(restriction: Restriction, points: np.ndarray) -> PointAgreement:
     """Return how the losses at some points (point, k) agree on the last chunk of samples.
 
     Compared are the chunk's mean loss, the mean of its samples' losses and their mean square, each relative to itself.
@@ -48,7 +50,9 @@ def compare(restriction, points: np.ndarray) -> PointAgreement:
     return PointAgreement("graph", compared, len(chunk[0]), difference, rounding)
 
 
-def _losses(problem, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> np.ndarray:
+def _losses(
+    problem: Evaluator, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor
+) -> np.ndarray:
     """Return mean loss, mean of the samples' own losses and their mean square, eagerly."""
     network = problem.network
     with statistics(network.model, problem.batchnorm):

@@ -1,5 +1,7 @@
 """The mean loss of a Keras model over fixed samples, evaluated on the flat parameter vector."""
 
+from typing import Unpack
+
 import numpy as np
 import tensorflow as tf
 
@@ -23,6 +25,7 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Choice, Evaluation, with_standard_error
 from lossatlas.problem.checks import BATCHNORM, check_one_of
 from lossatlas.problem.hessian import Piece
+from lossatlas.problem.protocol import LocalProductChoices
 
 
 class KerasProblem:
@@ -142,7 +145,7 @@ class KerasProblem:
         value, gradient = self.matrix().gradient(theta, buffers, *chunk)
         return to_numpy(value), to_numpy(gradient)
 
-    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: object) -> KerasHessian:
+    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> KerasHessian:
         """Return the Hessian at theta; ``choices`` are those of ``KerasHessian``."""
         return KerasHessian(self, theta, buffers, **choices)
 

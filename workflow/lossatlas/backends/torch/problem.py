@@ -2,7 +2,7 @@
 
 import hashlib
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Choice, Evaluation, with_standard_error
 from lossatlas.problem.checks import BATCHNORM, check_one_of
+from lossatlas.problem.protocol import LocalProductChoices
 
 
 class TorchProblem:
@@ -67,7 +68,6 @@ class TorchProblem:
         if batchnorm == "batch" and all(has_batchnorm(network.module, chunk) for chunk in ends):
             self.batchnorm = "batch"
         self._matrices: dict[tuple, CurvatureMatrix] = {}
-        self._strategies: dict[CurvatureMatrix, str] = {}
         self._estimates: dict[bytes, np.ndarray] = {}
 
     def _loss_of_each(self) -> Loss | None:
@@ -193,7 +193,7 @@ class TorchProblem:
         self.network.load(theta=theta)
         return self.statistics(buffers)
 
-    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: object) -> TorchHessian:
+    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> TorchHessian:
         """Return the Hessian at theta; ``choices`` are those of ``TorchHessian``."""
         return TorchHessian(self, theta, buffers, **choices)
 
@@ -230,45 +230,6 @@ class TorchProblem:
         return choose_products(
             self, self.matrix(operator, parameters), theta, buffers, width, memory_gb, strategy, count
         )
-
-    def strategy(self, matrix: CurvatureMatrix, asked: str) -> str:
-        """Return ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once.
-
-        Raises:
-            LossAtlasError: network or loss has no second derivative.
-        """
-        if matrix not in self._strategies:
-            self._check_second_derivative(matrix)
-            self._strategies[matrix] = ""
-        if asked != "split":
-            return asked
-        if not self._strategies[matrix]:
-            self._strategies[matrix] = self._traced(matrix)
-        return self._strategies[matrix]
-
-    def _check_second_derivative(self, matrix: CurvatureMatrix) -> None:
-        theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
-        whole = self.batchnorm == "batch"
-        few = tuple(part if whole else part[:2] for part in self.pieces(1)[0])
-        try:
-            matrix.twice(theta, buffers, few)(torch.zeros_like(matrix.free(theta)))
-        except RuntimeError as error:
-            if "not implemented" not in str(error):
-                raise
-            raise LossAtlasError(
-                f"Hessian products: network or loss has no second derivative ({str(error).splitlines()[0]})"
-            ) from error
-
-    def _traced(self, matrix: CurvatureMatrix) -> str:
-        """Return ``split``, or ``rebuild`` where there is no forward derivative."""
-        theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
-        try:
-            matrix.graphs(theta, buffers, self.pieces(1)[0], 1)
-        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            first = str(error).strip().split("\n")[0]
-            print(f"Hessian products: second backward passes; network or loss has no forward derivative ({first})")
-            return "rebuild"
-        return "split"
 
     @torch.inference_mode()
     def evaluate(self, chunks: list[tuple[Tensor, Tensor]]) -> Tensor:

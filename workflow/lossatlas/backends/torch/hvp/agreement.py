@@ -25,6 +25,7 @@ from lossatlas.backends.torch.device import Device
 from lossatlas.backends.torch.hvp.derivatives import TrueDerivatives
 from lossatlas.backends.torch.hvp.products import CurvatureMatrix, values_of
 from lossatlas.backends.torch.network import FlatNetwork
+from lossatlas.backends.torch.protocols import Samples
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem.agreement import ProductAgreement
 from lossatlas.problem.hessian import Piece
@@ -89,7 +90,7 @@ class Referee:
         LossAtlasError: the gradient is not the derivative of the loss, or no second derivative is that of the gradient.
     """
 
-    def __init__(self, problem, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor):
+    def __init__(self, problem: Samples, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor):
         self.matrix, self.theta, self.buffers = matrix, theta, buffers
         self.trusted, self.rounding, self.central = "backward", None, None
         inputs, targets = problem.some(FEW)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas.backends.torch.hvp.strategies import Piece, arrange, choose_products, way
+from lossatlas.backends.torch.hvp.strategies import Piece, arrange, choose_products, usable, way
+from lossatlas.backends.torch.protocols import Differentiable
 from lossatlas.krylov.tree_sum import LEAVES, Branch
 from lossatlas.problem.hessian import HessianBase, joined
 
@@ -39,7 +40,7 @@ class TorchHessian(HessianBase):
 
     def __init__(
         self,
-        problem,
+        problem: Differentiable,
         theta: np.ndarray,
         buffers: np.ndarray,
         operator: str = "hessian",
@@ -55,7 +56,7 @@ class TorchHessian(HessianBase):
         self.theta, self.buffers = self.network.theta.clone(), self.network.vector(buffers)
         if strategy == "auto":
             strategy = choose_products(problem, self.matrix, self.theta, self.buffers, 1, memory_gb, "auto").strategy
-        self.strategy = problem.strategy(self.matrix, strategy)
+        self.strategy = usable(problem, self.matrix, strategy)
         self._way = way(self.strategy, self.matrix, self.theta, self.buffers)
         self._memory_gb, self._width = memory_gb, 0
         self._kept: dict[int, object] = {}

@@ -48,6 +48,7 @@ class CurvatureMatrix:
         self._graphs: dict[tuple, Generic | Exact | None] = {}
         self._unproved: dict[tuple, fx.GraphModule] = {}
         self._rewrites = True
+        self.checked, self.traceable = False, None  # whether there are second and forward derivatives
         self._saved: dict[tuple, list[tuple[int, int]]] = {}
 
     def free(self, theta: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lossatlas.backends.torch.hvp.agreement import Referee, fault
 from lossatlas.backends.torch.hvp.products import CurvatureMatrix
+from lossatlas.backends.torch.protocols import Samples
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov.tree_sum import LEAVES, fold, leaf
 from lossatlas.problem import Choice
@@ -127,6 +128,51 @@ def way(name: str, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor) -> S
     return _CLASSES[name](matrix, theta, buffers)
 
 
+def usable(problem: Samples, matrix: CurvatureMatrix, asked: str) -> str:
+    """Return the strategy ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once.
+
+    Raises:
+        LossAtlasError: network or loss has no second derivative.
+    """
+    if not matrix.checked:
+        _check_second_derivative(problem, matrix)
+        matrix.checked = True
+    if asked != "split":
+        return asked
+    if matrix.traceable is None:
+        matrix.traceable = _is_traceable(problem, matrix)
+    return "split" if matrix.traceable else "rebuild"
+
+
+def _check_second_derivative(problem: Samples, matrix: CurvatureMatrix) -> None:
+    whole = problem.batchnorm == "batch"
+    few = tuple(part if whole else part[:2] for part in problem.pieces(1)[0])
+    theta, buffers = _point_of(matrix)
+    try:
+        matrix.twice(theta, buffers, few)(torch.zeros_like(matrix.free(theta)))
+    except RuntimeError as error:
+        if "not implemented" not in str(error):
+            raise
+        raise LossAtlasError(
+            f"Hessian products: network or loss has no second derivative ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _is_traceable(problem: Samples, matrix: CurvatureMatrix) -> bool:
+    try:
+        matrix.graphs(*_point_of(matrix), problem.pieces(1)[0], 1)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        first = str(error).strip().split("\n")[0]
+        print(f"Hessian products: second backward passes; network or loss has no forward derivative ({first})")
+        return False
+    return True
+
+
+def _point_of(matrix: CurvatureMatrix) -> tuple[Tensor, Tensor]:
+    """Return the network's present parameters and buffers."""
+    return matrix.network.theta.clone(), matrix.network.vector(matrix.network.buffers())
+
+
 class Arrangement(NamedTuple):
     """How products go through the samples, piece by piece, with ``width`` vectors at once.
 
@@ -152,13 +198,12 @@ class Arrangement(NamedTuple):
         return max(len(inputs) for inputs, _ in self.pieces)
 
 
-def arrange(problem, strategy: Split | Retained, width: int, memory_gb: float) -> Arrangement:
+def arrange(problem: Samples, strategy: Split | Retained, width: int, memory_gb: float) -> Arrangement:
     """Cut a block of vectors and the samples so that a product stays within the memory.
 
     Vectors are cut only where samples would otherwise have to be cut by more than half.
 
     Args:
-        problem: the ``TorchProblem``.
         width: vectors of a block, of which a part may be multiplied at once.
 
     Raises:
@@ -181,25 +226,27 @@ def arrange(problem, strategy: Split | Retained, width: int, memory_gb: float) -
     )
 
 
-def least_bytes(problem, strategy: Split | Retained) -> int:
+def least_bytes(problem: Samples, strategy: Split | Retained) -> int:
     """Return the bytes that products need with as few vectors and samples at once as possible, for many samples."""
     return _working(strategy, problem.pieces(1, 1), 1, sums_alive(LEAVES))
 
 
-def least_bytes_of(problem, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor, asked: str, enough: float) -> int:
+def least_bytes_of(
+    problem: Samples, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor, asked: str, enough: float
+) -> int:
     """Return the bytes that products need at least, of all strategies for ``auto``; ``enough`` ends the search.
 
     What needs no trace is tried first.
     """
     least = []
     for name in ("rebuild", "split") if asked == "auto" else (asked,):
-        least.append(least_bytes(problem, way(problem.strategy(matrix, name), matrix, theta, buffers)))
+        least.append(least_bytes(problem, way(usable(problem, matrix, name), matrix, theta, buffers)))
         if least[-1] <= enough:
             break
     return min(least)
 
 
-def _cut(problem, strategy: Split | Retained, width: int, memory_gb: float) -> tuple[Arrangement | None, int]:
+def _cut(problem: Samples, strategy: Split | Retained, width: int, memory_gb: float) -> tuple[Arrangement | None, int]:
     """Return how products with all these vectors at once stay within the memory if they can, and the size wanted."""
     budget, at_once = memory_gb * 2**30, width if isinstance(strategy, Split) else 1
     pieces, wanted = problem.pieces(at_once), 0
@@ -237,7 +284,7 @@ def sums_alive(pieces: int) -> int:
 
 
 def choose_products(
-    problem,
+    problem: Samples,
     matrix: CurvatureMatrix,
     theta: Tensor,
     buffers: Tensor,
@@ -263,7 +310,7 @@ def choose_products(
         ahead = count if referee.trusted == "backward" else None
         found = candidates(problem, *at, width, memory_gb, ahead)
     else:
-        strategy = way(problem.strategy(matrix, asked), *at)
+        strategy = way(usable(problem, matrix, asked), *at)
         plan = arrange(problem, strategy, width, memory_gb)
         found = [Candidate(strategy.name, plan.peak, None, (strategy, plan))]
 
@@ -292,7 +339,13 @@ def _piece_to_try(strategy: Split | Retained, plan: Arrangement, memory_gb: floa
 
 
 def candidates(
-    problem, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor, width: int, memory_gb: float, count: int | None
+    problem: Samples,
+    matrix: CurvatureMatrix,
+    theta: Tensor,
+    buffers: Tensor,
+    width: int,
+    memory_gb: float,
+    count: int | None,
 ) -> list[Candidate]:
     """Return the strategies that fit, the best first; each with the measured seconds of a product.
 
@@ -328,14 +381,14 @@ READY, SHARE = 10, 0.03
 
 
 def _traced_if_worthwhile(
-    problem, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor, found: list[Candidate], count: int | None
+    problem: Samples, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor, found: list[Candidate], count: int | None
 ) -> str | None:
     """Return what becomes of ``split``; None if tracing takes more time than it can save for ``count`` products."""
     if count is not None and found:
         worth = min(0.5 * count, max(READY, SHARE * count)) * min(one.seconds for one in found)
         if TRACED * matrix.operations(theta, buffers, problem.chunks[0]) > worth:
             return None
-    return problem.strategy(matrix, "split")
+    return usable(problem, matrix, "split")
 
 
 def seconds(strategy: Split | Retained, piece: Piece, vectors: Tensor, share_kept: float) -> float:

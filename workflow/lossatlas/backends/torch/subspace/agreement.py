@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from lossatlas.backends.torch.protocols import Evaluator
 from lossatlas.backends.torch.subspace.subspace_loss import Eager, Staged
 from lossatlas.problem.agreement import PointAgreement
 
@@ -34,13 +35,12 @@ class Reference:
     """Plain evaluation at some points, which ways are compared with; what it found is kept for the next way.
 
     Args:
-        problem: the ``TorchProblem``.
         place: center, directions and buffers.
         points: some points (point, k); the last ones come first.
         count: how many points there will be.
     """
 
-    def __init__(self, problem, place: tuple, points: np.ndarray, count: int):
+    def __init__(self, problem: Evaluator, place: tuple, points: np.ndarray, count: int):
         self.problem, self.points, self.count = problem, points[::-1], count
         self.plain = Eager(problem, *place)
         self._found: dict[tuple[int, int], Pair] = {}

@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from lossatlas.backends.torch.hvp.strategies import wait
+from lossatlas.backends.torch.protocols import Evaluator
 from lossatlas.backends.torch.subspace.agreement import Reference
 from lossatlas.backends.torch.subspace.subspace_loss import POINT_STRATEGIES, Eager, Staged, restrict
 from lossatlas.errors import LossAtlasError
@@ -30,7 +31,7 @@ Place = tuple[np.ndarray, np.ndarray, np.ndarray]
 class _Ways:
     """Ways to evaluate points at a place that agree with plain evaluation there, by strategy."""
 
-    def __init__(self, problem, place: Place, points: np.ndarray, count: int, precision: str):
+    def __init__(self, problem: Evaluator, place: Place, points: np.ndarray, count: int, precision: str):
         self.problem, self.place, self.points, self.precision = problem, place, points, precision
         self.reference = Reference(problem, place, points, count)
         self.made: dict[str, Eager | Staged] = {}
@@ -76,11 +77,12 @@ class _Ways:
         return Evaluation(strategy, told, error, self.agreements.get(strategy))
 
 
-def choose_evaluation(problem, place: Place, points: np.ndarray, count: int, asked: str, precision: str) -> Evaluation:
+def choose_evaluation(
+    problem: Evaluator, place: Place, points: np.ndarray, count: int, asked: str, precision: str
+) -> Evaluation:
     """Return the strategy ``asked``, or one in its stead, or for ``auto`` the fastest; see ``point_agreement``.
 
     Args:
-        problem: the ``TorchProblem``.
         place: center, directions and buffers.
         points: some points (point, k) at which ways are compared.
         count: how many points there will be.
@@ -110,7 +112,7 @@ def choose_evaluation(problem, place: Place, points: np.ndarray, count: int, ask
     return ways.chosen(best, f"{best} (s per point: {told})")
 
 
-def one_point_is_small(problem) -> bool:
+def one_point_is_small(problem: Evaluator) -> bool:
     """Return whether a single point may leave the device idle."""
     return problem.network.theta.device.type == "cuda"
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lossatlas.backends.torch.memory import held
+from lossatlas.backends.torch.protocols import Evaluator, Statistics
 from lossatlas.backends.torch.subspace import staged_graph
 from lossatlas.backends.torch.tracing.fusion import can_fuse
 from lossatlas.errors import LossAtlasError
@@ -51,7 +52,7 @@ class Eager:
 
     strategy, precision = "eager", "full"
 
-    def __init__(self, problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
+    def __init__(self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
         self.problem = problem
         self.center = problem.network.vector(center)
         self.directions = problem.network.vector(directions)
@@ -90,7 +91,9 @@ class Eager:
 class Recomputed(Eager):
     """BatchNorm's statistics are estimated anew at each point, from the samples of ``reference``."""
 
-    def __init__(self, problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, reference):
+    def __init__(
+        self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, reference: Statistics
+    ):
         super().__init__(problem, center, directions, buffers)
         self.reference = reference
 
@@ -102,7 +105,9 @@ class Recomputed(Eager):
 class Interpolated(Eager):
     """Buffers move along with the parameters, on ``moving`` (k, buffer); variances below zero are set to zero."""
 
-    def __init__(self, problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, moving: np.ndarray):
+    def __init__(
+        self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, moving: np.ndarray
+    ):
         super().__init__(problem, center, directions, np.asarray(buffers, np.float64))
         self.moving, self.variances = moving, problem.network.variances()
 
@@ -129,7 +134,7 @@ class Staged:
 
     def __init__(
         self,
-        problem,
+        problem: Evaluator,
         center: np.ndarray,
         directions: np.ndarray,
         buffers: np.ndarray,
@@ -307,7 +312,7 @@ def check_compiler() -> None:
 
 
 def restrict(
-    problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, strategy: str, precision: str
+    problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, strategy: str, precision: str
 ) -> Eager | Staged:
     """Return the loss on center + span(directions) by a strategy, or by a plainer one where that cannot be; says so.
 
