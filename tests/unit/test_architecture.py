@@ -1,6 +1,7 @@
 """The house: modules import only from their own floor or below, and frameworks stay in their rooms."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -8,7 +9,12 @@ import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
 import yaml
+from lossatlas.krylov.collective import Collective, SingleProcess
+from lossatlas.krylov.lanczos import Checkpoint
+from lossatlas.parallel.checkpointing import State
+from lossatlas.parallel.process_group import Team
 
 from tests.conftest import ROOT
 
@@ -103,6 +109,15 @@ def test_krylov_runs_without_the_rest_of_the_package():
     assert told.returncode == 0, told.stderr
     rooms = {name.split(".")[1] for name in ast.literal_eval(told.stdout) if "." in name}
     assert rooms == {"errors", "rng", "krylov"}
+
+
+@pytest.mark.parametrize(("ours", "protocol"), [(Team, Collective), (SingleProcess, Collective), (State, Checkpoint)])
+def test_what_krylov_methods_are_given_has_the_methods_that_they_call(ours, protocol):
+    methods = {name: method for name, method in vars(protocol).items() if callable(method) and name[0] != "_"}
+    assert len(methods) >= 5
+    for name, method in methods.items():
+        asked, given = (list(inspect.signature(one).parameters) for one in (method, getattr(ours, name)))
+        assert given[: len(asked)] == asked, name
 
 
 def test_only_backends_and_zoo_import_a_framework():

@@ -116,15 +116,15 @@ def least_bytes_of(problem: Samples, matrix: CurvatureMatrix, theta: tf.Tensor, 
     Raises:
         LossAtlasError: no strategy can be used.
     """
-    found, errors = [], []
+    peaks, errors = [], []
     for name in PRODUCT_STRATEGIES if asked == "auto" else (asked,):
         try:
-            found.append(arrange(problem, matrix, theta, buffers, math.inf, name)[1])
+            peaks.append(arrange(problem, matrix, theta, buffers, math.inf, name)[1])
         except LossAtlasError as error:
             errors.append(error)
-    if not found:
+    if not peaks:
         raise errors[0]
-    return min(found)
+    return min(peaks)
 
 
 def choose_products(

@@ -108,10 +108,10 @@ class Rebuild(Retained):
 
 
 def _rows(function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
-    made = torch.empty_like(vectors)
-    for row, vector in zip(made, vectors, strict=True):
+    products = torch.empty_like(vectors)
+    for row, vector in zip(products, vectors, strict=True):
         row.copy_(function(vector))
-    return made
+    return products
 
 
 _CLASSES = dict(zip(PRODUCT_STRATEGIES, (Split, Retained, Rebuild), strict=True))
@@ -209,15 +209,15 @@ def arrange(problem: Samples, strategy: Split | Retained, width: int, memory_gb:
     Raises:
         LossAtlasError: one vector and one sample do not fit, or one chunk where chunks must stay whole.
     """
-    found = []
+    plans = []
     for at_once in (n for n in range(width, 0, -1) if width % n == 0):
-        made, wanted = _cut(problem, strategy, at_once, memory_gb)
-        if made is not None:
-            found.append(made)
-            if 2 * made.samples_at_once >= wanted:
-                return made
-    if found:
-        return max(found, key=lambda made: made.samples_at_once * made.width)
+        plan, wanted = _cut(problem, strategy, at_once, memory_gb)
+        if plan is not None:
+            plans.append(plan)
+            if 2 * plan.samples_at_once >= wanted:
+                return plan
+    if plans:
+        return max(plans, key=lambda plan: plan.samples_at_once * plan.width)
     least = least_bytes(problem, strategy)
     samples = "each chunk of samples" if problem.batchnorm == "batch" else "1 sample"
     raise LossAtlasError(
@@ -308,11 +308,11 @@ def choose_products(
     if asked == "auto":
         # Where double backward is wrong only traced forward derivatives are right, however few products there are.
         ahead = count if referee.trusted == "backward" else None
-        found = candidates(problem, *at, width, memory_gb, ahead)
+        to_try = candidates(problem, *at, width, memory_gb, ahead)
     else:
         strategy = way(usable(problem, matrix, asked), *at)
         plan = arrange(problem, strategy, width, memory_gb)
-        found = [Candidate(strategy.name, plan.peak, None, (strategy, plan))]
+        to_try = [Candidate(strategy.name, plan.peak, None, (strategy, plan))]
 
     def compare(one: Candidate) -> ProductAgreement:
         strategy, plan = one.way
@@ -323,7 +323,7 @@ def choose_products(
         return agreement
 
     try:
-        return first_that_agrees(found, compare, memory_gb)[0]
+        return first_that_agrees(to_try, compare, memory_gb)[0]
     except Disagreement as last:
         if asked not in ("auto", PRODUCT_STRATEGIES[-1]):
             return choose_products(problem, *at, width, memory_gb, PRODUCT_STRATEGIES[-1], count)
@@ -353,11 +353,11 @@ def candidates(
         LossAtlasError: none fits.
     """
     vectors = torch.zeros(width, matrix.chosen.size, dtype=theta.dtype, device=theta.device)
-    found, errors = [], []
+    measured, errors = [], []
     for name in ("retained", "rebuild", "split"):
         if name == "split":
-            name = _traced_if_worthwhile(problem, matrix, theta, buffers, found, count)
-            if name in (None, *(one.name for one in found)):
+            name = _traced_if_worthwhile(problem, matrix, theta, buffers, measured, count)
+            if name in (None, *(one.name for one in measured)):
                 continue
         strategy = way(name, matrix, theta, buffers)
         try:
@@ -367,10 +367,10 @@ def candidates(
             continue
         piece = plan.pieces[0]
         each = seconds(strategy, piece, vectors[: plan.width], plan.share_kept)
-        found.append(Candidate(name, plan.peak, each * problem.samples / len(piece[0]), (strategy, plan)))
-    if not found:
+        measured.append(Candidate(name, plan.peak, each * problem.samples / len(piece[0]), (strategy, plan)))
+    if not measured:
         raise errors[-1]
-    return ranked_candidates(sorted(found, key=lambda one: PRODUCT_STRATEGIES.index(one.name)))
+    return ranked_candidates(sorted(measured, key=lambda one: PRODUCT_STRATEGIES.index(one.name)))
 
 
 TRACED = 0.01
@@ -381,11 +381,16 @@ READY, SHARE = 10, 0.03
 
 
 def _traced_if_worthwhile(
-    problem: Samples, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor, found: list[Candidate], count: int | None
+    problem: Samples,
+    matrix: CurvatureMatrix,
+    theta: Tensor,
+    buffers: Tensor,
+    measured: list[Candidate],
+    count: int | None,
 ) -> str | None:
     """Return what becomes of ``split``; None if tracing takes more time than it can save for ``count`` products."""
-    if count is not None and found:
-        worth = min(0.5 * count, max(READY, SHARE * count)) * min(one.seconds for one in found)
+    if count is not None and measured:
+        worth = min(0.5 * count, max(READY, SHARE * count)) * min(one.seconds for one in measured)
         if TRACED * matrix.operations(theta, buffers, problem.chunks[0]) > worth:
             return None
     return usable(problem, matrix, "split")
