@@ -69,7 +69,7 @@ def tensorflow() -> dict:
     import tensorflow as tf
 
     problem, found = _problem("tensorflow"), {}
-    network, curvature = problem.network, problem.curvature()
+    network, matrix = problem.network, problem.matrix()
     theta, buffers = network.parameters(), network.buffers()
     operator = problem.linearize(theta, buffers)
     vector = np.random.default_rng(0).standard_normal(operator.size)
@@ -77,7 +77,7 @@ def tensorflow() -> dict:
 
     def eagerly() -> None:
         v = network.vector(vector)
-        parts = [curvature._nested(*at, *chunk, v).numpy() * len(chunk[0]) for chunk in problem.chunks]
+        parts = [matrix._nested(*at, *chunk, v).numpy() * len(chunk[0]) for chunk in problem.chunks]
         found["eager"] = sum(parts) / SAMPLES
 
     product, eager = interleaved(lambda: found.update(ours=operator.matvec(vector)), eagerly, rounds=7)

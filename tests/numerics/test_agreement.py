@@ -33,10 +33,10 @@ def point(problem):
 def tried(problem, operator="hessian", width=4):
     """Return how products by retained gradients agree."""
     at = problem.network.theta.clone(), problem.network.vector(problem.network.buffers())
-    curvature = problem.curvature(operator)
-    retained = way("retained", curvature, *at)
+    matrix = problem.matrix(operator)
+    retained = way("retained", matrix, *at)
     piece = arrange(problem, retained, width, 1.0).pieces[0]
-    return agreement.Referee(problem, curvature, *at).compare(retained, piece, width)
+    return agreement.Referee(problem, matrix, *at).compare(retained, piece, width)
 
 
 def spoiled(monkeypatch, kind, spoil):
@@ -58,7 +58,7 @@ def test_a_kink_nearer_than_all_differences_is_no_fault(operator, distance):
     with torch.no_grad():
         module[0].bias[0] = distance - module[0].weight[0] @ torch.as_tensor(inputs[0])
     found = tried(problem_of(module, inputs=inputs), operator)
-    assert found.fault(torch.float64) is None
+    assert agreement.fault(found, torch.float64) is None
     assert found.difference < 1e-12
     assert found.central_differences < 1e-3
 
@@ -82,10 +82,10 @@ def test_what_is_right_agrees(name, dtype, operator):
     for seed in range(5):
         torch.manual_seed(seed)
         found = tried(problem_of(NETWORKS[name](), dtype), operator)
-        assert found.fault(dtype) is None
+        assert agreement.fault(found, dtype) is None
         assert found.vectors == 3 and found.samples == 5 and found.against == "double backward"
         assert found.central_differences < 1e-4
-        assert found.difference <= found.limit(dtype) <= {torch.float32: 1e-2, torch.float64: 1e-9}[dtype]
+        assert found.difference <= agreement.limit(found, dtype) <= {torch.float32: 1e-2, torch.float64: 1e-9}[dtype]
         assert found.asymmetry < {torch.float32: 1e-3, torch.float64: 1e-9}[dtype]
         assert (found.rounding is None) == (dtype == torch.float64)
 
@@ -199,7 +199,7 @@ def test_kinks_are_no_faults():
         module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 4 * 4, 3))
         images = np.random.default_rng(seed).standard_normal((12, 1, 12, 12))
         found = tried(problem_of(module, torch.float32, images))
-        assert found.fault(torch.float32) is None and found.central_differences < 1e-3
+        assert agreement.fault(found, torch.float32) is None and found.central_differences < 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -211,7 +211,7 @@ def test_units_on_their_kinks_are_no_faults(dtype):
     inputs = np.random.default_rng(0).standard_normal((12, 6))
     inputs[::3] = 0  # all units of these samples are at zero
     problem = problem_of(module, dtype, inputs)
-    assert tried(problem).fault(dtype) is None
+    assert agreement.fault(tried(problem), dtype) is None
     assert problem.choose_strategy(*point(problem), 4).agreement["central_differences"] < 1e-3
 
 
@@ -220,7 +220,7 @@ def test_nothing_is_said_of_what_is_not_finite():
     problem = problem_of(mlp(nn.Tanh()))
     problem.network.load(theta=np.full(problem.layout.size, np.nan))
     found = tried(problem)
-    assert found.fault(torch.float64) is None
+    assert agreement.fault(found, torch.float64) is None
     assert found.attributes["difference"] is None and found.central_differences is None
 
 

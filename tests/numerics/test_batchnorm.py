@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
-from lossatlas.backends.torch.hvp.products import OPERATORS
 from lossatlas.data import Split, Subset
 from lossatlas.drivers import spectra
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.segments import AlongTraining
 from lossatlas.io import store
+from lossatlas.problem.checks import OPERATORS
 from torch import nn
 from torch.func import functional_call
 

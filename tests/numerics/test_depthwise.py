@@ -62,5 +62,5 @@ def test_products_of_depthwise_networks_equal_second_backward_passes(name, count
     plain = problem.linearize(*at, strategy="rebuild").matmat(vectors)
     assert np.abs(ours - plain).max() < 1e-12 * np.abs(plain).max()
     theta, buffers = flat.theta.clone(), flat.vector(flat.buffers())
-    parts = problem.curvature().graphs(theta, buffers, problem.pieces(count)[0], count)
+    parts = problem.matrix().graphs(theta, buffers, problem.pieces(count)[0], count)
     assert depthwise.weight_gradient in {node.target for part in parts for node in part.graph.nodes}

@@ -47,7 +47,7 @@ def wrong(case: Case, blocks: dict[str, tuple[int, ...]]) -> dict:
     problem = problem_of(module, case.loss, inputs, targets, "float64")
     at, errors = (problem.network.parameters(), problem.network.buffers()), {}
     for operator, counts in blocks.items():
-        for way in strategies.STRATEGIES:
+        for way in strategies.PRODUCT_STRATEGIES:
             matrix = problem.linearize(*at, operator=operator, strategy=way)
             if matrix.strategy != (way if way in case.ways else "rebuild"):
                 errors[operator, way] = matrix.strategy
@@ -76,7 +76,7 @@ def test_every_operator_and_block_of_every_network_by_every_way(name):
 def case_of(name: str) -> Case:
     """Return the case of a loss."""
     build, inputs, targets, loss = LOSSES[name]
-    ways = ("retained", "rebuild") if name in BACKWARD_ONLY else strategies.STRATEGIES
+    ways = ("retained", "rebuild") if name in BACKWARD_ONLY else strategies.PRODUCT_STRATEGIES
     return Case(build, inputs, targets, loss, ways=ways)
 
 

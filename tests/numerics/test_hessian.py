@@ -7,9 +7,9 @@ import pytest
 import torch
 from lossatlas import zoo
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
-from lossatlas.backends.torch.hvp.products import OPERATORS
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.checks import OPERATORS
 from torch import nn
 from torch.func import functional_call, hessian, jacrev
 
@@ -234,12 +234,12 @@ def test_other_points_and_buffers_reuse_the_trace():
     theta, buffers = point(problem)
     v = np.random.default_rng(8).standard_normal((2, theta.size))
     problem.linearize(theta, buffers).matmat(v)
-    traced = dict(problem.curvature()._graphs)
+    traced = dict(problem.matrix()._graphs)
     for t, b in ((1.5 * theta, buffers), (theta, 2 + buffers)):
         ours = problem.linearize(t, b).matmat(v)
         oracle = problem.linearize(t, b, strategy="rebuild").matmat(v)
         assert np.abs(ours - oracle).max() < 1e-12 * np.abs(oracle).max()
-    assert problem.curvature()._graphs == traced
+    assert problem.matrix()._graphs == traced
 
 
 class Attention(nn.Module):

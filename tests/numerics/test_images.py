@@ -51,7 +51,7 @@ def targets(problem: TorchProblem, count: int) -> set:
     """Return the operations of the graph for blocks of ``count`` vectors."""
     theta = problem.network.theta.clone()
     buffers = problem.network.vector(problem.network.buffers())
-    *_, tangent = problem.curvature().graphs(theta, buffers, problem.pieces(count)[0], count)
+    *_, tangent = problem.matrix().graphs(theta, buffers, problem.pieces(count)[0], count)
     return {node.target for node in tangent.graph.nodes}
 
 

@@ -16,11 +16,11 @@ from lossatlas.backends.tensorflow import hessian, optimizers
 from lossatlas.backends.tensorflow.memory import peak_bytes
 from lossatlas.backends.tensorflow.network import to_numpy
 from lossatlas.backends.tensorflow.optimizers import make_optimizer, make_rate
-from lossatlas.backends.tensorflow.products import Curvature
+from lossatlas.backends.tensorflow.products import CurvatureMatrix
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.trajectory import Trajectory
-from lossatlas.parallel.process_group import LEAVES, fold
+from lossatlas.krylov.tree_sum import LEAVES, fold
 from lossatlas.problem.readiness import check_memory
 
 from tests.conftest import ROOT, environment
@@ -196,7 +196,7 @@ def test_no_retracing_per_product_or_point():
         operator = made.linearize(theta + 0.1 * seed, buffers)
         operator.matmat(np.random.default_rng(seed).standard_normal((4, len(theta))))
         made.metrics(theta + seed, buffers)
-    assert made.curvature().products["nested"].traces == 2, "whole chunks and a ragged last one"
+    assert made.matrix().products["nested"].traces == 2, "whole chunks and a ragged last one"
     assert made.sums.traces == 2
     plane = made.restrict(theta, np.stack([theta, 1 - theta]), buffers)
     plane.metrics(np.random.default_rng(0).standard_normal((5, 2)))
@@ -225,7 +225,7 @@ def test_memory_cuts_chunks_and_is_refused_when_too_little():
     net = network("own")
     made, (theta, buffers) = problem(net, IMAGES, 11), at(net)
     whole = made.linearize(theta, buffers)
-    graphs = [made.curvature().graph("nested", whole.theta, whole.buffers, made.pieces(most)[0]) for most in (11, 3)]
+    graphs = [made.matrix().graph("nested", whole.theta, whole.buffers, made.pieces(most)[0]) for most in (11, 3)]
     assert 2 < peak_bytes(graphs[0]) / peak_bytes(graphs[1]) < 4
     enough = made.choose_strategy(theta, buffers, 1, strategy="nested").peak / 2**30
     cut = made.linearize(theta, buffers, memory_gb=enough - 0.5 * 1.5 * peak_bytes(graphs[0]) / 2**30)
@@ -261,7 +261,7 @@ def test_memory_of_loops_is_foreseen():
         net = backend.FlatNetwork(model, device)
         split = Split(np.random.default_rng(0).standard_normal((samples, steps, 3)), np.arange(samples) % 3)
         made = problem(net, split, samples)
-        graph = made.curvature().graph("nested", *map(net.vector, at(net)), made.chunks[0])
+        graph = made.matrix().graph("nested", *map(net.vector, at(net)), made.chunks[0])
         peaks[steps] = peak_bytes(graph)
         assert peaks[steps] > 4 * 8 * units * samples * steps
     assert 3 < peaks[40] / peaks[10] < 4.5
@@ -497,9 +497,9 @@ def test_what_a_strategy_was_compared_with_and_how_well_it_agreed(dtype, operato
 
 
 def test_a_strategy_that_disagrees_is_dropped_and_said(monkeypatch):
-    right = Curvature._forward
-    monkeypatch.setattr(Curvature, "_forward", lambda self, *given: right(self, *given) * (1 + 1e-9))
-    monkeypatch.setattr(hessian, "_seconds", lambda curvature, strategy, *_: {"nested": 1.0, "forward": 0.1}[strategy])
+    right = CurvatureMatrix._forward
+    monkeypatch.setattr(CurvatureMatrix, "_forward", lambda self, *given: right(self, *given) * (1 + 1e-9))
+    monkeypatch.setattr(hessian, "_seconds", lambda matrix, strategy, *_: {"nested": 1.0, "forward": 0.1}[strategy])
     net = network()
     choice = problem(net).choose_strategy(*at(net), 1)
     assert choice.strategy == "nested"
@@ -507,7 +507,7 @@ def test_a_strategy_that_disagrees_is_dropped_and_said(monkeypatch):
     assert words in choice.told and "so it is left out" in choice.told and "\n" not in choice.told
     with pytest.raises(LossAtlasError, match=words):
         problem(net).choose_strategy(*at(net), 1, strategy="forward")
-    monkeypatch.setattr(Curvature, "_forward", lambda self, *given: tf.roll(right(self, *given), 1, 0))
+    monkeypatch.setattr(CurvatureMatrix, "_forward", lambda self, *given: tf.roll(right(self, *given), 1, 0))
     with pytest.raises(LossAtlasError, match="differ from double backward"):
         problem(network()).choose_strategy(*at(net), 1, strategy="forward")
 

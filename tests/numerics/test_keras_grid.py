@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 from lossatlas.backends import tensorflow as backend
-from lossatlas.backends.tensorflow.products import OPERATORS, STRATEGIES
+from lossatlas.backends.tensorflow.products import PRODUCT_STRATEGIES
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.checks import OPERATORS
 
 from tests.helpers import keras_grid
 
@@ -33,7 +34,7 @@ def test_oracle_2_networks_of_every_kind(name):
     oracle = keras_grid.ByHand(net.model, taken, keras_grid.TARGETS)
     basis = rng.standard_normal((2, len(theta))) / np.sqrt(len(theta))
     rows = np.stack([oracle.product(operator, theta, v) for v in basis])
-    for strategy in STRATEGIES:
+    for strategy in PRODUCT_STRATEGIES:
         if words := keras_grid.REFUSED.get((name, strategy)):
             with pytest.raises(LossAtlasError, match=words) as error:
                 problem.linearize(theta, buffers, operator=operator, strategy=strategy)

@@ -401,3 +401,14 @@ def test_a_random_guess_is_among_the_classes_of_the_outputs_not_those_present(lo
     labels = np.minimum(LABELS, 1)
     found = lossatlas.curve(network(CASES["plain"]), loss, (X, labels), points=3)
     assert found.attrs["random_guess"] == pytest.approx(np.log(CLASSES))
+
+
+@pytest.mark.parametrize("strategy", ["folded", "first-layer", "vmapped"])
+def test_weighted_losses_at_many_points_at_once_are_those_of_each_point(strategy):
+    module = network(CASES["ignored-weights"])
+    problem = TorchProblem(FlatNetwork(module, FLOAT64), as_loss(CE(weight=WEIGHTS)), Split(X, IGNORED), 4)
+    theta, points = problem.network.parameters(), np.array([[0.0], [0.1], [-0.2], [0.3], [0.5], [0.7]])
+    direction = np.random.default_rng(7).standard_normal((1, theta.size))
+    found = problem.restrict(theta, direction, np.zeros(0), strategy).metrics(points)
+    alone = np.stack([problem.metrics(theta + point @ direction, np.zeros(0)) for point in points])
+    assert found.shape == alone.shape and np.allclose(found, alone, rtol=1e-10, atol=0)

@@ -9,6 +9,7 @@ import torch
 from lossatlas import zoo
 from lossatlas.backends import tensorflow as keras_backend
 from lossatlas.backends import torch as torch_backend
+from lossatlas.config.resolve import BY_FRAMEWORK
 from lossatlas.data import Split, load_dataset
 from lossatlas.geometry.normalization import drop, normalize
 from lossatlas.krylov import Spectrum, lanczos, probe_vectors
@@ -165,7 +166,7 @@ def test_oracle_15_outputs_of_other_twins(name, kwargs):
 
 
 def test_twins_are_those_of_the_config_and_begin_alike():
-    from lossatlas.config import BY_FRAMEWORK
+    from lossatlas.config.resolve import BY_FRAMEWORK
 
     assert set(BY_FRAMEWORK["tensorflow"]["model"]) == set(builders())
     keras_backend.set_up("cpu", "float32", 1)
@@ -181,16 +182,10 @@ def test_twins_are_those_of_the_config_and_begin_alike():
 
 
 def test_strategies_of_the_config_are_those_of_the_backends():
-    from lossatlas.backends.tensorflow.products import STRATEGIES as THEIRS
-    from lossatlas.backends.torch.hvp.strategies import STRATEGIES as OURS
-    from lossatlas.backends.torch.subspace.subspace_loss import PRECISIONS
-    from lossatlas.backends.torch.subspace.subspace_loss import STRATEGIES as POINTS
-    from lossatlas.config import BY_FRAMEWORK
-
-    assert BY_FRAMEWORK["torch"]["products"] == OURS
-    assert BY_FRAMEWORK["torch"]["points"] == POINTS
-    assert BY_FRAMEWORK["torch"]["precision"] == PRECISIONS
-    assert BY_FRAMEWORK["tensorflow"]["products"] == THEIRS
+    for name, backend in (("torch", torch_backend), ("tensorflow", keras_backend)):
+        assert BY_FRAMEWORK[name]["products"] == backend.PRODUCT_STRATEGIES
+        assert BY_FRAMEWORK[name]["points"] == backend.POINT_STRATEGIES
+        assert BY_FRAMEWORK[name]["precision"] == backend.PRECISIONS
     assert set(zoo.builders()) > set(BY_FRAMEWORK["tensorflow"]["model"])
 
 

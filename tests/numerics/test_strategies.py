@@ -22,7 +22,7 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.segments import AlongTraining
 from lossatlas.io import store
 from lossatlas.parallel import Timing, World, process_group, work_units
-from lossatlas.problem import readiness
+from lossatlas.problem import autotune, readiness
 from torch import nn
 
 from tests.conftest import ROOT, contents, environment, make_trajectory
@@ -48,12 +48,12 @@ def clock(monkeypatch, **seconds):
     monkeypatch.setattr(strategies, "seconds", lambda strategy, *_: seconds[strategy.name])
 
 
-@pytest.mark.parametrize("fastest", strategies.STRATEGIES)
+@pytest.mark.parametrize("fastest", strategies.PRODUCT_STRATEGIES)
 def test_the_fastest_is_taken_and_told(monkeypatch, fastest):
     _, problem = problem_of()
-    clock(monkeypatch, **{name: 1.0 if name == fastest else 2.0 for name in strategies.STRATEGIES})
+    clock(monkeypatch, **{name: 1.0 if name == fastest else 2.0 for name in strategies.PRODUCT_STRATEGIES})
     choice = problem.choose_strategy(*point(problem), 4)
-    others = "; ".join(f"{name} 6.8" for name in strategies.STRATEGIES if name != fastest).replace("; ", ", ")
+    others = "; ".join(f"{name} 6.8" for name in strategies.PRODUCT_STRATEGIES if name != fastest).replace("; ", ", ")
     assert choice.strategy == fastest
     assert choice.told.startswith(f"{fastest} (3.4 s each; {others}), about 0.0")  # 17 samples in pieces of 5
     assert choice.told.endswith(" of 2 GB")
@@ -69,7 +69,7 @@ def test_a_little_faster_is_noise(monkeypatch):
 
 def test_what_is_not_kept_is_paid_for_once_per_block(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(strategies, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     class Slow(strategies.Retained):
         def keep(self, piece, width):
@@ -78,8 +78,8 @@ def test_what_is_not_kept_is_paid_for_once_per_block(monkeypatch):
         def product(self, piece, kept, vectors):
             now[0] += 0.02 * len(vectors)
 
-    curvature = problem_of()[1].curvature()
-    slow = Slow(curvature, torch.zeros(53, dtype=torch.float64), torch.zeros(0))
+    matrix = problem_of()[1].matrix()
+    slow = Slow(matrix, torch.zeros(53, dtype=torch.float64), torch.zeros(0))
     for share, expected in ((1.0, 0.02), (0.5, 0.02 + 0.5 * 0.1 / 5), (0.0, 0.02 + 0.1 / 5)):
         found = strategies.seconds(slow, (torch.zeros(3, 6), torch.zeros(3)), torch.zeros(5, 53), share)
         assert found == pytest.approx(expected)
@@ -87,15 +87,15 @@ def test_what_is_not_kept_is_paid_for_once_per_block(monkeypatch):
 
 def test_real_times_are_of_whole_products(monkeypatch):
     """In time of this process, which other processes do not lengthen."""
-    monkeypatch.setattr(strategies, "time", SimpleNamespace(perf_counter=time.process_time))
+    monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=time.process_time))
     _, problem = problem_of((30, 200, 3), samples=60, batch=30)
     choice = problem.choose_strategy(*point(problem), 10)
     operator = problem.linearize(*point(problem), strategy="rebuild")
     vectors = np.random.default_rng(1).standard_normal((3, operator.size))
     operator.matmat(vectors)
-    measured, _ = strategies._shortest(lambda: operator.matmat(vectors), 5)
+    measured, _ = autotune.shortest(lambda: operator.matmat(vectors), 5, strategies.wait)
     told = dict(re.findall(r"(split|retained|rebuild) \(?([\d.e-]+)", choice.told))
-    assert set(told) == set(strategies.STRATEGIES)
+    assert set(told) == set(strategies.PRODUCT_STRATEGIES)
     assert 0.2 < float(told["rebuild"]) / (measured / 3) < 5
 
 
@@ -128,7 +128,7 @@ def test_few_products_are_not_worth_a_trace(monkeypatch):
     _, problem = problem_of()
     clock(monkeypatch, split=1e-9, retained=1e-4, rebuild=2e-4)
     assert problem.choose_strategy(*point(problem), 2, count=5).strategy == "retained"
-    assert not problem.curvature()._graphs
+    assert not problem.matrix()._graphs
     assert problem.choose_strategy(*point(problem), 2, count=10**6).strategy == "split"
 
 
@@ -136,7 +136,7 @@ def test_few_products_are_not_worth_a_trace(monkeypatch):
 def test_tracing_takes_no_longer_than_ten_products_or_a_small_share_of_all(monkeypatch, count, chosen):
     """It takes as long as 20 products here, which is 7 % of 300 and 2 % of 1000."""
     _, problem = problem_of()
-    operations = problem.curvature().operations(problem.network.theta, torch.zeros(0), problem.chunks[0])
+    operations = problem.matrix().operations(problem.network.theta, torch.zeros(0), problem.chunks[0])
     product = strategies.TRACED * operations / 20
     per_piece = product * 5 / 17  # 17 samples in pieces of 5
     clock(monkeypatch, split=1e-9, retained=per_piece, rebuild=2 * per_piece)
@@ -185,7 +185,7 @@ def test_less_memory_cuts_pieces_and_then_refuses():
     assert np.abs(cut.matmat(v) - expected).max() < 1e-12 * np.abs(expected).max()
     assert len(cut._plan.pieces) > 1
     assert cut._plan.working < whole._plan.working
-    for strategy in ("auto", *strategies.STRATEGIES):
+    for strategy in ("auto", *strategies.PRODUCT_STRATEGIES):
         with pytest.raises(LossAtlasError, match=r"memory_gb: 0.001 is too little .* needs about 0.0\d+ for 1 sample"):
             problem.linearize(*point(problem), memory_gb=0.001, strategy=strategy).matmat(v)
     with pytest.raises(LossAtlasError, match="strategy: 'fast' is not one of auto, split"):

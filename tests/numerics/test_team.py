@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import lanczos, probe_vectors
-from lossatlas.parallel.process_group import LEAVES, Team, fold, leaf, ranks_per_unit
+from lossatlas.krylov.tree_sum import LEAVES, fold, leaf
+from lossatlas.parallel.process_group import Team, ranks_per_unit
 
 from tests.conftest import ROOT, mpiexec
 from tests.helpers import layouts

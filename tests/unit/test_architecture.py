@@ -1,18 +1,26 @@
 """The house: modules import only from their own floor or below, and frameworks stay in their rooms."""
 
 import ast
+import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
 import yaml
+from lossatlas.krylov.collective import Collective, SingleProcess
+from lossatlas.krylov.lanczos import Checkpoint
+from lossatlas.parallel.checkpointing import State
+from lossatlas.parallel.process_group import Team
 
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "workflow" / "lossatlas"
 ORDER = (
-    *("errors", "rng", "vision", "config", "io", "parallel", "krylov", "data", "zoo"),
+    *("errors", "rng", "krylov", "vision", "config", "io", "parallel", "data", "zoo"),
     *("problem", "backends", "geometry", "drivers", "render", "api"),
 )
 """The rooms of the house, from the ground up: each imports only from those before it."""
@@ -61,6 +69,55 @@ def module_graph():
 
 def test_no_module_imports_itself_through_others():
     TopologicalSorter(module_graph()).prepare()  # raises CycleError, which names the cycle
+
+
+def test_krylov_could_be_published_alone():
+    allowed = {"lossatlas.errors", "lossatlas.rng", "lossatlas.krylov", "numpy", "scipy", *sys.stdlib_module_names}
+    for file in (PACKAGE / "krylov").glob("*.py"):
+        for name in imports(file):
+            known = {".".join(name.split(".")[:depth]) for depth in (1, 2)}
+            assert known & allowed or name == "lossatlas", f"{file.name} imports {name}"
+
+
+ALONE = """
+import sys
+import numpy as np
+from lossatlas.krylov import Spectrum, eigenpairs, lanczos, probe_vectors, quadrature_runs
+
+rng = np.random.default_rng(0)
+rotation, _ = np.linalg.qr(rng.standard_normal((60, 60)))
+exact = np.sort(np.concatenate([rng.uniform(-1, 1, 57), [3.0, 5.0, 9.0]]))
+
+class Dense:
+    size, dtype = 60, np.dtype(np.float64)
+    def matmat(self, vectors):
+        return (vectors @ rotation) * exact @ rotation.T
+
+(run,) = lanczos(Dense(), probe_vectors(60, range(1), 0), 60)
+assert np.allclose(run.ritz()[0], exact, atol=1e-8)
+runs = quadrature_runs(Dense(), lambda numbers: probe_vectors(60, numbers, 0), range(4), 60)
+traces = [probe @ Dense().matmat(probe[None])[0] * 60 for probe in probe_vectors(60, range(4), 0)]
+assert np.isclose(Spectrum.of(runs, 60).trace().value, np.mean(traces))
+pairs = eigenpairs(Dense(), 3, 1)
+assert np.allclose(pairs.values, exact[[-1, -2, -3, 0]], atol=1e-4)
+print([name for name in sys.modules if name.startswith("lossatlas")])
+"""
+
+
+def test_krylov_runs_without_the_rest_of_the_package():
+    told = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    rooms = {name.split(".")[1] for name in ast.literal_eval(told.stdout) if "." in name}
+    assert rooms == {"errors", "rng", "krylov"}
+
+
+@pytest.mark.parametrize(("ours", "protocol"), [(Team, Collective), (SingleProcess, Collective), (State, Checkpoint)])
+def test_what_krylov_methods_are_given_has_the_methods_that_they_call(ours, protocol):
+    methods = {name: method for name, method in vars(protocol).items() if callable(method) and name[0] != "_"}
+    assert len(methods) >= 5
+    for name, method in methods.items():
+        asked, given = (list(inspect.signature(one).parameters) for one in (method, getattr(ours, name)))
+        assert given[: len(asked)] == asked, name
 
 
 def test_only_backends_and_zoo_import_a_framework():

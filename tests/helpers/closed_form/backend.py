@@ -12,7 +12,7 @@ import numpy as np
 from bowl import MINIMUM, N, loss, second, slope
 from lossatlas.io.layout import ParameterLayout, ParameterSlot
 from lossatlas.io.trajectory import Recording
-from lossatlas.parallel.process_group import LEAVES, fold
+from lossatlas.krylov.tree_sum import LEAVES, fold
 
 LAYOUT = ParameterLayout(
     (ParameterSlot("w", (12, 10), 0, "weight", 0), ParameterSlot("b", (12,), 120, "bias", None)),

@@ -1,21 +1,20 @@
-"""A symmetric matrix, and arithmetic with vectors, of which each rank of a team holds a part."""
+"""A symmetric matrix, and arithmetic with vectors, of which each process holds a part."""
 
 from collections.abc import Callable
 
 import numpy as np
 
+from lossatlas.krylov.collective import Collective
 from lossatlas.krylov.operator import SymmetricOperator
-from lossatlas.parallel.process_group import Team
 
 
-class Shared:
-    """Products with a matrix N x N by all ranks of a team; a vector of N entries is this rank's part of it, (n,).
+class DistributedVectors:
+    """Products with a matrix N x N by all processes of a team; a vector of N entries is this one's part of it, (n,).
 
-    With a team of more than one rank the operator also has ``partial(vectors, leaves)``, its products over the samples
-    of these leaves, as ``team.fold`` returns them, and its share of the samples are those of the team's ``leaves``.
+    With a team of more than one process the matrix is a ``PartialOperator``.
     """
 
-    def __init__(self, operator: SymmetricOperator, team: Team):
+    def __init__(self, operator: SymmetricOperator, team: Collective):
         self.operator, self.team, self.size = operator, team, operator.size
         self.own = team.part(operator.size)
         self.leaves = team.leaves_of_part(operator.size)
@@ -28,7 +27,7 @@ class Shared:
         return self.team.share(self.operator.partial(vectors, self.team.leaves))
 
     def sum(self, term: Callable[[slice], np.ndarray]) -> np.ndarray:
-        """Return the sum over all entries of vectors; ``term`` returns that over some of this rank's."""
+        """Return the sum over all entries of vectors; ``term`` returns that over some of this process's."""
         return self.team.total([np.array(term(leaf), np.float64) for leaf in self.leaves])
 
     def norms(self, vectors: np.ndarray) -> np.ndarray:
@@ -48,7 +47,7 @@ class Shared:
         return rest
 
     def _subtract(self, rest: np.ndarray, bases: list[np.ndarray]) -> None:
-        """Take one pass of Gram-Schmidt off ``rest`` in place: one sum over ranks for all vectors."""
+        """Take one pass of Gram-Schmidt off ``rest`` in place: one sum over processes for all vectors."""
         dtype = bases[0].dtype
 
         def overlaps(leaf: slice) -> list[np.ndarray]:

@@ -7,10 +7,10 @@ import numpy as np
 
 from lossatlas import rng
 from lossatlas.errors import LossAtlasError, NonFiniteError
-from lossatlas.krylov.distributed_vectors import Shared
+from lossatlas.krylov.collective import ALONE, Collective
+from lossatlas.krylov.distributed_vectors import DistributedVectors
 from lossatlas.krylov.lanczos import measured_noise
 from lossatlas.krylov.operator import SymmetricOperator
-from lossatlas.parallel.process_group import ALONE, Team
 
 MISSED = 0.01
 """Probability of a missed eigenvalue at which a warm started search stops looking."""
@@ -38,7 +38,7 @@ def eigenpairs(
     max_products: int = 1000,
     seed: int = 0,
     start: np.ndarray | None = None,
-    team: Team = ALONE,
+    team: Collective = ALONE,
 ) -> Eigenpairs:
     """Return the ``largest`` and ``smallest`` algebraic eigenpairs.
 
@@ -52,7 +52,7 @@ def eigenpairs(
         start: a vector (N,) rich in the wanted eigenvectors, such as the sum of those of a matrix near by; left out
             it is random. With it the basis need not be filled: the search ends when the pairs have converged, and a
             look when the probability that it missed an eigenvalue is below ``MISSED``.
-        team: ranks that search together; each holds a part of the basis, and all return the same pairs.
+        team: processes that search together; each holds a part of the basis, and all return the same pairs.
 
     Raises:
         LossAtlasError: more pairs than parameters, or no pair at all.
@@ -61,7 +61,7 @@ def eigenpairs(
     wanted, looks = largest + smallest, 0
     check_count(operator.size, wanted)
     first = _random_vector(operator.size, seed, looks) if start is None else start
-    shared, before = Shared(operator, team), np.zeros(0)
+    shared, before = DistributedVectors(operator, team), np.zeros(0)
     space = _Space(shared, first, min(operator.size, 2 * wanted + 20))
 
     def enough() -> bool:
@@ -105,7 +105,7 @@ def _ends(count: int, largest: int, smallest: int, extra: int = 0) -> np.ndarray
     return np.concatenate([np.arange(count - 1, count - 1 - high, -1), np.arange(low - 1, -1, -1)])
 
 
-def _verified(shared: Shared, y: np.ndarray, limit: float, used: int) -> Eigenpairs:
+def _verified(shared: DistributedVectors, y: np.ndarray, limit: float, used: int) -> Eigenpairs:
     """Measure the residuals with one more product each."""
     products = shared.product(y)
     values = shared.sum(lambda leaf: np.sum(y[:, leaf] * products[:, leaf], axis=1))
@@ -116,13 +116,13 @@ def _verified(shared: Shared, y: np.ndarray, limit: float, used: int) -> Eigenpa
 
 
 class _Space:
-    """An orthonormal basis Q (rows), the projection Q H Q^T, and the vector that comes next, of each this rank's part.
+    """An orthonormal basis Q (rows), the projection Q H Q^T, and the vector that comes next, each this process's part.
 
     Args:
         first: the first vector, (N,).
     """
 
-    def __init__(self, shared: Shared, first: np.ndarray, capacity: int):
+    def __init__(self, shared: DistributedVectors, first: np.ndarray, capacity: int):
         self.shared = shared
         self.basis = np.empty((capacity, shared.own.stop - shared.own.start))
         self.projection = np.zeros((capacity, capacity))

@@ -1,25 +1,44 @@
 """Lanczos tridiagonalisation with full reorthogonalisation, for a block of independent probes."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from lossatlas.errors import LossAtlasError
-from lossatlas.krylov.distributed_vectors import Shared
+from lossatlas.krylov.collective import ALONE, Collective
+from lossatlas.krylov.distributed_vectors import DistributedVectors
 from lossatlas.krylov.operator import SymmetricOperator
-from lossatlas.parallel.checkpointing import State
-from lossatlas.parallel.process_group import ALONE, Team
 
 NOISE_MARGIN = 10.0
 """Breakdown: the next vector is shorter than this multiple of the product's noise."""
+
+
+class Checkpoint(Protocol):
+    """Where a run saves itself and resumes: named arrays, and tables of rows that are only ever added."""
+
+    def part(self, number: int) -> "Checkpoint":
+        """Return where a part of the run saves itself."""
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        """Return the arrays that were saved last, None when there are none."""
+
+    def rows(self, index: int, into: np.ndarray, count: int) -> None:
+        """Read the first ``count`` saved rows of table ``index`` into an array (rows, N)."""
+
+    def due(self) -> bool:
+        """Return whether to save now."""
+
+    def save(self, arrays: dict[str, Any], tables: list[tuple[np.ndarray, int]]) -> None:
+        """Save arrays, and of every table (rows, N) the rows below its count; may end the run by an exception."""
 
 
 @dataclass
 class Tridiagonal:
     """T = Q H Q^T of one probe: ``alpha`` (steps,), ``beta`` (steps,), and the basis Q if it was kept.
 
-    Q is (steps, N), of which each rank of a team has its part of the columns.
+    Q is (steps, N), of which each process of a team has its part of the columns.
 
     ``beta[j]`` couples vectors j and j + 1; the last one is the norm of what is left over, zero after breakdown.
     """
@@ -65,8 +84,8 @@ def lanczos(
     steps: int,
     keep_basis: bool = False,
     tolerance: float | None = None,
-    state: State | None = None,
-    team: Team = ALONE,
+    state: Checkpoint | None = None,
+    team: Collective = ALONE,
 ) -> list[Tridiagonal]:
     """Run ``steps`` Lanczos steps from every row of ``probes`` (k, N), unit vectors, in lockstep.
 
@@ -77,17 +96,17 @@ def lanczos(
     A probe stops early when its Krylov space is exhausted: the remainder is then at most a small multiple of
     the product's measured noise.
 
-    With a ``state`` the runs are saved now and then, and go on from what was saved.
+    With a ``state`` the runs are saved now and then, and resume from what was saved.
 
-    The ranks of a ``team`` get the same probes and return the same numbers; each computes with its share of the samples
-    and its part of every basis vector.
+    The processes of a ``team`` get the same probes and return the same numbers; each computes with its share of the
+    samples and its part of every basis vector.
 
     Raises:
         LossAtlasError: ``steps`` does not lie in 1..N, there is no probe, or a product is NaN or infinite.
         Dropped: the job was told to stop; the state is saved.
     """
     check_steps(operator.size, steps, len(probes))
-    shared = Shared(operator, team)
+    shared = DistributedVectors(operator, team)
     runs = [_Run(probe[shared.own], steps, operator.dtype) for probe in probes]
     noise = _restore(runs, state) or measured_noise(shared, probes[0], len(probes))
     while active := [run for run in runs if run.goes_on(tolerance)]:
@@ -99,7 +118,7 @@ def lanczos(
     return [run.result(keep_basis) for run in runs]
 
 
-def _advance(shared: Shared, runs: "list[_Run]", products: np.ndarray, noise: float) -> None:
+def _advance(shared: DistributedVectors, runs: "list[_Run]", products: np.ndarray, noise: float) -> None:
     """Take the products with the current vectors; find the next ones by classical Gram-Schmidt, twice."""
     currents, j = np.stack([run.current for run in runs]), runs[0].done
 
@@ -119,7 +138,7 @@ def _advance(shared: Shared, runs: "list[_Run]", products: np.ndarray, noise: fl
 _SAVED = ("alpha", "beta", "done", "exhausted", "norm")
 
 
-def _restore(runs: "list[_Run]", state: State | None) -> float | None:
+def _restore(runs: "list[_Run]", state: Checkpoint | None) -> float | None:
     """Set the runs to what was saved and return the measured noise, None when nothing was saved."""
     saved = state.load() if state is not None else None
     if state is None or saved is None:
@@ -139,7 +158,7 @@ def check_steps(size: int, steps: int, probes: int) -> None:
         raise LossAtlasError(f"steps: {steps}; must lie between 1 and the number of parameters, {size}")
 
 
-def measured_noise(shared: Shared, probe: np.ndarray, width: int = 1) -> float:
+def measured_noise(shared: DistributedVectors, probe: np.ndarray, width: int = 1) -> float:
     """Return the relative noise of a product: how far H(v + w) is from Hv + Hw, for unit v and w.
 
     Unlike n * eps it reflects what the products really do; repeating a product would often give zero.
@@ -157,7 +176,7 @@ def measured_noise(shared: Shared, probe: np.ndarray, width: int = 1) -> float:
 
 
 class _Run:
-    """The recurrence of one probe, of which a rank holds its part."""
+    """The recurrence of one probe, of which a process holds its part."""
 
     def __init__(self, probe: np.ndarray, steps: int, dtype: np.dtype):
         self.basis = np.empty((steps, probe.size), dtype)

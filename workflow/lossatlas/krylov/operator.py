@@ -7,6 +7,7 @@ import numpy as np
 
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov.probes import probe_vectors
+from lossatlas.krylov.tree_sum import Branch
 
 
 class SymmetricOperator(Protocol):
@@ -20,6 +21,13 @@ class SymmetricOperator(Protocol):
 
     def matmat(self, vectors: np.ndarray) -> np.ndarray:
         """Return H v for every row v of ``vectors``, shape (k, N), as float64 (k, N)."""
+
+
+class PartialOperator(SymmetricOperator, Protocol):
+    """A matrix that is a sum over samples, of which each process computes the terms of some leaves."""
+
+    def partial(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
+        """Return the products (k, N) over the samples of these leaves, float64, as ``tree_sum.fold`` returns them."""
 
 
 def check_deterministic(linearize: Callable[[], SymmetricOperator]) -> None:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lossatlas.krylov.lanczos import Tridiagonal, lanczos, quadrature_error
+from lossatlas.krylov.collective import ALONE, Collective
+from lossatlas.krylov.lanczos import Checkpoint, Tridiagonal, lanczos, quadrature_error
 from lossatlas.krylov.operator import SymmetricOperator
-from lossatlas.parallel.checkpointing import State
-from lossatlas.parallel.process_group import ALONE, Team
 
 CONFIDENCE = 0.95
 
@@ -237,8 +236,8 @@ def quadrature_runs(
     numbers: range,
     steps: int,
     tolerance: float | None = None,
-    state: State | None = None,
-    team: Team = ALONE,
+    state: Checkpoint | None = None,
+    team: Collective = ALONE,
 ) -> list[Tridiagonal]:
     """Run Lanczos from the probes of these numbers, a block at a time.
 
@@ -247,8 +246,8 @@ def quadrature_runs(
 
     Args:
         probes: returns the unit probes of some numbers, (k, N).
-        state: where the runs save themselves and go on from.
-        team: ranks that compute every run together.
+        state: where the runs save themselves and resume.
+        team: processes that compute every run together.
     """
     runs: list[Tridiagonal] = []
     block = ADAPTIVE_BLOCK if tolerance else BLOCK

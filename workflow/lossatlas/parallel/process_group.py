@@ -3,9 +3,8 @@
 This is GradVis's Algorithm 4 (data parallel). Several teams that share units are the mix of it and Algorithm 5 that
 GradVis leaves to future work; teams of one rank are Algorithm 5.
 
-No sum depends on the number of ranks, not by a bit. What is summed is cut into ``LEAVES`` leaves whatever the ranks
-are; one rank sums a leaf, and leaves are added along one binary tree. A rank has consecutive leaves; it adds those that
-make up whole branches of the tree, and sends one sum for each branch.
+No sum depends on the number of ranks, not by a bit (see ``krylov.tree_sum``): a rank has consecutive leaves of the tree
+of every sum, and sends one sum for each branch that they make up.
 """
 
 import time
@@ -16,44 +15,11 @@ from typing import Any
 import numpy as np
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.krylov.tree_sum import LEAVES, Branch, fold, leaf
 from lossatlas.parallel import World
-
-LEAVES = 16
-"""Leaves of the tree of every sum; a team has at most as many ranks."""
 
 MESSAGE_BYTES = 2**26
 """About how much a rank sends at once; more goes in several messages."""
-
-Branch = tuple[range, Any]
-"""Consecutive leaves that are one branch of the tree, and the sum over them; None where there is nothing to sum."""
-
-
-def leaf(total: int, number: int) -> slice:
-    """Return which of ``total`` things lie in a leaf."""
-    return slice(total * number // LEAVES, total * (number + 1) // LEAVES)
-
-
-def fold(branches: list[Branch]) -> list[Branch]:
-    """Add consecutive branches along the tree, as far as they make up larger ones; sums are added in place."""
-    made: list[Branch] = []
-    for branch in branches:
-        made.append(branch)
-        del branch  # nobody but ``made`` holds a sum, so that one that was added is freed before the next is made
-        while len(made) > 1 and _siblings(made[-2][0], made[-1][0]):
-            _add_last(made)
-    return made
-
-
-def _add_last(made: list[Branch]) -> None:
-    """Replace the last two branches by the one that they make up."""
-    (right, two), (left, one) = made.pop(), made.pop()
-    if one is not None and two is not None:
-        one += two
-    made.append((range(left.start, right.stop), two if one is None else one))
-
-
-def _siblings(left: range, right: range) -> bool:
-    return len(left) == len(right) and left.start % (2 * len(left)) == 0
 
 
 class Team:

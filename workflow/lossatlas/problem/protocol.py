@@ -1,10 +1,11 @@
 """The central idea: a Problem is a loss over one flat parameter vector. Everything above sees only this."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import numpy as np
 
 from lossatlas.io.layout import ParameterLayout
+from lossatlas.problem.agreement import PointAgreement
 
 
 class Hessian(Protocol):
@@ -27,35 +28,68 @@ class Restriction(Protocol):
         """Return the metrics (point, metric), in the order of ``Problem.metric_names``, at ``points`` (point, k)."""
 
 
-class Evaluation(Protocol):
-    """How points are evaluated: a ``strategy`` by name, why in words, the largest ``error`` of a loss if any, and how
-    well the strategy agreed with plain evaluation (None for that itself)."""
+class Evaluation(NamedTuple):
+    """How points are evaluated: a ``strategy`` by name, and why in words.
+
+    ``error`` is the largest difference of a loss from the network's own precision at the points that were tried, None
+    in that precision itself; ``agreement`` says how well the strategy agreed with plain evaluation in that precision,
+    None for plain evaluation.
+    """
 
     strategy: str
     told: str
     error: float | None
-    agreement: Any
+    agreement: PointAgreement | None = None
 
 
-CHOICES = ("operator", "parameters", "memory_gb", "strategy")
-"""Keys of a spec that say which matrix is meant and how its products are computed."""
+class ProductChoices(TypedDict, total=False):
+    """Which matrix is meant and how its products are computed; what is left out has a default in each backend."""
+
+    operator: str
+    parameters: tuple[str, ...]
+    memory_gb: float
+    strategy: str
 
 
-def choices_of(spec: dict) -> dict[str, Any]:
-    """Return what ``linearize`` takes from the choices of a driver; what they leave out has a default there."""
-    return {key: spec[key] for key in CHOICES if key in spec}
+PRODUCT_CHOICES = tuple(ProductChoices.__annotations__)
 
 
-class Choice(Protocol):
+def choices_of(spec: dict) -> ProductChoices:
+    """Return what ``linearize`` takes from the choices of a driver."""
+    return {key: spec[key] for key in PRODUCT_CHOICES if key in spec}
+
+
+class LocalProductChoices(ProductChoices, total=False):
+    """Also which leaves of the samples this process looks at, see ``krylov.tree_sum``."""
+
+    leaves: range
+
+
+class PointChoices(TypedDict, total=False):
+    """How points of a subspace are evaluated; what is left out has a default in each backend."""
+
+    strategy: str
+    precision: str
+
+
+class PlaneChoices(PointChoices, total=False):
+    """Also what BatchNorm normalises by at a point, see ``restrict`` of a backend."""
+
+    batchnorm: str
+    reference: "Problem"
+    moving: np.ndarray
+
+
+class Choice(NamedTuple):
     """How products are computed: a ``strategy`` by name, why and with how much memory in words, and its bytes.
 
-    ``agreement`` says what was checked of it and how well it agreed, by name.
+    ``agreement`` holds the attributes of a ``ProductAgreement``; None where there was nothing to compare with.
     """
 
     strategy: str
     told: str
     peak: int
-    agreement: dict[str, Any]
+    agreement: dict[str, Any] | None
 
 
 def with_standard_error(means: np.ndarray, samples: int) -> np.ndarray:
@@ -108,13 +142,26 @@ class Problem(Protocol):
     def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the flat buffers with BatchNorm's statistics estimated at theta, on all samples at once."""
 
-    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Any) -> Hessian:
+    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> Hessian:
         """Return the Hessian at theta; what is reusable between products is kept in it."""
 
-    def choose_strategy(self, theta: np.ndarray, buffers: np.ndarray, width: int, **choices: Any) -> Choice:
-        """Return how products with ``width`` vectors at once are to be computed; measured, where it is not given."""
+    def choose_strategy(
+        self,
+        theta: np.ndarray,
+        buffers: np.ndarray,
+        width: int,
+        count: int | None = None,
+        **choices: Unpack[ProductChoices],
+    ) -> Choice:
+        """Return how products with ``width`` vectors at once are to be computed; measured, where it is not given.
 
-    def restrict(self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, **choices: Any) -> Restriction:
+        Args:
+            count: products that are ahead, if that is known.
+        """
+
+    def restrict(
+        self, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, **choices: Unpack[PlaneChoices]
+    ) -> Restriction:
         """Return the loss on the subspace through ``center`` spanned by the rows of ``directions``.
 
         What it finds at a point does not depend on the other points, bit for bit. ``choices`` say how it is computed.
@@ -127,6 +174,6 @@ class Problem(Protocol):
         buffers: np.ndarray,
         points: np.ndarray,
         count: int,
-        **choices: Any,
+        **choices: Unpack[PointChoices],
     ) -> Evaluation:
         """Return how ``count`` points are to be evaluated; measured at some ``points``, where it is not given."""

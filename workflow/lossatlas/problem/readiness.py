@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 from lossatlas.data import Split
@@ -39,15 +39,15 @@ class Remembered:
         text = json.dumps([self._what, width, about, what, store.software()], sort_keys=True)
         key, known = hashlib.sha256(text.encode()).hexdigest()[:16], self._read()
         if key not in known:
-            made = make()._asdict()
-            self._write({**self._read(), key: made})
-            return SimpleNamespace(**made)
-        return SimpleNamespace(**known[key])
+            choice = make()
+            self._write({**self._read(), key: choice._asdict()})
+            return choice
+        return Choice(**known[key])
 
     def _read(self) -> dict[str, dict]:
         try:
             known = json.loads(self._path.read_text())
-            return {key: one for key, one in known.items() if {"strategy", "told", "peak", "agreement"} <= one.keys()}
+            return {key: one for key, one in known.items() if {*Choice._fields} == one.keys()}
         except (OSError, ValueError, AttributeError):
             return {}
 

@@ -8,12 +8,17 @@ from lossatlas.backends.tensorflow.checkpoints import read_checkpoint
 from lossatlas.backends.tensorflow.device import Device, device_of, set_up
 from lossatlas.backends.tensorflow.network import FlatNetwork
 from lossatlas.backends.tensorflow.problem import KerasProblem, least_product_bytes, problems
+from lossatlas.backends.tensorflow.products import PRODUCT_STRATEGIES
 from lossatlas.backends.tensorflow.recorder import Recorder
+from lossatlas.backends.tensorflow.subspace_loss import POINT_STRATEGIES, PRECISIONS
 from lossatlas.backends.tensorflow.trainer import KerasTrainer, training_steps
 
 Trainer = KerasTrainer
 
 __all__ = [
+    "POINT_STRATEGIES",
+    "PRECISIONS",
+    "PRODUCT_STRATEGIES",
     "Device",
     "FlatNetwork",
     "KerasProblem",

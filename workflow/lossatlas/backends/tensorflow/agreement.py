@@ -16,8 +16,11 @@ import tensorflow as tf
 
 from lossatlas.backends.tensorflow.network import FlatNetwork, cut, join, to_numpy
 from lossatlas.backends.tensorflow.points import FLOOR, MULTIPLE, moved
-from lossatlas.backends.tensorflow.products import Curvature, dense
+from lossatlas.backends.tensorflow.products import CurvatureMatrix, dense
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.agreement import ProductAgreement
+from lossatlas.problem.autotune import Disagreement
+from lossatlas.problem.hessian import Piece
 
 VECTORS, SAMPLES = 3, 4
 """Random vectors that products are compared for, and samples of which differences are taken."""
@@ -31,26 +34,20 @@ ALLOWED = {"float64": 1e-3, "float32": 5e-2}
 ROUNDING = 64
 """Differences of numbers are wrong by so many units in their last place, divided by the step."""
 
-Piece = tuple[tf.Tensor, tf.Tensor]
 
-
-class Disagreement(LossAtlasError):
-    """A strategy's products are not those of double backward."""
-
-
-def double_backward(curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece, vectors: list) -> list:
+def double_backward(matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece, vectors: list) -> list:
     """Return the products of a curvature matrix over a piece of samples with some vectors, each (N,)."""
-    at, outputs = curvature.point(theta, buffers, piece[0])
+    at, outputs = matrix.point(theta, buffers, piece[0])
     shapes = [part.shape for part in at]
     with tf.GradientTape(persistent=True) as outer:
         outer.watch(at)
         with tf.GradientTape(persistent=True) as inner:
             inner.watch(at)
             values = outputs(at)
-            value = curvature.loss(values, piece[1])
+            value = matrix.loss(values, piece[1])
         slope = dense(inner, value, at)
-    hessian = [join(dense(outer, slope, at, cut(v, shapes))) for v in vectors] if curvature.operator != "ggn" else []
-    if curvature.operator == "hessian":
+    hessian = [join(dense(outer, slope, at, cut(v, shapes))) for v in vectors] if matrix.operator != "ggn" else []
+    if matrix.operator == "hessian":
         return hessian
     with tf.GradientTape(persistent=True) as linear:
         weights = tf.zeros_like(values)
@@ -62,9 +59,9 @@ def double_backward(curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, 
     gauss_newton = []
     for v in vectors:
         (pushed,) = dense(linear, pulled, [weights], cut(v, shapes))
-        (curved,) = _of_loss(curvature.loss, values, piece[1], pushed)
+        (curved,) = _of_loss(matrix.loss, values, piece[1], pushed)
         gauss_newton.append(join(dense(inner, values, at, curved)))
-    return gauss_newton if curvature.operator == "ggn" else [a - b for a, b in zip(hessian, gauss_newton, strict=True)]
+    return gauss_newton if matrix.operator == "ggn" else [a - b for a, b in zip(hessian, gauss_newton, strict=True)]
 
 
 def _of_loss(loss: Callable, values: tf.Tensor, targets: tf.Tensor, v: tf.Tensor) -> list[tf.Tensor]:
@@ -82,19 +79,19 @@ class Reference:
     """Double backward and central differences at one point, with which strategies are compared.
 
     Args:
-        curvature: the matrix.
+        matrix: whose products.
         parts: into how many parts a piece of samples is cut for double backward, which keeps more than a graph does.
     """
 
-    def __init__(self, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, parts: int):
-        self.curvature, self.theta, self.buffers, self.parts = curvature, theta, buffers, parts
-        vectors = np.random.default_rng(0).standard_normal((VECTORS, curvature.chosen.size))
-        self.vectors = [curvature.network.vector(v) for v in vectors]
+    def __init__(self, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, parts: int):
+        self.matrix, self.theta, self.buffers, self.parts = matrix, theta, buffers, parts
+        vectors = np.random.default_rng(0).standard_normal((VECTORS, matrix.chosen.size))
+        self.vectors = [matrix.network.vector(v) for v in vectors]
         self._plain: dict[int, np.ndarray] = {}
         self._differences: float | None = None
 
-    def compare(self, strategy: str, piece: Piece) -> dict | None:
-        """Return how well a strategy's products over a piece agree with double backward, for a store.
+    def compare(self, strategy: str, piece: Piece) -> ProductAgreement | None:
+        """Return how well a strategy's products over a piece agree with double backward.
 
         Nothing where these are not finite; then there is nothing to agree with.
 
@@ -106,7 +103,7 @@ class Reference:
         if not np.isfinite(plain).all():
             return None
         if self._differences is None:
-            self._differences = referee(self.curvature, self.theta, self.buffers, piece)
+            self._differences = referee(self.matrix, self.theta, self.buffers, piece)
         size = np.linalg.norm(plain, axis=1).max() or 1.0
         difference = np.linalg.norm(found - plain, axis=1).max() / size
         near = moved(piece[0]), piece[1]
@@ -121,28 +118,22 @@ class Reference:
                     f"Hessian products: those of strategy {strategy!r} {words} by {gap:.1e} of their size, where "
                     f"rounding is {rounding:.1e}"
                 )
-        return {
-            "against": "double backward",
-            "samples": len(piece[0]),
-            "vectors": len(self.vectors),
-            "difference": float(difference),
-            "rounding": float(rounding),
-            "asymmetry": float(asymmetry),
-            "central_differences": self._differences,
-        }
+        counts = len(piece[0]), len(self.vectors)
+        measured = float(difference), float(rounding), float(asymmetry)
+        return ProductAgreement("double backward", *counts, *measured, self._differences)
 
     def _products(self, strategy: str, theta: tf.Tensor, piece: Piece, vectors: list[tf.Tensor]) -> np.ndarray:
-        products = [self.curvature.product(strategy, theta, self.buffers, piece, v) for v in vectors]
+        products = [self.matrix.product(strategy, theta, self.buffers, piece, v) for v in vectors]
         return np.stack([to_numpy(product) for product in products]).astype(np.float64)
 
     def _double_backward(self, piece: Piece) -> np.ndarray:
         size = len(piece[0])
         if size not in self._plain:
             cuts = np.linspace(0, size, min(self.parts, size) + 1).astype(int)
-            total = np.zeros((len(self.vectors), self.curvature.chosen.size))
+            total = np.zeros((len(self.vectors), self.matrix.chosen.size))
             for a, b in pairwise(cuts):
                 part = piece[0][a:b], piece[1][a:b]
-                found = double_backward(self.curvature, self.theta, self.buffers, part, self.vectors)
+                found = double_backward(self.matrix, self.theta, self.buffers, part, self.vectors)
                 total += np.stack([to_numpy(row) for row in found]) * ((b - a) / size)
             self._plain[size] = total
         return self._plain[size]
@@ -155,25 +146,25 @@ class Differences(NamedTuple):
     wrong: bool
 
 
-def referee(curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece) -> float:
+def referee(matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece) -> float:
     """Return the relative difference of a product by double backward from differences of the gradient.
 
     Raises:
         LossAtlasError: the gradient is not the derivative of the loss, or the product not that of the gradient.
     """
-    few = piece if curvature.batchnorm == "batch" else (piece[0][:SAMPLES], piece[1][:SAMPLES])
+    few = piece if matrix.batchnorm == "batch" else (piece[0][:SAMPLES], piece[1][:SAMPLES])
     try:
-        with in_float64(curvature.network, theta, buffers, few) as (theta64, buffers64, few64):
-            return _judged(curvature, theta64, buffers64, few64)
+        with in_float64(matrix.network, theta, buffers, few) as (theta64, buffers64, few64):
+            return _judged(matrix, theta64, buffers64, few64)
     except LossAtlasError:
         raise
     except Exception:  # a layer or a loss of the user's own that insists on its precision
-        return _judged(curvature, theta, buffers, few)
+        return _judged(matrix, theta, buffers, few)
 
 
-def _judged(curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece) -> float:
-    seen = Seen(curvature, theta, buffers, piece)
-    vector = np.random.default_rng(1).standard_normal(curvature.chosen.size)
+def _judged(matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece) -> float:
+    seen = Seen(matrix, theta, buffers, piece)
+    vector = np.random.default_rng(1).standard_normal(matrix.chosen.size)
     slope, product = seen.along(vector)
     if slope.wrong:
         raise LossAtlasError(
@@ -193,17 +184,17 @@ def _judged(curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, piece: P
 class Seen:
     """Loss and gradient over a piece of samples, differentiated by differences along vectors."""
 
-    def __init__(self, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece):
-        self.curvature, self.theta, self.buffers, self.piece = curvature, theta, buffers, piece
-        self.at = curvature.point(theta, buffers, piece[0])[0]
+    def __init__(self, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece):
+        self.matrix, self.theta, self.buffers, self.piece = matrix, theta, buffers, piece
+        self.at = matrix.point(theta, buffers, piece[0])[0]
         self.dtype = theta.dtype.name
         self.scale = float(tf.norm(join(self.at))) or 1.0
 
     def along(self, vector: np.ndarray) -> tuple[Differences, Differences]:
         """Return how the gradient agrees with the loss, and products with the gradient, along a vector (N,)."""
         vector = vector / np.linalg.norm(vector)
-        v, operator = tf.constant(vector, self.theta.dtype), self.curvature.operator
-        (found,) = double_backward(self.curvature, self.theta, self.buffers, self.piece, [v])
+        v, operator = tf.constant(vector, self.theta.dtype), self.matrix.operator
+        (found,) = double_backward(self.matrix, self.theta, self.buffers, self.piece, [v])
         value, gradient, values = self._at(vector, 0.0)
         slopes, products, noises = [], [], []
         for step in (self.scale * share for share in STEPS[self.dtype]):
@@ -220,7 +211,7 @@ class Seen:
 
     def layer(self, place: int) -> str:
         """Return the last layer along whose parameters ``along`` finds a wrong derivative in that place."""
-        layout = self.curvature.chosen
+        layout = self.matrix.chosen
         for slot in reversed(layout.slots):
             vector = np.zeros(layout.size)
             vector[slot.slice] = np.random.default_rng(2).standard_normal(slot.size)
@@ -240,11 +231,11 @@ class Seen:
         """Return loss, gradient and outputs at theta + step vector."""
         moved = cut(tf.constant(step * vector, self.theta.dtype), [part.shape for part in self.at])
         at = [part + change for part, change in zip(self.at, moved, strict=True)]
-        _, outputs = self.curvature.point(self.theta, self.buffers, self.piece[0])
+        _, outputs = self.matrix.point(self.theta, self.buffers, self.piece[0])
         with tf.GradientTape() as tape:
             tape.watch(at)
             values = outputs(at)
-            value = self.curvature.loss(values, self.piece[1])
+            value = self.matrix.loss(values, self.piece[1])
         return float(value), join(dense(tape, value, at)).numpy().astype(np.float64), values
 
     def _gauss_newton(self, values: tf.Tensor, pushed: tf.Tensor, step: float) -> np.ndarray:
@@ -253,11 +244,11 @@ class Seen:
         def slope(moved: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
                 tape.watch(moved)
-                value = self.curvature.loss(moved, self.piece[1])
+                value = self.matrix.loss(moved, self.piece[1])
             return tape.gradient(value, moved)
 
         curved = (slope(values + step * pushed) - slope(values - step * pushed)) / (2 * step)
-        _, outputs = self.curvature.point(self.theta, self.buffers, self.piece[0])
+        _, outputs = self.matrix.point(self.theta, self.buffers, self.piece[0])
         with tf.GradientTape() as tape:
             tape.watch(self.at)
             again = outputs(self.at)

@@ -11,9 +11,6 @@ import tensorflow as tf
 from lossatlas.backends.tensorflow.network import FlatNetwork
 from lossatlas.errors import LossAtlasError
 
-BATCHNORM = ("frozen", "batch")
-"""What BatchNorm normalises by: its running statistics, or those of the samples that are evaluated together."""
-
 
 def batchnorms(model: keras.Model) -> list[keras.Layer]:
     """Return the BatchNorm layers of a model that are trained; the others keep their running statistics anyway."""
@@ -23,7 +20,7 @@ def batchnorms(model: keras.Model) -> list[keras.Layer]:
 
 @contextmanager
 def statistics(model: keras.Model, batchnorm: str) -> Iterator[None]:
-    """Let BatchNorm normalise by ``batchnorm``, one of ``BATCHNORM``, for a while.
+    """Let BatchNorm normalise by ``batchnorm``, one of ``checks.BATCHNORM``, for a while.
 
     With ``batch`` it is mean and biased variance over the batch (Ioffe and Szegedy 2015), through which derivatives
     pass. What it would write into its running statistics goes nowhere in a stateless call.

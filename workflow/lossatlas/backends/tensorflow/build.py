@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from lossatlas import rng, zoo
 from lossatlas.config import imports
-from lossatlas.errors import LossAtlasError
+from lossatlas.problem.checks import LOSSES, built, check_averageable, check_loss, network_builder
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -23,19 +23,9 @@ def build_module(spec: dict, seed: int) -> keras.Model:
         LossAtlasError: the builder fails or returns something else.
     """
     keras.utils.clear_session(free_memory=False)
-    own = "import" in spec
-    chosen = spec["import"] if own else spec["name"]
-    build = imports.load(chosen, spec["python_path"], "model.import") if own else zoo.keras_builder(chosen)
+    name, builder = network_builder(spec, zoo.keras_builder)
     keras.utils.set_random_seed(rng.torch_seed(seed, "initial weights") % 2**32)
-    try:
-        model = build(**spec["kwargs"])
-    except Exception as error:
-        raise LossAtlasError(
-            f"model: building {chosen!r} with kwargs {spec['kwargs']} failed with {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(model, keras.Model):
-        raise LossAtlasError(f"model.import: {chosen!r} returned {type(model).__name__}, not a keras.Model")
-    return model
+    return built(builder, name, spec["kwargs"], keras.Model, "keras.Model")
 
 
 def build_loss(spec: dict) -> Loss:
@@ -44,7 +34,7 @@ def build_loss(spec: dict) -> Loss:
     A user's function may return one value per sample instead; the mean is taken here.
     """
     if "import" not in spec:
-        return dict(zip(("cross-entropy", "mse"), BUILT_IN, strict=True))[spec["name"]]
+        return dict(zip(LOSSES, BUILT_IN, strict=True))[spec["name"]]
     own = imports.load(spec["import"], spec["python_path"], "loss.import")
     return mean_over_samples(own, f"loss.import: {spec['import']!r}")
 
@@ -55,13 +45,8 @@ def as_loss(loss: str | Loss) -> Loss:
     Raises:
         LossAtlasError: there is no built-in loss of that name.
     """
-    if isinstance(loss, type):
-        raise LossAtlasError(f"loss: {loss.__name__} is a class; give an instance, {loss.__name__}()")
-    if callable(loss):
-        return mean_over_samples(loss, "loss: the function")
-    if loss not in ("cross-entropy", "mse"):
-        raise LossAtlasError(f"loss: {loss!r} is neither a function nor one of cross-entropy, mse")
-    return build_loss({"name": loss})
+    check_loss(loss)
+    return mean_over_samples(loss, "loss: the function") if callable(loss) else build_loss({"name": loss})
 
 
 def cross_entropy(outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
@@ -81,11 +66,7 @@ def mean_over_samples(own: Callable, who: str) -> Loss:
 
     def mean_loss(outputs: Any, targets: tf.Tensor) -> tf.Tensor:
         value = _in_precision_of(own, outputs)(targets, outputs) if keras_loss else own(outputs, targets)
-        if not tf.is_tensor(value) or len(value.shape) > 1:
-            raise LossAtlasError(
-                f"{who} must return a scalar or one value per sample, "
-                f"got {tuple(value.shape) if tf.is_tensor(value) else type(value).__name__}"
-            )
+        check_averageable(who, tuple(value.shape) if tf.is_tensor(value) else None, value)
         return tf.reduce_mean(value if value.dtype.is_floating else tf.cast(value, tf.float64))
 
     mean_loss.heeds_masks = keras_loss

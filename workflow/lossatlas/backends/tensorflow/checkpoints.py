@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from lossatlas.backends.tensorflow.checks import first_line
 from lossatlas.backends.tensorflow.network import FlatNetwork
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.checks import first_line
 
 
 def read_checkpoint(file: Path, network: FlatNetwork) -> None:
@@ -18,6 +18,4 @@ def read_checkpoint(file: Path, network: FlatNetwork) -> None:
     try:
         network.model.load_weights(file)
     except Exception as error:
-        raise LossAtlasError(
-            f"checkpoints: {file} cannot be loaded into this model ({type(error).__name__}: {first_line(error)})"
-        ) from error
+        raise LossAtlasError(f"checkpoints: {file} cannot be loaded into this model ({first_line(error)})") from error

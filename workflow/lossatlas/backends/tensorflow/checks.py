@@ -1,6 +1,5 @@
 """Whether model, loss and data fit together, tried on a few samples before any work starts."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,15 @@ from lossatlas.backends.tensorflow.build import BUILT_IN, Loss, cross_entropy, s
 from lossatlas.backends.tensorflow.network import FlatNetwork
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
-
-CHECKED = 32
-"""Samples, spread evenly over all, on which a loss must be the mean over its samples."""
+from lossatlas.problem.checks import (
+    CHECKED,
+    alike,
+    check_mean,
+    check_repeats,
+    check_same_outputs,
+    first_line,
+    fitting,
+)
 
 
 def to_tensors(split: Split, network: FlatNetwork) -> tuple[tf.Tensor, tf.Tensor]:
@@ -71,18 +76,11 @@ def probe(
     few = np.linspace(0, len(inputs) - 1, min(CHECKED, len(inputs))).astype(int)
     every, all_targets = inputs, targets
     inputs, targets = tf.gather(inputs, few), tf.gather(targets, few)
-    try:
+    with fitting(*((tuple(part.shape), part.dtype.name) for part in (inputs, targets))):
         outputs = _call(network, inputs)
         if loss is cross_entropy and tf.is_tensor(outputs):
             _check_classes(outputs, targets)
         loss(outputs, targets)
-    except LossAtlasError:
-        raise
-    except Exception as error:
-        raise LossAtlasError(
-            f"model and data do not fit: inputs {tuple(inputs.shape)} {inputs.dtype.name}, targets "
-            f"{tuple(targets.shape)} {targets.dtype.name} gave {type(error).__name__}: {first_line(error)}"
-        ) from error
     _check_rows(outputs, len(inputs))
     _check_model(network, inputs, outputs)
     _check_constants(network, loss, outputs, targets)
@@ -95,14 +93,6 @@ def probe(
         return False
     shape, scores = tuple(targets.shape), tuple(outputs.shape)
     return not targets.dtype.is_floating and len(scores) == len(shape) + 1 and scores[:-1] == shape and scores[-1] > 1
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error that says something."""
-    text = re.sub(r"\x1b\[\d*m", "", str(error))  # colours
-    text = re.split(r"\n    (?=\w*(?:Error|Exception): )", text)[-1]  # after what AutoGraph says of where
-    lines = [re.sub(r"^\w+: (?=Exception encountered)", "", line.strip()) for line in text.splitlines()]
-    return next((line for line in lines if line and not line.startswith("Exception encountered")), "no message")
 
 
 def _check_rows(outputs: Any, samples: int) -> None:
@@ -122,20 +112,10 @@ def _check_model(network: FlatNetwork, inputs: tf.Tensor, outputs: Any) -> None:
     def called(part: tf.Tensor) -> list[np.ndarray]:
         return [found.numpy() for found in tf.nest.flatten(_call(network, part))]
 
-    if not _alike(whole, called(inputs)):
-        raise LossAtlasError("model: evaluated twice it gave two results; it draws random numbers (dropout left on?)")
-    halves = zip(called(inputs[:half]), called(inputs[half:]), strict=True) if half else ()
-    if half and not _alike(whole, [np.concatenate(pair) for pair in halves]):
+    check_same_outputs(whole, called(inputs))
+    pairs = zip(called(inputs[:half]), called(inputs[half:]), strict=True) if half else ()
+    if half and not all(alike(one, np.concatenate(two)) for one, two in zip(whole, pairs, strict=True)):
         raise LossAtlasError("model: the outputs of a sample depend on the others of its batch")
-
-
-def _alike(outputs: list[np.ndarray], others: list[np.ndarray]) -> bool:
-    for one, two in zip(outputs, others, strict=True):
-        finite = one[np.isfinite(one)]
-        tolerance = 1e-4 * float(np.abs(finite).max()) if finite.size else 0.0
-        if one.shape != two.shape or not np.allclose(two, one, 1e-3, tolerance, equal_nan=True):
-            return False
-    return True
 
 
 def _check_constants(network: FlatNetwork, loss: Loss, outputs: Any, targets: tf.Tensor) -> None:
@@ -178,10 +158,10 @@ def _check_everywhere(loss: Loss, outputs: Any, targets: tf.Tensor) -> None:
             whole, single = graph(part, group)
         except (tf.errors.OpError, TypeError, ValueError, AttributeError) as error:
             raise LossAtlasError(
-                f"loss: TensorFlow cannot trace it ({type(error).__name__}: {first_line(error)}); write it with "
+                f"loss: TensorFlow cannot trace it ({first_line(error)}); write it with "
                 "operations of TensorFlow or keras.ops"
             ) from error
-        _compare("loss", whole, single.numpy())
+        _check_mean_of("loss", whole, single.numpy())
 
 
 def _check_classes(outputs: tf.Tensor, targets: tf.Tensor) -> None:
@@ -211,7 +191,7 @@ def _check_metrics(metrics: dict[str, Loss], outputs: tf.Tensor, targets: tf.Ten
         try:
             _check_mean(f"metrics.{name}", metric, outputs, targets)
         except (tf.errors.OpError, TypeError, ValueError, IndexError) as error:
-            said = f"{type(error).__name__}: {first_line(error)}"
+            said = f"{first_line(error)}"
             shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
             raise LossAtlasError(f"metrics.{name}: on {shapes} it gave {said}") from error
 
@@ -219,25 +199,13 @@ def _check_metrics(metrics: dict[str, Loss], outputs: tf.Tensor, targets: tf.Ten
 def _check_mean(who: str, loss: Loss, outputs: tf.Tensor, targets: tf.Tensor) -> None:
     """Refuse losses and metrics that draw random numbers or are no mean over samples."""
     value = loss(outputs, targets)
-    whole, again = float(value), float(loss(outputs, targets))
-    if np.isfinite(whole) and whole != again:
-        raise LossAtlasError(
-            f"{who}: evaluated twice it gave {whole:.6g} and {again:.6g}; it draws random numbers (dropout left on?)"
-        )
+    check_repeats(who, float(value), float(loss(outputs, targets)))
     places = range(len(targets))
     alone = [tf.nest.map_structure(lambda tensor, i=i: tensor[i : i + 1], (outputs, targets)) for i in places]
-    _compare(who, value, np.array([float(loss(*pair)) for pair in alone]))
+    _check_mean_of(who, value, np.array([float(loss(*pair)) for pair in alone]))
 
 
-def _compare(who: str, whole: tf.Tensor, single: np.ndarray) -> None:
-    """Refuse a mean that is not that of the samples' own; NaN and inf are kept, counted and drawn as such."""
-    value, largest = float(whole), float(np.abs(single).max())
-    if (
-        np.isfinite(value)
-        and not abs(single.mean() - value) <= 1e3 * np.finfo(whole.dtype.as_numpy_dtype).eps * largest
-    ):
-        raise LossAtlasError(
-            f"{who}: that of {len(single)} samples is {value:.6g}, the mean of their own {single.mean():.6g}; "
-            "it must be the mean over samples. Instead of a sum, a weighted mean, or a mean that leaves samples out, "
-            "return one value per sample"
-        )
+def _check_mean_of(who: str, whole: tf.Tensor, single: np.ndarray) -> None:
+    """Refuse a mean that is not that of the samples' own."""
+    tolerance = 1e3 * np.finfo(whole.dtype.as_numpy_dtype).eps * float(np.abs(single).max())
+    check_mean(who, float(whole), single.mean(), len(single), tolerance)

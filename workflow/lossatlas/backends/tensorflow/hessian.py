@@ -1,20 +1,22 @@
-"""Products with the curvature of a network's mean loss, exact over all samples: a ``SymmetricOperator``."""
+"""Products with the curvature of a network's mean loss, exact over all samples."""
 
 import math
 import time
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from lossatlas.backends.tensorflow.agreement import Disagreement, Reference
+from lossatlas.backends.tensorflow.agreement import Reference
 from lossatlas.backends.tensorflow.memory import peak_bytes
 from lossatlas.backends.tensorflow.network import to_numpy
-from lossatlas.backends.tensorflow.products import STRATEGIES, Curvature
-from lossatlas.errors import LossAtlasError, NonFiniteError
-from lossatlas.parallel.process_group import LEAVES, Branch, fold, leaf
-
-Piece = tuple[tf.Tensor, tf.Tensor]
+from lossatlas.backends.tensorflow.products import PRODUCT_STRATEGIES, CurvatureMatrix
+from lossatlas.backends.tensorflow.protocols import Differentiable, Samples
+from lossatlas.errors import LossAtlasError
+from lossatlas.krylov.tree_sum import LEAVES, Branch
+from lossatlas.problem import Choice
+from lossatlas.problem.agreement import ProductAgreement
+from lossatlas.problem.autotune import Candidate, first_that_agrees, ranked_candidates
+from lossatlas.problem.hessian import HessianBase, Piece
 
 INSIDE = 1.5
 """Bytes that a product takes for each byte of its tensors, with what operations use inside themselves."""
@@ -22,11 +24,8 @@ INSIDE = 1.5
 SPARE = 32 * 2**20
 """Bytes of what products need once, however small they are: graphs and the buffers of libraries."""
 
-MARGIN = 0.8
-"""``forward`` is chosen when it takes less than this share of the time of ``nested``; less is noise."""
 
-
-class KerasHessian:
+class KerasHessian(HessianBase):
     """The Hessian of one ``KerasProblem`` at theta (or its relatives, see ``products``).
 
     Args:
@@ -34,8 +33,8 @@ class KerasHessian:
         parameters: patterns of the names of the parameters that the matrix is restricted to; N is their number.
         memory_gb: what products may take; samples are cut into pieces that fit. Nothing is kept between products but
             the graphs.
-        strategy: one of ``products.STRATEGIES``, or ``auto``: the faster one, measured here.
-        leaves: which leaves of the samples this process looks at; the others are other ranks' (see ``team``).
+        strategy: one of ``products.PRODUCT_STRATEGIES``, or ``auto``: the faster one, measured here.
+        leaves: which leaves of the samples this process looks at; the others are other ranks' (``krylov.tree_sum``).
 
     Raises:
         LossAtlasError: the memory does not suffice for one sample, or an operation has no second derivative.
@@ -44,7 +43,7 @@ class KerasHessian:
 
     def __init__(
         self,
-        problem,
+        problem: Differentiable,
         theta: np.ndarray,
         buffers: np.ndarray,
         operator: str = "hessian",
@@ -53,92 +52,53 @@ class KerasHessian:
         strategy: str = "nested",
         leaves: range = range(LEAVES),
     ):
-        self.problem, self.network = problem, problem.network
-        self.curvature = problem.curvature(operator, parameters)
-        self.layout, self.samples = self.curvature.chosen, problem.samples
-        self.size, self.products = self.layout.size, 0
-        self.dtype = np.dtype(self.network.device.dtype)
+        self.network, self.matrix = problem.network, problem.matrix(operator, parameters)
+        super().__init__(problem, self.matrix.chosen, np.dtype(self.network.device.dtype))
         self.theta, self.buffers = self.network.vector(theta), self.network.vector(buffers)
         at = self.theta, self.buffers
         if strategy == "auto":
-            strategy = choose(problem, self.curvature, *at, memory_gb, strategy).strategy
+            strategy = choose_products(problem, self.matrix, *at, memory_gb, strategy).strategy
         self.strategy = strategy
-        self._pieces, self.peak = arrange(problem, self.curvature, *at, memory_gb, strategy)
+        self._pieces, self.peak = arrange(problem, self.matrix, *at, memory_gb, strategy)
         self._check(leaves)
 
-    def matvec(self, vector: np.ndarray) -> np.ndarray:
-        """Return H v, float64, for ``vector`` of shape (N,)."""
-        return self.matmat(vector[None])[0]
+    def _block(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
+        return self._over_pieces(self._pieces, vectors, leaves)
 
-    def matmat(self, vectors: np.ndarray) -> np.ndarray:
-        """Return H v for every row of ``vectors`` (k, N), float64; pieces weigh by their number of samples."""
-        return self.partial(vectors, range(LEAVES))[0][1]
+    def _on_device(self, vectors: np.ndarray) -> tf.Tensor:
+        return self.network.vector(vectors[0])
 
-    def partial(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
-        """Return the products over the samples of some leaves only, (k, N) float64 for every branch that they are."""
-        vectors = np.asarray(vectors)
-        if vectors.ndim != 2 or vectors.shape[1] != self.size:
-            raise LossAtlasError(f"Hessian product: vectors of shape {vectors.shape}, expected (k, {self.size})")
-        self.products += len(vectors)
-        rows = [self._row(self.network.vector(vector), leaves) for vector in vectors]
-        branches = zip(*rows, strict=True)
-        return [(parts[0][0], np.stack([self._filled(total) for _, total in parts])) for parts in branches]
-
-    def _filled(self, total: np.ndarray | None) -> np.ndarray:
-        return np.zeros(self.size) if total is None else total
-
-    def _row(self, v: tf.Tensor, leaves: range) -> list[Branch]:
-        """Return the sums over some leaves of the product with one vector."""
-        pieces = self._pieces
-        return fold((range(n, n + 1), self._sum(pieces[leaf(len(pieces), n)], v)) for n in leaves)
-
-    def _sum(self, pieces: list[Piece], v: tf.Tensor) -> np.ndarray | None:
-        """Return the sum over pieces, None if there are none."""
-        if not pieces:
-            return None
-        total = np.zeros(self.size)
-        for piece in pieces:
-            product = self.curvature.product(self.strategy, self.theta, self.buffers, piece, v)
-            total += np.multiply(to_numpy(product), len(piece[0]) / self.samples, dtype=np.float64)
+    def _on_host(self, total: np.ndarray) -> np.ndarray:
         return total
 
-    def _check(self, leaves: range) -> None:
-        """Refuse a point where loss or gradient is not finite."""
-        chunks = list(enumerate(self.problem.chunks))
-        for number, chunk in (found for n in leaves for found in chunks[leaf(len(chunks), n)]):
-            value, gradient = self.problem.chunk_gradient(self.theta, self.buffers, chunk)
-            if not (np.isfinite(value) and np.isfinite(gradient).all()):
-                raise NonFiniteError(
-                    f"Hessian: loss {float(value)} or its gradient is not finite in chunk {number} "
-                    f"of {len(self.problem.chunks)}"
-                )
+    def _sum(self, pieces: list[tuple[int, Piece]], vectors: tf.Tensor) -> np.ndarray:
+        total = np.zeros((1, self.size))
+        for _, piece in pieces:
+            product = self.matrix.product(self.strategy, self.theta, self.buffers, piece, vectors)
+            total[0] += np.multiply(to_numpy(product), len(piece[0]) / self.samples, dtype=np.float64)
+        return total
 
-
-class Choice(NamedTuple):
-    """A strategy and why: ``told`` in words, ``peak`` in bytes; how well it agreed with double backward."""
-
-    strategy: str
-    told: str
-    peak: int
-    agreement: dict | None = None
+    def _loss_of(self, chunk: Piece) -> tuple[float, bool]:
+        value, gradient = self.problem.chunk_gradient(self.theta, self.buffers, chunk)
+        return float(value), bool(np.isfinite(value) and np.isfinite(gradient).all())
 
 
 def arrange(
-    problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, strategy: str
+    problem: Samples, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, strategy: str
 ) -> tuple[list[Piece], int]:
     """Cut the samples into pieces so small that a product stays within the memory; return them and the peak in bytes.
 
     Raises:
         LossAtlasError: not even one sample fits, or one chunk where chunks must stay whole.
     """
-    if strategy not in STRATEGIES:
-        raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(STRATEGIES)}")
-    budget, vectors = memory_gb * 2**30, 8 * (LEAVES.bit_length() + 3) * curvature.chosen.size
+    if strategy not in PRODUCT_STRATEGIES:
+        raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(PRODUCT_STRATEGIES)}")
+    budget, vectors = memory_gb * 2**30, 8 * (LEAVES.bit_length() + 3) * matrix.chosen.size
     pieces = problem.pieces()
     while True:
         size = max(len(inputs) for inputs, _ in pieces)
         largest = next(piece for piece in pieces if len(piece[0]) == size)
-        graph = curvature.graph(strategy, theta, buffers, largest)
+        graph = matrix.graph(strategy, theta, buffers, largest)
         peak = int(INSIDE * peak_bytes(graph)) + vectors + SPARE
         if peak <= budget:
             return pieces, peak
@@ -150,100 +110,89 @@ def arrange(
         pieces = problem.pieces(max(1, min(size - 1, int(0.9 * size * budget / peak))))
 
 
-def least_of(problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, asked: str) -> int:
+def least_bytes_of(problem: Samples, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, asked: str) -> int:
     """Return the bytes that products need with the chunks as they are, of all strategies for ``auto``.
 
     Raises:
         LossAtlasError: no strategy can be used.
     """
-    found, errors = [], []
-    for name in STRATEGIES if asked == "auto" else (asked,):
+    peaks, errors = [], []
+    for name in PRODUCT_STRATEGIES if asked == "auto" else (asked,):
         try:
-            found.append(arrange(problem, curvature, theta, buffers, math.inf, name)[1])
+            peaks.append(arrange(problem, matrix, theta, buffers, math.inf, name)[1])
         except LossAtlasError as error:
             errors.append(error)
-    if not found:
+    if not peaks:
         raise errors[0]
-    return min(found)
+    return min(peaks)
 
 
-class Way(NamedTuple):
-    """A strategy that can be used: its pieces of samples, peak in bytes, and seconds of a product over all samples."""
-
-    pieces: list[Piece]
-    peak: int
-    seconds: float
-
-
-def choose(problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, asked: str) -> Choice:
+def choose_products(
+    problem: Samples, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, asked: str
+) -> Choice:
     """Return the strategy ``asked``, or for ``auto`` the faster one that the network allows, once it agrees.
 
     Raises:
         LossAtlasError: no strategy can be used, or none agrees with double backward.
     """
     at = theta, buffers
-    ways, errors = _ways(problem, curvature, *at, memory_gb, STRATEGIES if asked == "auto" else (asked,))
-    left, reference = [], None
-    while ways:
-        best = _fastest(ways)
-        pieces, peak, each = ways.pop(best)
-        reference = reference or Reference(curvature, *at, _parts(problem, pieces[0], peak, memory_gb))
-        try:
-            agreement = reference.compare(best, pieces[0])
-        except Disagreement as error:
-            errors.append(error)
-            left.append(f"; {error}, so it is left out")
-            continue
-        others = "".join(f"; {name} {way.seconds:.2g}" for name, way in ways.items())
-        time = f" ({each:.2g} s each{others})" if asked == "auto" else ""
-        agrees = f"as double backward to {agreement['difference']:.0e}" if agreement else "not finite here"
-        return Choice(best, f"{best}{time}, {_memory(peak, memory_gb)}, {agrees}{''.join(left)}", peak, agreement)
-    raise errors[0]
+    candidates = _candidates(problem, matrix, *at, memory_gb, PRODUCT_STRATEGIES if asked == "auto" else (asked,))
+    first = candidates[0]
+    reference = Reference(matrix, *at, _parts(problem, first.way[0], first.peak, memory_gb))
+
+    def compare(one: Candidate) -> ProductAgreement | None:
+        return reference.compare(one.name, one.way[0])
+
+    choice, dropped = first_that_agrees(candidates, compare, memory_gb)
+    agrees = f"as double backward to {choice.agreement['difference']:.0e}" if choice.agreement else "not finite here"
+    notes = "".join(f"; {error}, so it is left out" for error in dropped)
+    return choice._replace(told=f"{choice.told}, {agrees}{notes}")
 
 
-def _ways(
-    problem, curvature: Curvature, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, names: tuple[str, ...]
-) -> tuple[dict[str, Way], list[LossAtlasError]]:
-    """Return the strategies that can be used, and why others cannot."""
-    vector = tf.zeros(curvature.chosen.size, theta.dtype)
-    found, errors = {}, []
+def _candidates(
+    problem: Samples,
+    matrix: CurvatureMatrix,
+    theta: tf.Tensor,
+    buffers: tf.Tensor,
+    memory_gb: float,
+    names: tuple[str, ...],
+) -> list[Candidate]:
+    """Return the strategies that can be used with their pieces of samples, the best first; several are measured.
+
+    Raises:
+        LossAtlasError: there is none; why the first one cannot be.
+    """
+    vector = tf.zeros(matrix.chosen.size, theta.dtype)
+    candidates, errors = [], []
     for name in names:
         try:
-            pieces, peak = arrange(problem, curvature, theta, buffers, memory_gb, name)
-            each = 0.0
+            pieces, peak = arrange(problem, matrix, theta, buffers, memory_gb, name)
+            seconds = None
             if len(names) > 1:
-                each = _seconds(curvature, name, theta, buffers, pieces[0], vector)
-            found[name] = Way(pieces, peak, each * problem.samples / len(pieces[0][0]))
+                seconds = _seconds(matrix, name, theta, buffers, pieces[0], vector)
+                seconds *= problem.samples / len(pieces[0][0])
+            candidates.append(Candidate(name, peak, seconds, pieces))
         except LossAtlasError as error:
             errors.append(error)
-    return found, errors
+    if not candidates:
+        raise errors[0]
+    return ranked_candidates(candidates) if len(names) > 1 else candidates
 
 
-def _fastest(ways: dict[str, Way]) -> str:
-    best = next(iter(ways))
-    for name, way in ways.items():
-        best = name if way.seconds < MARGIN * ways[best].seconds else best
-    return best
-
-
-def _parts(problem, piece: Piece, peak: int, memory_gb: float) -> int:
+def _parts(problem: Samples, piece: Piece, peak: int, memory_gb: float) -> int:
     """Return into how many parts a piece is cut where tapes keep twice what a graph does, to stay in the memory."""
     if problem.batchnorm == "batch":
         return 1
     return min(len(piece[0]), int(np.ceil(2 * peak / (memory_gb * 2**30))))
 
 
-def _memory(peak: int, memory_gb: float) -> str:
-    return f"about {peak / 2**30:.2g} of {memory_gb:.3g} GB"
-
-
 def _seconds(
-    curvature: Curvature, strategy: str, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece, vector: tf.Tensor
+    matrix: CurvatureMatrix, strategy: str, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece, vector: tf.Tensor
 ) -> float:
     """Return the shortest time of three products on one piece, after one that traces."""
     times = []
     for _ in range(4):
         started = time.perf_counter()
-        to_numpy(curvature.product(strategy, theta, buffers, piece, vector))
+        to_numpy(matrix.product(strategy, theta, buffers, piece, vector))
         times.append(time.perf_counter() - started)
     return min(times[1:])

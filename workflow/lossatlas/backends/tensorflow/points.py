@@ -1,14 +1,16 @@
 """Whether points as they are evaluated, by a traced graph, have the losses of the model called eagerly."""
 
 import time
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from lossatlas.backends.tensorflow.batchnorm import statistics
 from lossatlas.backends.tensorflow.network import to_numpy
+from lossatlas.backends.tensorflow.protocols import Evaluator
+from lossatlas.backends.tensorflow.subspace_loss import Restriction
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.agreement import PointAgreement
 
 MULTIPLE, FLOOR = 32.0, 256
 """What may be between two ways: so many times the measured rounding, and so many units in the last place."""
@@ -17,23 +19,10 @@ SECONDS = 1.0
 """After which no further point is compared."""
 
 
-class Agreement(NamedTuple):
-    """How well a strategy agreed with the model called eagerly.
-
-    ``points`` and ``samples`` count what was compared. ``difference`` is the largest one of a chunk's mean loss, of the
-    mean of its samples' losses or of their mean square; ``rounding`` is how far these move when samples, parameters and
-    buffers change by their rounding; both as shares of the numbers themselves.
-    """
-
-    strategy: str
-    points: int
-    samples: int
-    difference: float
-    rounding: float
-
-
-def compare(restriction, points: np.ndarray) -> Agreement:
+def compare(restriction: Restriction, points: np.ndarray) -> PointAgreement:
     """Return how the losses at some points (point, k) agree on the last chunk of samples.
+
+    Compared are the chunk's mean loss, the mean of its samples' losses and their mean square, each relative to itself.
 
     Raises:
         LossAtlasError: they differ by more than rounding.
@@ -58,10 +47,12 @@ def compare(restriction, points: np.ndarray) -> Agreement:
                 f"their size, where rounding is {around:.1e}; does a layer or the loss compute something outside "
                 "TensorFlow, in Python or NumPy?"
             )
-    return Agreement("graph", compared, len(chunk[0]), difference, rounding)
+    return PointAgreement("graph", compared, len(chunk[0]), difference, rounding)
 
 
-def _losses(problem, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> np.ndarray:
+def _losses(
+    problem: Evaluator, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor
+) -> np.ndarray:
     """Return mean loss, mean of the samples' own losses and their mean square, eagerly."""
     network = problem.network
     with statistics(network.model, problem.batchnorm):

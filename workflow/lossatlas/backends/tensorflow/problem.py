@@ -1,34 +1,31 @@
 """The mean loss of a Keras model over fixed samples, evaluated on the flat parameter vector."""
 
-from typing import NamedTuple
+from typing import Unpack
 
 import numpy as np
 import tensorflow as tf
 
-from lossatlas.backends.tensorflow.batchnorm import BATCHNORM, batchnorms, reestimated, statistics
+from lossatlas.backends.tensorflow.batchnorm import batchnorms, reestimated, statistics
 from lossatlas.backends.tensorflow.build import Loss, sample_losses
 from lossatlas.backends.tensorflow.checks import probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
-from lossatlas.backends.tensorflow.hessian import Choice, KerasHessian, Piece, choose, least_of
+from lossatlas.backends.tensorflow.hessian import KerasHessian, choose_products, least_bytes_of
 from lossatlas.backends.tensorflow.network import FlatNetwork, to_numpy
-from lossatlas.backends.tensorflow.points import Agreement, compare
-from lossatlas.backends.tensorflow.products import Curvature
-from lossatlas.backends.tensorflow.subspace_loss import Interpolated, Recomputed, Restriction
+from lossatlas.backends.tensorflow.points import compare
+from lossatlas.backends.tensorflow.products import CurvatureMatrix
+from lossatlas.backends.tensorflow.subspace_loss import (
+    POINT_STRATEGIES,
+    PRECISIONS,
+    Interpolated,
+    Recomputed,
+    Restriction,
+)
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
-from lossatlas.problem import with_standard_error
-
-
-class Evaluation(NamedTuple):
-    """How points of a subspace are evaluated, in a word and in words; ``error`` is that of a lower precision.
-
-    ``agreement`` says how well it agreed with the model called eagerly.
-    """
-
-    strategy: str
-    told: str
-    error: float | None
-    agreement: Agreement | None = None
+from lossatlas.problem import Choice, Evaluation, with_standard_error
+from lossatlas.problem.checks import BATCHNORM, check_one_of
+from lossatlas.problem.hessian import Piece
+from lossatlas.problem.protocol import LocalProductChoices
 
 
 class KerasProblem:
@@ -55,8 +52,7 @@ class KerasProblem:
         batchnorm: str = "frozen",
         metrics: dict[str, Loss] | None = None,
     ):
-        if batchnorm not in BATCHNORM:
-            raise LossAtlasError(f"batchnorm: {batchnorm!r} is not one of {', '.join(BATCHNORM)}")
+        check_one_of("batchnorm", batchnorm, BATCHNORM)
         self.network, self.loss, self.layout, self.samples = network, loss, network.layout, len(split)
         inputs, targets = to_tensors(split, network)
         self.own = metrics or {}
@@ -69,7 +65,7 @@ class KerasProblem:
         self.batchnorm = batchnorm if batchnorms(network.model) else "frozen"
         places = range(0, len(inputs), batch_size)
         self.chunks = [(inputs[i : i + batch_size], targets[i : i + batch_size]) for i in places]
-        self._curvatures: dict[tuple, Curvature] = {}
+        self._matrices: dict[tuple, CurvatureMatrix] = {}
         self._inputs = inputs
         self.sums, self._statistics = Graphs(self._measure), Graphs(self._reestimate)
 
@@ -110,7 +106,7 @@ class KerasProblem:
             return Interpolated(*place, moving)
         if batchnorm == "recompute" and batchnorms(self.network.model):
             return Recomputed(*place, reference or self)
-        if batchnorm == "frozen" and (strategy not in ("auto", "graph") or precision != "full"):
+        if batchnorm == "frozen" and (strategy not in ("auto", *POINT_STRATEGIES) or precision not in PRECISIONS):
             raise LossAtlasError(
                 f"planes: strategy {strategy!r}, precision {precision!r}; TensorFlow evaluates points by strategy "
                 "'graph' in precision 'full'"
@@ -146,20 +142,20 @@ class KerasProblem:
 
     def chunk_gradient(self, theta: tf.Tensor, buffers: tf.Tensor, chunk: Piece) -> tuple[np.ndarray, np.ndarray]:
         """Return loss and gradient of one chunk's mean."""
-        value, gradient = self.curvature().gradient(theta, buffers, *chunk)
+        value, gradient = self.matrix().gradient(theta, buffers, *chunk)
         return to_numpy(value), to_numpy(gradient)
 
-    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: object) -> KerasHessian:
+    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> KerasHessian:
         """Return the Hessian at theta; ``choices`` are those of ``KerasHessian``."""
         return KerasHessian(self, theta, buffers, **choices)
 
-    def curvature(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> Curvature:
+    def matrix(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> CurvatureMatrix:
         """Return the matrix, whose traced graphs serve every theta."""
         key = (operator, tuple(parameters))
-        if key not in self._curvatures:
+        if key not in self._matrices:
             chosen = self.layout.select(parameters)
-            self._curvatures[key] = Curvature(self.network, self.loss, operator, chosen, self.batchnorm)
-        return self._curvatures[key]
+            self._matrices[key] = CurvatureMatrix(self.network, self.loss, operator, chosen, self.batchnorm)
+        return self._matrices[key]
 
     def choose_strategy(
         self,
@@ -174,7 +170,7 @@ class KerasProblem:
     ) -> Choice:
         """Return how products are to be computed; vectors come one by one, whatever ``width`` and ``count``."""
         theta, buffers = self.network.vector(theta), self.network.vector(buffers)
-        return choose(self, self.curvature(operator, parameters), theta, buffers, memory_gb, strategy)
+        return choose_products(self, self.matrix(operator, parameters), theta, buffers, memory_gb, strategy)
 
     def pieces(self, most: int | None = None) -> list[Piece]:
         """Return the chunks, cut further into pieces of at most ``most`` samples."""
@@ -219,14 +215,14 @@ def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: di
     """Return the bytes that Hessian products need at least: with one sample at once, or one chunk that stays whole.
 
     Args:
-        spec: the choices of a driver, see ``lossatlas.problem.CHOICES``, with ``batch_size`` and ``batchnorm``.
+        spec: the keys ``PRODUCT_CHOICES`` of ``lossatlas.problem.protocol``, with ``batch_size`` and ``batchnorm``.
     """
     chunk = spec["batch_size"] if spec["batchnorm"] == "batch" else 1
     few = Split(train.inputs[: max(4, chunk)], train.targets[: max(4, chunk)])  # four, by which the loss is checked
     problem = KerasProblem(network, loss, few, chunk, spec["batchnorm"])
-    curvature = problem.curvature(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
+    matrix = problem.matrix(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
     at = network.vector(network.parameters()), network.vector(network.buffers())
-    return least_of(problem, curvature, *at, spec["strategy"])
+    return least_bytes_of(problem, matrix, *at, spec["strategy"])
 
 
 def problems(

@@ -14,15 +14,14 @@ from typing import Any
 import tensorflow as tf
 
 from lossatlas.backends.tensorflow.batchnorm import statistics
-from lossatlas.backends.tensorflow.checks import first_line
 from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.memory import bodies
 from lossatlas.backends.tensorflow.network import FlatNetwork, cut, join
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.layout import ParameterLayout
+from lossatlas.problem.checks import OPERATORS, check_one_of, first_line
 
-OPERATORS = ("hessian", "ggn", "residual")
-STRATEGIES = ("nested", "forward")
+PRODUCT_STRATEGIES = ("nested", "forward")
 """Derivative of the gradient along a vector: a second backward pass, or a forward pass through both. XLA is not among
 them: on a CPU it took four times as long, and chose other places where maxima tie."""
 
@@ -40,7 +39,7 @@ Tensors = list[tf.Tensor]
 _ZERO = tf.UnconnectedGradients.ZERO
 
 
-class Curvature:
+class CurvatureMatrix:
     """One of the three matrices of a network's loss, restricted to the parameters ``chosen``.
 
     Raises:
@@ -50,15 +49,14 @@ class Curvature:
     def __init__(
         self, network: FlatNetwork, loss: Callable, operator: str, chosen: ParameterLayout, batchnorm: str = "frozen"
     ):
-        if operator not in OPERATORS:
-            raise LossAtlasError(f"operator: {operator!r} is not one of {', '.join(OPERATORS)}")
+        check_one_of("operator", operator, OPERATORS)
         self.network, self.loss, self.operator, self.chosen = network, loss, operator, chosen
         self.batchnorm = batchnorm
         names = {slot.name for slot in chosen}
         self._places = [place for place, slot in enumerate(network.layout) if slot.name in names]
         self._shapes = [slot.shape for slot in chosen]
         self.gradient = Graphs(self._gradient)
-        self.products = {name: Graphs(getattr(self, f"_{name}")) for name in STRATEGIES}
+        self.products = {name: Graphs(getattr(self, f"_{name}")) for name in PRODUCT_STRATEGIES}
 
     def product(
         self, strategy: str, theta: tf.Tensor, buffers: tf.Tensor, piece: tuple[tf.Tensor, tf.Tensor], v: tf.Tensor
@@ -225,8 +223,8 @@ def _second_derivatives(strategy: str) -> Iterator[None]:
             said = str(error).splitlines()[0]
         if said is None:
             raise LossAtlasError(
-                f"Hessian products: strategy {strategy!r} fails in this model with {type(error).__name__}: "
-                f"{first_line(error)}" + (_LOOPS if "variant" in str(error) else "")
+                f"Hessian products: strategy {strategy!r} fails in this model with {first_line(error)}"
+                + (_LOOPS if "variant" in str(error) else "")
             ) from error
         raise _no_second_derivative(said.strip()) from error
 

@@ -5,12 +5,16 @@ import tensorflow as tf
 
 from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.network import to_numpy
+from lossatlas.backends.tensorflow.protocols import Evaluator, Statistics
+
+POINT_STRATEGIES, PRECISIONS = ("graph",), ("full",)
+"""How points can be evaluated."""
 
 
 class Restriction:
     """Frozen buffers hold at every point."""
 
-    def __init__(self, problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
+    def __init__(self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
         self.problem, self.vector = problem, problem.network.vector
         self.center, self.directions, self.buffers = map(self.vector, (center, directions, buffers))
         self._place = Graphs(_moved)
@@ -40,7 +44,9 @@ class Restriction:
 class Recomputed(Restriction):
     """BatchNorm's statistics are estimated anew at each point, from the samples of ``reference``."""
 
-    def __init__(self, problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, reference):
+    def __init__(
+        self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, reference: Statistics
+    ):
         super().__init__(problem, center, directions, buffers)
         self.reference = reference
 
@@ -52,7 +58,9 @@ class Recomputed(Restriction):
 class Interpolated(Restriction):
     """Buffers move along with the parameters, on ``moving`` (k, buffer); variances below zero are set to zero."""
 
-    def __init__(self, problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, moving: np.ndarray):
+    def __init__(
+        self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, moving: np.ndarray
+    ):
         super().__init__(problem, center, directions, buffers)
         self.start, self.moving = np.asarray(buffers, np.float64), moving
         self.variances = problem.network.variances()

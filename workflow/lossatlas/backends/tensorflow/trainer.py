@@ -8,12 +8,13 @@ import tensorflow as tf
 
 from lossatlas import rng
 from lossatlas.backends.tensorflow.build import Loss
-from lossatlas.backends.tensorflow.checks import first_line, probe, to_tensors
+from lossatlas.backends.tensorflow.checks import probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.network import FlatNetwork, mode
 from lossatlas.backends.tensorflow.optimizers import make_optimizer, make_rate
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.checks import first_line
 
 
 class KerasTrainer:
@@ -58,8 +59,7 @@ class KerasTrainer:
             value = float(self._step(inputs, targets))
         except (ValueError, tf.errors.OpError) as error:
             raise LossAtlasError(
-                f"train: iteration {iteration} with a batch of {len(inputs)} samples failed with "
-                f"{type(error).__name__}: {first_line(error)}"
+                f"train: iteration {iteration} with a batch of {len(inputs)} samples failed with {first_line(error)}"
             ) from error
         if not math.isfinite(value):
             self.network.load(theta=before)

@@ -9,9 +9,6 @@ from torch.overrides import TorchFunctionMode
 
 from lossatlas.errors import LossAtlasError
 
-BATCHNORM = ("frozen", "batch")
-"""What BatchNorm normalises by: its running statistics, or those of the samples that are evaluated together."""
-
 
 class BatchStatistics(TorchFunctionMode):
     """Lets BatchNorm normalise by mean and biased variance over the batch (Ioffe and Szegedy 2015).
@@ -31,7 +28,7 @@ class BatchStatistics(TorchFunctionMode):
 
 
 def statistics(batchnorm: str) -> AbstractContextManager:
-    """Return the context in which a network is to be evaluated; ``batchnorm`` is one of ``BATCHNORM``."""
+    """Return the context in which a network is to be evaluated; ``batchnorm`` is one of ``checks.BATCHNORM``."""
     return BatchStatistics() if batchnorm == "batch" else nullcontext()
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional
 from lossatlas import rng, zoo
 from lossatlas.backends.torch.losses import Loss, mean_over_samples, mean_squares, recognised, same_shape_mean_squares
 from lossatlas.config import imports
-from lossatlas.errors import LossAtlasError
+from lossatlas.problem.checks import LOSSES, built, check_loss, network_builder
 
 
 def build_module(spec: dict, seed: int) -> nn.Module:
@@ -16,20 +16,10 @@ def build_module(spec: dict, seed: int) -> nn.Module:
     Raises:
         LossAtlasError: the builder fails or returns something else.
     """
-    own = "import" in spec
-    chosen = spec["import"] if own else spec["name"]
-    build = imports.load(chosen, spec["python_path"], "model.import") if own else zoo.builder(chosen)
+    name, builder = network_builder(spec, zoo.builder)
     with torch.random.fork_rng():
         torch.manual_seed(rng.torch_seed(seed, "initial weights"))
-        try:
-            module = build(**spec["kwargs"])
-        except Exception as error:
-            raise LossAtlasError(
-                f"model: building {chosen!r} with kwargs {spec['kwargs']} failed with {type(error).__name__}: {error}"
-            ) from error
-    if not isinstance(module, nn.Module):
-        raise LossAtlasError(f"model.import: {chosen!r} returned {type(module).__name__}, not a torch.nn.Module")
-    return module
+        return built(builder, name, spec["kwargs"], nn.Module, "torch.nn.Module")
 
 
 def build_loss(spec: dict) -> Loss:
@@ -38,7 +28,7 @@ def build_loss(spec: dict) -> Loss:
     A user's function may return one value per sample instead; the mean is taken here.
     """
     if "import" not in spec:
-        return {"cross-entropy": functional.cross_entropy, "mse": mean_squares}[spec["name"]]
+        return dict(zip(LOSSES, (functional.cross_entropy, mean_squares), strict=True))[spec["name"]]
     own = imports.load(spec["import"], spec["python_path"], "loss.import")
     return recognised(own) or mean_over_samples(own, f"loss.import: {spec['import']!r}")
 
@@ -54,14 +44,11 @@ def as_loss(loss: str | Loss) -> Loss:
     Raises:
         LossAtlasError: there is no built-in loss of that name.
     """
+    check_loss(loss)
     if known := recognised(loss):
         return known
-    if isinstance(loss, type):
-        raise LossAtlasError(f"loss: {loss.__name__} is a class; give an instance, {loss.__name__}()")
     if loss is functional.mse_loss or (isinstance(loss, nn.MSELoss) and loss.reduction == "mean"):
         return same_shape_mean_squares
     if callable(loss):
         return mean_over_samples(loss, "loss: the function")
-    if loss not in ("cross-entropy", "mse"):
-        raise LossAtlasError(f"loss: {loss!r} is neither a function nor one of cross-entropy, mse")
     return build_loss({"name": loss})

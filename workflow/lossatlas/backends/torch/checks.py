@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -13,9 +14,15 @@ from lossatlas.backends.torch.batchnorm import statistics
 from lossatlas.backends.torch.losses import Axes, Loss, chosen, mapped, mean_squares, one_by_one, recognised, tensors
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.errors import LossAtlasError
-
-CHECKED = 32
-"""Samples, spread evenly over all, on which everything is tried; and about how many are compared with their halves."""
+from lossatlas.problem.checks import (
+    CHECKED,
+    alike,
+    check_mean,
+    check_repeats,
+    check_same_outputs,
+    first_line,
+    fitting,
+)
 
 MOVED = 0.2
 """How far from the present parameters a loss is tried too, of their root mean square: there a fresh network whose
@@ -98,18 +105,11 @@ def fit(
 def _outputs(run: Run, loss: Loss, data: tuple[Tensor, Tensor], few: Tensor) -> tuple[Any, Axes | None]:
     """Return the outputs of a few samples, and in which axes of them the samples are."""
     inputs, targets = (part[few] for part in data)
-    try:
+    with fitting(*((tuple(part.shape), str(part.dtype)) for part in (inputs, targets))):
         outputs, more = run(few), run(torch.cat([few, few[:1]]))
         if (known := recognised(loss)) and isinstance(outputs, Tensor):
             known.check(outputs, data[1])
         loss(outputs, targets)
-    except LossAtlasError:
-        raise
-    except Exception as error:
-        raise LossAtlasError(
-            f"model and data do not fit: inputs {tuple(inputs.shape)} {inputs.dtype}, targets "
-            f"{tuple(targets.shape)} {targets.dtype} gave {first_line(error)}"
-        ) from error
     axes: list[int | None] = []
     for one, other in zip(tensors(outputs), tensors(more), strict=True):
         changed = [a for a in range(one.ndim) if one.ndim == other.ndim and one.shape[a] != other.shape[a]]
@@ -117,11 +117,6 @@ def _outputs(run: Run, loss: Loss, data: tuple[Tensor, Tensor], few: Tensor) -> 
             return outputs, None
         axes.append(changed[0] if changed else None)
     return outputs, tuple(axes)
-
-
-def first_line(error: Exception) -> str:
-    """Return kind and first line of an error."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
 
 
 @contextmanager
@@ -160,11 +155,7 @@ def _check_call(who: str, function: Loss, network: FlatNetwork, outputs: Any, ta
             "every eigenvalue), or let the model return it among its outputs; parameters of others that are meant as "
             "constants need requires_grad=False"
         )
-    if torch.isfinite(whole) and not torch.equal(whole, again):
-        raise LossAtlasError(
-            f"{who}: evaluated twice it gave {float(whole):.6g} and {float(again):.6g}; it draws random numbers "
-            "(dropout left on?)"
-        )
+    check_repeats(who, float(whole), float(again))
 
 
 class _Reads(TorchFunctionMode):
@@ -192,8 +183,7 @@ def _address(tensor: Tensor) -> int | None:
 def _check_model(run: Run, few: Tensor, axes: Axes | None) -> None:
     """Refuse outputs that are random, or depend on the other samples of a batch."""
     outputs, half = tensors(run(few)), len(few) // 2
-    if any(_differ(*pair) for pair in zip(outputs, tensors(run(few)), strict=True)):
-        raise LossAtlasError("model: evaluated twice it gave two results; it draws random numbers (dropout left on?)")
+    check_same_outputs(*(list(map(_as_numpy, each)) for each in (outputs, tensors(run(few)))))
     if axes is None:
         return
     parts = [few[:half], few[half:]]
@@ -201,7 +191,8 @@ def _check_model(run: Run, few: Tensor, axes: Axes | None) -> None:
     for whole, a, b, axis in zip(outputs, first, second, axes, strict=True):
         if axis is not None:
             a, b = (part.narrow(axis, 0, len(index)) for part, index in zip((a, b), parts, strict=True))
-        if any(_differ(whole, made) for made in ([a, b] if axis is None else [_together(a, b, axis)])):
+        parts_made = [a, b] if axis is None else [_together(a, b, axis)]
+        if not all(alike(_as_numpy(whole), _as_numpy(made)) for made in parts_made):
             raise LossAtlasError(
                 "model: the outputs of a sample depend on the others of its batch (BatchNorm without running "
                 "statistics? spectra and Hessians can take batchnorm: batch)"
@@ -214,10 +205,8 @@ def _together(a: Tensor, b: Tensor, axis: int) -> Tensor:
     return torch.cat([a, b], axis) if fit_together else a
 
 
-def _differ(one: Tensor, other: Tensor) -> bool:
-    finite = one[torch.isfinite(one)].double()
-    tolerance = 1e-4 * float(finite.abs().max()) if finite.numel() else 0.0
-    return one.shape != other.shape or not torch.allclose(one.double(), other.double(), 1e-3, tolerance, equal_nan=True)
+def _as_numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().double().cpu().numpy()
 
 
 def _groups(count: int, size: int, device: torch.device) -> list[Tensor]:
@@ -252,19 +241,12 @@ def _check_parts(own: dict[str, Loss], run: Run, group: Tensor, targets: Tensor,
 
 
 def _check_mean(who: str, whole: Tensor, parts: Tensor, counts: list[float]) -> None:
-    """Refuse what is not the mean of its parts; NaN and inf of the whole are kept, counted and drawn as such."""
-    if not torch.isfinite(whole):
-        return
+    """Refuse what is not the mean of its parts."""
     shares = torch.tensor(counts, dtype=torch.float64, device=parts.device) / sum(counts)
     mean, scale = float(shares @ parts.double()), float(shares @ parts.double().abs())
     precision = torch.finfo(whole.dtype).eps if whole.dtype == torch.float64 else torch.finfo(torch.float32).eps
-    if not abs(mean - float(whole)) <= max(1e-5, precision**0.5) * scale:
-        raise LossAtlasError(
-            f"{who}: that of {int(sum(counts))} samples is {float(whole):.6g}, the mean of their own {mean:.6g}; it "
-            "must be the mean over samples. Instead of a sum, a weighted mean, or a mean that leaves samples out, "
-            "return one value per sample; or give nn.CrossEntropyLoss(...) or nn.NLLLoss(...) itself, whose weights "
-            "are known"
-        )
+    hint = "; or give nn.CrossEntropyLoss(...) or nn.NLLLoss(...) itself, whose weights are known"
+    check_mean(who, float(whole), mean, int(sum(counts)), max(1e-5, precision**0.5) * scale, hint)
 
 
 def _class_axis(loss: Loss, outputs: Tensor, targets: Tensor) -> int | None:

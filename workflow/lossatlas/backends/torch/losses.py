@@ -16,6 +16,7 @@ from torch.func import vmap
 from torch.nn import functional
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.checks import check_averageable
 
 Loss = Callable[[Any, Tensor], Tensor]
 
@@ -154,11 +155,7 @@ def mean_over_samples(own: Loss, who: str) -> Loss:
 
     def mean_loss(outputs: Any, targets: Tensor) -> Tensor:
         value = own(outputs, targets)
-        if not isinstance(value, Tensor) or (value.ndim > 1 and value.shape != targets.shape):
-            raise LossAtlasError(
-                f"{who} must return a scalar or one value per sample, "
-                f"got {tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__}"
-            )
+        check_averageable(who, tuple(value.shape) if isinstance(value, Tensor) else None, value, tuple(targets.shape))
         return (value if value.is_floating_point() else value.double()).mean()  # counts, and hits or misses, too
 
     mean_loss.own = own

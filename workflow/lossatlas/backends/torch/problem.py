@@ -2,7 +2,7 @@
 
 import hashlib
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -10,18 +10,20 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
-from lossatlas.backends.torch.batchnorm import BATCHNORM, Reestimated, has_batchnorm, statistics
+from lossatlas.backends.torch.batchnorm import Reestimated, has_batchnorm, statistics
 from lossatlas.backends.torch.checks import fit
 from lossatlas.backends.torch.hvp.hessian import TorchHessian
-from lossatlas.backends.torch.hvp.products import Curvature
-from lossatlas.backends.torch.hvp.strategies import Choice, choose, least_of
+from lossatlas.backends.torch.hvp.products import CurvatureMatrix
+from lossatlas.backends.torch.hvp.strategies import choose_products, least_bytes_of
 from lossatlas.backends.torch.losses import ClassLoss, Loss, OverSamples, chosen, per_sample, recognised
 from lossatlas.backends.torch.network import FlatNetwork
-from lossatlas.backends.torch.subspace.autotune import Evaluation, choose_evaluation
+from lossatlas.backends.torch.subspace.autotune import choose_evaluation
 from lossatlas.backends.torch.subspace.subspace_loss import Eager, Interpolated, Recomputed, Staged, restrict
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
-from lossatlas.problem import with_standard_error
+from lossatlas.problem import Choice, Evaluation, with_standard_error
+from lossatlas.problem.checks import BATCHNORM, check_one_of
+from lossatlas.problem.protocol import LocalProductChoices
 
 
 class TorchProblem:
@@ -48,8 +50,7 @@ class TorchProblem:
         batchnorm: str = "frozen",
         metrics: dict[str, Loss] | None = None,
     ):
-        if batchnorm not in BATCHNORM:
-            raise LossAtlasError(f"batchnorm: {batchnorm!r} is not one of {', '.join(BATCHNORM)}")
+        check_one_of("batchnorm", batchnorm, BATCHNORM)
         self.network, self.layout, self.samples = network, network.layout, len(split)
         self._all = inputs, targets = to_tensors(split, network)
         self.own = metrics or {}
@@ -66,8 +67,7 @@ class TorchProblem:
         ends = self.chunks[0][0], self.chunks[-1][0]  # the last one may be too small
         if batchnorm == "batch" and all(has_batchnorm(network.module, chunk) for chunk in ends):
             self.batchnorm = "batch"
-        self._curvatures: dict[tuple, Curvature] = {}
-        self._strategies: dict[Curvature, str] = {}
+        self._matrices: dict[tuple, CurvatureMatrix] = {}
         self._estimates: dict[bytes, np.ndarray] = {}
 
     def _loss_of_each(self) -> Loss | None:
@@ -153,7 +153,7 @@ class TorchProblem:
         reference: "TorchProblem | None" = None,
         moving: np.ndarray | None = None,
     ) -> Eager | Staged:
-        """Return the loss on center + span(directions), with everything on the device; see ``restriction``.
+        """Return the loss on center + span(directions), with everything on the device; see ``subspace_loss``.
 
         Args:
             batchnorm: ``frozen``, the given buffers hold at every point; ``recompute``, each point has the statistics
@@ -176,7 +176,7 @@ class TorchProblem:
         strategy: str = "auto",
         precision: str = "full",
     ) -> Evaluation:
-        """Return how ``count`` points are to be evaluated; see ``calibration.choose``."""
+        """Return how ``count`` points are to be evaluated; see ``subspace.autotune``."""
         return choose_evaluation(self, (center, directions, buffers), points, count, strategy, precision)
 
     def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
@@ -193,25 +193,25 @@ class TorchProblem:
         self.network.load(theta=theta)
         return self.statistics(buffers)
 
-    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: object) -> TorchHessian:
+    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> TorchHessian:
         """Return the Hessian at theta; ``choices`` are those of ``TorchHessian``."""
         return TorchHessian(self, theta, buffers, **choices)
 
     def chunk_gradient(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return loss and gradient of one chunk's mean."""
-        whole, theta = self.curvature(), theta.detach().requires_grad_(True)
+        whole, theta = self.matrix(), theta.detach().requires_grad_(True)
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             value = self.loss(whole.outputs(whole.parts(theta), theta, buffers, chunk[0]), chunk[1])
             (gradient,) = torch.autograd.grad(value, theta)
         return value.detach(), gradient
 
-    def curvature(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> Curvature:
+    def matrix(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> CurvatureMatrix:
         """Return the matrix, whose traced graphs serve every theta."""
         key = (operator, tuple(parameters))
-        if key not in self._curvatures:
+        if key not in self._matrices:
             chosen = self.layout.select(parameters)
-            self._curvatures[key] = Curvature(self.network, self.loss, operator, chosen, self.batchnorm)
-        return self._curvatures[key]
+            self._matrices[key] = CurvatureMatrix(self.network, self.loss, operator, chosen, self.batchnorm)
+        return self._matrices[key]
 
     def choose_strategy(
         self,
@@ -224,49 +224,12 @@ class TorchProblem:
         strategy: str = "auto",
         count: int | None = None,
     ) -> Choice:
-        """Return how products with ``width`` vectors at once are to be computed; see ``strategies.choose``."""
+        """Return how products with ``width`` vectors at once are to be computed; see ``strategies.choose_products``."""
         self.network.load(theta=theta, buffers=buffers)
         theta, buffers = self.network.vector(theta), self.network.vector(buffers)
-        return choose(self, self.curvature(operator, parameters), theta, buffers, width, memory_gb, strategy, count)
-
-    def strategy(self, curvature: Curvature, asked: str) -> str:
-        """Return ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once.
-
-        Raises:
-            LossAtlasError: network or loss has no second derivative.
-        """
-        if curvature not in self._strategies:
-            self._check_second_derivative(curvature)
-            self._strategies[curvature] = ""
-        if asked != "split":
-            return asked
-        if not self._strategies[curvature]:
-            self._strategies[curvature] = self._traced(curvature)
-        return self._strategies[curvature]
-
-    def _check_second_derivative(self, curvature: Curvature) -> None:
-        theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
-        whole = self.batchnorm == "batch"
-        few = tuple(part if whole else part[:2] for part in self.pieces(1)[0])
-        try:
-            curvature.twice(theta, buffers, few)(torch.zeros_like(curvature.free(theta)))
-        except RuntimeError as error:
-            if "not implemented" not in str(error):
-                raise
-            raise LossAtlasError(
-                f"Hessian products: network or loss has no second derivative ({str(error).splitlines()[0]})"
-            ) from error
-
-    def _traced(self, curvature: Curvature) -> str:
-        """Return ``split``, or ``rebuild`` where there is no forward derivative."""
-        theta, buffers = self.network.theta.clone(), self.network.vector(self.network.buffers())
-        try:
-            curvature.graphs(theta, buffers, self.pieces(1)[0], 1)
-        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            first = str(error).strip().split("\n")[0]
-            print(f"Hessian products: second backward passes; network or loss has no forward derivative ({first})")
-            return "rebuild"
-        return "split"
+        return choose_products(
+            self, self.matrix(operator, parameters), theta, buffers, width, memory_gb, strategy, count
+        )
 
     @torch.inference_mode()
     def evaluate(self, chunks: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -329,13 +292,13 @@ class TorchProblem:
 
         With weights of 0 and 1 that is sd / sqrt(n) of the n samples that count.
         """
-        *others, mean, square, product = means
+        mean, square, product = np.moveaxis(means[..., -3:], -1, 0)
         shares = self.loss.shares(self._all[1])
         counted, n = int((shares > 0).sum()), self.samples
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             variance = square - 2 * mean * product + mean**2 * float(shares.square().mean())
             variance *= np.float64(counted * (n - 1)) / (n * (counted - 1))
-            return np.array([*others, mean, variance + mean**2])
+            return np.concatenate([means[..., :-3], np.stack([mean, variance + mean**2], axis=-1)], axis=-1)
 
     def cut(self, most: int) -> list[tuple[Tensor, Tensor]]:
         """Return all samples in pieces of one size, up to ``most`` or the chunks' size, whichever is more.
@@ -412,16 +375,16 @@ def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: di
     """Return the bytes that Hessian products need at least, found with the samples of one piece.
 
     Args:
-        spec: the choices of a driver, see ``lossatlas.problem.CHOICES``, with ``batch_size`` and ``batchnorm``.
+        spec: the keys ``PRODUCT_CHOICES`` of ``lossatlas.problem.protocol``, with ``batch_size`` and ``batchnorm``.
     """
     chunk = spec["batch_size"] if spec["batchnorm"] == "batch" else 4
     own = FlatNetwork(network.module, network.device)  # what is evaluated here is not what is trained
     places = np.linspace(0, len(train) - 1, min(chunk, len(train))).astype(int)
     few = Split(train.inputs[places], train.targets[places])
     problem = TorchProblem(own, loss, few, chunk, spec["batchnorm"])
-    curvature = problem.curvature(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
+    matrix = problem.matrix(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
     at = own.theta.clone(), own.vector(own.buffers())
-    return least_of(problem, curvature, *at, spec["strategy"], spec["memory_gb"] * 2**30)
+    return least_bytes_of(problem, matrix, *at, spec["strategy"], spec["memory_gb"] * 2**30)
 
 
 def problems(

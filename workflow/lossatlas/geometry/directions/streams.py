@@ -13,7 +13,8 @@ from numpy.typing import DTypeLike
 from threadpoolctl import threadpool_limits
 
 from lossatlas.io.trajectory import Trajectory
-from lossatlas.parallel.process_group import ALONE, Branch, Team, fold, leaf
+from lossatlas.krylov.tree_sum import Branch, fold, leaf
+from lossatlas.parallel.process_group import ALONE, Team
 
 
 def column_sum(

@@ -9,7 +9,6 @@ a way of multiplying must give what double backward gives, and its matrix must b
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -24,9 +23,12 @@ from lossatlas import rng
 from lossatlas.backends.torch.batchnorm import statistics
 from lossatlas.backends.torch.device import Device
 from lossatlas.backends.torch.hvp.derivatives import TrueDerivatives
-from lossatlas.backends.torch.hvp.products import Curvature, values_of
+from lossatlas.backends.torch.hvp.products import CurvatureMatrix, values_of
 from lossatlas.backends.torch.network import FlatNetwork
+from lossatlas.backends.torch.protocols import Samples
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.agreement import ProductAgreement
+from lossatlas.problem.hessian import Piece
 
 FEW = 4
 """Samples, spread evenly over all, on which derivatives are compared with differences."""
@@ -57,44 +59,25 @@ FLOOR = {torch.float32: 1e-4, torch.float64: 1e-9}
 MARGIN = 30
 """Times the rounding that was measured on a few samples, up to which a difference is rounding."""
 
-Piece = tuple[Tensor, Tensor]
+
+def limit(agreement: ProductAgreement, dtype: torch.dtype) -> float:
+    """Return the difference that rounding may explain."""
+    return max(FLOOR[dtype], MARGIN * (agreement.rounding or 0.0))
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """What was checked of a way of multiplying and how well it agreed; stores hold it.
+def fault(agreement: ProductAgreement, dtype: torch.dtype) -> str | None:
+    """Return what is wrong in words, None where nothing is.
 
-    All numbers are relative: of vectors by their Euclidean norm, ``central_differences`` tensor by tensor, and
-    ``asymmetry`` |u'Hv - v'Hu| by what it would be for a matrix of that size without any symmetry.
+    ``asymmetry`` counts by what it would be for a matrix of that size without any symmetry.
     """
-
-    against: str
-    samples: int
-    vectors: int
-    difference: float
-    rounding: float | None
-    asymmetry: float
-    central_differences: float | None
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """The record as a store keeps it; NaN, where there was nothing to compare with, becomes None."""
-        return {key: None if value != value else value for key, value in asdict(self).items()}
-
-    def limit(self, dtype: torch.dtype) -> float:
-        """Return the difference that rounding may explain."""
-        return max(FLOOR[dtype], MARGIN * (self.rounding or 0.0))
-
-    def fault(self, dtype: torch.dtype) -> str | None:
-        """Return what is wrong in words, None where nothing is."""
-        limit = self.limit(dtype)
-        if math.isnan(self.difference):
-            return None
-        if not self.difference <= limit:
-            return f"differs from {self.against} by {self.difference:.1e}, rounding explains {limit:.0e}"
-        if not self.asymmetry <= 10 * limit:
-            return f"is not symmetric: u'Hv and v'Hu differ by {self.asymmetry:.1e}"
+    explained = limit(agreement, dtype)
+    if math.isnan(agreement.difference):
         return None
+    if not agreement.difference <= explained:
+        return f"differs from {agreement.against} by {agreement.difference:.1e}, rounding explains {explained:.0e}"
+    if not agreement.asymmetry <= 10 * explained:
+        return f"is not symmetric: u'Hv and v'Hu differ by {agreement.asymmetry:.1e}"
+    return None
 
 
 class Referee:
@@ -107,12 +90,12 @@ class Referee:
         LossAtlasError: the gradient is not the derivative of the loss, or no second derivative is that of the gradient.
     """
 
-    def __init__(self, problem, curvature: Curvature, theta: Tensor, buffers: Tensor):
-        self.curvature, self.theta, self.buffers = curvature, theta, buffers
+    def __init__(self, problem: Samples, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor):
+        self.matrix, self.theta, self.buffers = matrix, theta, buffers
         self.trusted, self.rounding, self.central = "backward", None, None
         inputs, targets = problem.some(FEW)
         try:
-            exact = _Exact(curvature, theta, buffers, inputs, targets)
+            exact = _Exact(matrix, theta, buffers, inputs, targets)
         except (RuntimeError, TypeError, ValueError):  # something in the network or loss has a precision of its own
             return
         if not torch.isfinite(exact.gradient).all():
@@ -124,11 +107,11 @@ class Referee:
 
     def _rounding(self, exact: "_Exact", piece: Piece) -> float:
         """Return how far double backward in the network's precision is from that in float64, at the same parameters."""
-        at, own = exact.theta.to(self.theta.dtype), self.curvature.network.theta
+        at, own = exact.theta.to(self.theta.dtype), self.matrix.network.theta
         former = own.detach().clone()
         with torch.no_grad():
             own.copy_(at)  # a checkpointed module reads its own when it goes backward
-            plain = self.curvature.twice(at, self.buffers, piece)(exact.vector.to(at.dtype))
+            plain = self.matrix.twice(at, self.buffers, piece)(exact.vector.to(at.dtype))
             own.copy_(former)
         return gap(plain.double(), exact.backward)
 
@@ -149,10 +132,10 @@ class Referee:
         print(f"Hessian products: {said}, forward derivatives agree; they are used", flush=True)
         self.trusted, self.central = "forward", missed
 
-    def compare(self, way, piece: Piece, width: int) -> Agreement:
+    def compare(self, way, piece: Piece, width: int) -> ProductAgreement:
         """Return how products by a way, with ``width`` vectors at once on a piece, agree with the trusted ones."""
         count = max(2, width)
-        vectors = _vectors(count, way.curvature.chosen.size, self.theta)
+        vectors = _vectors(count, way.matrix.chosen.size, self.theta)
         kept = way.keep(piece, width)
         blocks = [way.product(piece, kept, vectors[i : i + width]) for i in range(0, count, width)]
         products = torch.cat(blocks).double()
@@ -161,7 +144,7 @@ class Referee:
         difference = max(gap(products[row], of) for row, of in zip(rows, expected, strict=True))
         if not all(bool(torch.isfinite(of).all()) for of in expected):
             difference = math.nan  # nothing to compare with
-        return Agreement(
+        return ProductAgreement(
             "double backward" if self.trusted == "backward" else "forward derivatives",
             len(piece[0]),
             len(rows),
@@ -173,8 +156,8 @@ class Referee:
 
     def _plain(self, piece: Piece) -> Callable[[Tensor], Tensor]:
         if self.trusted == "backward":
-            return self.curvature.twice(self.theta, self.buffers, piece)
-        return partial(self.curvature.along, self.curvature.free(self.theta), self.theta, self.buffers, *piece)
+            return self.matrix.twice(self.theta, self.buffers, piece)
+        return partial(self.matrix.along, self.matrix.free(self.theta), self.theta, self.buffers, *piece)
 
 
 class _Lowered(TorchDispatchMode):
@@ -197,11 +180,11 @@ class _Exact:
         TypeError: part of the network or the loss has a precision of its own.
     """
 
-    def __init__(self, curvature: Curvature, theta: Tensor, buffers: Tensor, inputs: Tensor, targets: Tensor):
-        network = curvature.network
+    def __init__(self, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor, inputs: Tensor, targets: Tensor):
+        network = matrix.network
         self.network = FlatNetwork(network.module, Device(network.device.device, torch.float64))
-        chosen, operator = curvature.chosen, curvature.operator
-        self.curvature = Curvature(self.network, curvature.loss, operator, chosen, curvature.batchnorm)
+        chosen, operator = matrix.chosen, matrix.operator
+        self.matrix = CurvatureMatrix(self.network, matrix.loss, operator, chosen, matrix.batchnorm)
         self.inputs, self.targets = tree_map(_exact, inputs), tree_map(_exact, targets)
         aside = BESIDE * max(1e-3, float(theta.square().mean().sqrt())) * _vectors(4, len(theta), theta)[3]
         self.theta, self.buffers = (theta + aside).double(), buffers.double()
@@ -211,32 +194,32 @@ class _Exact:
         if lowered.found:
             raise TypeError("part of it is computed in a lower precision")
         self.gradient = self.gradient_at(self.theta)
-        self.backward = self.curvature.twice(self.theta, self.buffers, (self.inputs, self.targets))(self.vector)
+        self.backward = self.matrix.twice(self.theta, self.buffers, (self.inputs, self.targets))(self.vector)
 
     @torch.no_grad()
     def loss_at(self, theta: Tensor) -> float:
         """Return the loss by a plain evaluation of the module."""
         self.network.load(theta=theta.cpu().numpy(), buffers=self.buffers.cpu().numpy())
-        with statistics(self.curvature.batchnorm):
-            return float(self.curvature.loss(self.network.module.eval()(self.inputs), self.targets))
+        with statistics(self.matrix.batchnorm):
+            return float(self.matrix.loss(self.network.module.eval()(self.inputs), self.targets))
 
     def gradient_at(self, theta: Tensor) -> Tensor:
         """Return the gradient by the chosen parameters."""
-        free = self.curvature.free(theta).detach().requires_grad_(True)
+        free = self.matrix.free(theta).detach().requires_grad_(True)
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            value = self.curvature.loss(self._outputs(free, theta), self.targets)
+            value = self.matrix.loss(self._outputs(free, theta), self.targets)
             (found,) = torch.autograd.grad(value, free, allow_unused=True, materialize_grads=True)
         return found
 
     def _outputs(self, free: Tensor, theta: Tensor) -> Any:
         with torch.no_grad():
             self.network.theta.copy_(theta)  # a checkpointed module reads its own when it goes backward
-        return self.curvature.outputs(self.curvature.parts(free), theta, self.buffers, self.inputs)
+        return self.matrix.outputs(self.matrix.parts(free), theta, self.buffers, self.inputs)
 
     def along(self, step: float, vector: Tensor) -> Tensor:
         """Return theta moved along a vector over the chosen parameters."""
         theta = self.theta.clone()
-        for slot in self.curvature.chosen:
+        for slot in self.matrix.chosen:
             whole = next(s for s in self.network.layout if s.name == slot.name)
             theta[whole.slice] += step * vector[slot.slice]
         return theta
@@ -287,7 +270,7 @@ class _Exact:
             off = self._difference(start * step, end * step) - product
             parts = (
                 float(off[slot.slice].norm()) / (float(product[slot.slice].norm()) + floor)
-                for slot in self.curvature.chosen
+                for slot in self.matrix.chosen
             )
             best = min(best, max(parts))
             if best <= 1e-2 * CENTRAL:
@@ -298,21 +281,21 @@ class _Exact:
         """Return the product with the vector by differences between two places along it."""
         ends, step = [self.along(place, self.vector) for place in (end, start)], end - start
         product = torch.zeros_like(self.vector)
-        if self.curvature.operator != "ggn":
+        if self.matrix.operator != "ggn":
             ahead, behind = map(self.gradient_at, ends)
             product = (ahead - behind) / step
-        if self.curvature.operator != "hessian":
+        if self.matrix.operator != "hessian":
             gauss_newton = self._gauss_newton(*ends, step)
-            product = gauss_newton if self.curvature.operator == "ggn" else product - gauss_newton
+            product = gauss_newton if self.matrix.operator == "ggn" else product - gauss_newton
         return product
 
     def _gauss_newton(self, ahead: Tensor, behind: Tensor, step: float) -> Tensor:
         """Return J' (d2 l / d outputs2) J v with both inner derivatives by differences."""
-        free = self.curvature.free(self.theta).detach().requires_grad_(True)
+        free = self.matrix.free(self.theta).detach().requires_grad_(True)
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             with torch.no_grad():
-                pushed = values_of(self._outputs(self.curvature.free(ahead), ahead))[0]
-                pushed = (pushed - values_of(self._outputs(self.curvature.free(behind), behind))[0]) / 2
+                pushed = values_of(self._outputs(self.matrix.free(ahead), ahead))[0]
+                pushed = (pushed - values_of(self._outputs(self.matrix.free(behind), behind))[0]) / 2
             values, put = values_of(self._outputs(free, self.theta))
             slopes = [self._slope(values.detach() + sign * pushed, put) for sign in (1, -1)]
             curved = (slopes[0] - slopes[1]) / step
@@ -321,16 +304,16 @@ class _Exact:
 
     def _slope(self, values: Tensor, put: Callable[[Tensor], Any]) -> Tensor:
         values.requires_grad_(True)
-        value = self.curvature.loss(put(values), self.targets)
+        value = self.matrix.loss(put(values), self.targets)
         (found,) = torch.autograd.grad(value, values, allow_unused=True, materialize_grads=True)
         return found
 
     def forward(self) -> Tensor | None:
         """Return the product by forward derivatives, None where an operation has none."""
-        at = self.curvature.free(self.theta), self.theta, self.buffers, self.inputs, self.targets
+        at = self.matrix.free(self.theta), self.theta, self.buffers, self.inputs, self.targets
         try:
             with sdpa_kernel(SDPBackend.MATH):
-                return self.curvature.along(*at, self.vector)
+                return self.matrix.along(*at, self.vector)
         except (NotImplementedError, RuntimeError):
             return None
 

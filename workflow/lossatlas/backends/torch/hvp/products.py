@@ -27,11 +27,10 @@ from lossatlas.backends.torch.tracing import graphs
 from lossatlas.backends.torch.tracing.generic import Exact, Generic, unusual, vectors_at_once
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.layout import ParameterLayout
+from lossatlas.problem.checks import OPERATORS, check_one_of
 
-OPERATORS = ("hessian", "ggn", "residual")
 
-
-class Curvature:
+class CurvatureMatrix:
     """One of the three matrices of a network's loss, restricted to the parameters ``chosen``.
 
     The variable is ``free``, the chosen parameters as one vector; all others are read from ``theta``. ``batchnorm``
@@ -42,14 +41,14 @@ class Curvature:
     """
 
     def __init__(self, network, loss: Callable, operator: str, chosen: ParameterLayout, batchnorm: str = "frozen"):
-        if operator not in OPERATORS:
-            raise LossAtlasError(f"operator: {operator!r} is not one of {', '.join(OPERATORS)}")
+        check_one_of("operator", operator, OPERATORS)
         self.network, self.loss, self.operator, self.chosen = network, loss, operator, chosen
         self.batchnorm = batchnorm
         self._names = {slot.name for slot in chosen}
         self._graphs: dict[tuple, Generic | Exact | None] = {}
         self._unproved: dict[tuple, fx.GraphModule] = {}
         self._rewrites = True
+        self.checked, self.traceable = False, None  # whether there are second and forward derivatives
         self._saved: dict[tuple, list[tuple[int, int]]] = {}
 
     def free(self, theta: Tensor) -> Tensor:

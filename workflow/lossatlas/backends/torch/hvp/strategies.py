@@ -5,19 +5,23 @@ vectors. ``retained`` keeps the graph of the gradient, and runs a second backwar
 keeps nothing. They differ by rounding. Which is fastest depends on network, device and memory, so it is measured.
 """
 
-import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lossatlas.backends.torch.hvp.agreement import Agreement, Referee
-from lossatlas.backends.torch.hvp.products import Curvature
+from lossatlas.backends.torch.hvp.agreement import Referee, fault
+from lossatlas.backends.torch.hvp.products import CurvatureMatrix
+from lossatlas.backends.torch.protocols import Samples
 from lossatlas.errors import LossAtlasError
-from lossatlas.parallel.process_group import LEAVES, fold, leaf
+from lossatlas.krylov.tree_sum import LEAVES, fold, leaf
+from lossatlas.problem import Choice
+from lossatlas.problem.agreement import ProductAgreement
+from lossatlas.problem.autotune import Candidate, Disagreement, first_that_agrees, ranked_candidates, shortest
+from lossatlas.problem.hessian import Piece
 
-STRATEGIES = ("split", "retained", "rebuild")
+PRODUCT_STRATEGIES = ("split", "retained", "rebuild")
 
 INSIDE = 1.5
 """Bytes that a computation takes for each byte of its tensors at the peak: with what operations use inside themselves,
@@ -25,11 +29,6 @@ and what the allocator has not given back. Measured on CPUs were 1.2 (ViT) to 1.
 
 SPARE = 16 * 2**20
 """Bytes of what products need once, however small they are: traced graphs and the buffers of libraries."""
-
-MARGIN = 0.8
-"""A later strategy is chosen when it takes less than this share of the time of an earlier one; less is noise."""
-
-Piece = tuple[Tensor, Tensor]
 
 
 class Need(NamedTuple):
@@ -44,26 +43,26 @@ class Split:
 
     name = "split"
 
-    def __init__(self, curvature: Curvature, theta: Tensor, buffers: Tensor):
-        self.curvature, self.theta, self.buffers = curvature, theta, buffers
-        self.free = curvature.free(theta)
+    def __init__(self, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor):
+        self.matrix, self.theta, self.buffers = matrix, theta, buffers
+        self.free = matrix.free(theta)
         self._prepared: tuple = (None, None, ())
 
     def need(self, piece: Piece, width: int) -> Need:
         """Return the memory for one piece and ``width`` vectors at once; its own values may not be kept."""
-        kept, beside = self.curvature.sizes(self.theta, self.buffers, piece, width)
+        kept, beside = self.matrix.sizes(self.theta, self.buffers, piece, width)
         return Need(kept, kept + int(INSIDE * beside))
 
     @torch.no_grad()
     def keep(self, piece: Piece, width: int) -> tuple:
         """Return what products with ``width`` vectors have in common."""
-        primal, _, _ = self.curvature.graphs(self.theta, self.buffers, piece, width)
+        primal, _, _ = self.matrix.graphs(self.theta, self.buffers, piece, width)
         return primal(self.free, self.theta, self.buffers, *piece)
 
     @torch.no_grad()
     def product(self, piece: Piece, kept: tuple, vectors: Tensor) -> Tensor:
         """Return the product with each row of ``vectors`` (width, N)."""
-        _, along, tangent = self.curvature.graphs(self.theta, self.buffers, piece, len(vectors))
+        _, along, tangent = self.matrix.graphs(self.theta, self.buffers, piece, len(vectors))
         if self._prepared[0] is not along or self._prepared[1] is not vectors:  # the same for most pieces
             self._prepared = (along, vectors, along(vectors))
         return tangent(*kept, *self._prepared[2])
@@ -74,17 +73,17 @@ class Retained:
 
     name = "retained"
 
-    def __init__(self, curvature: Curvature, theta: Tensor, buffers: Tensor):
-        self.curvature, self.theta, self.buffers = curvature, theta, buffers
+    def __init__(self, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor):
+        self.matrix, self.theta, self.buffers = matrix, theta, buffers
 
     def need(self, piece: Piece, width: int) -> Need:
         """Return the memory for one piece, whose graph may not be kept; vectors come one by one."""
-        kept, beside = self.curvature.saved(self.theta, self.buffers, piece)
+        kept, beside = self.matrix.saved(self.theta, self.buffers, piece)
         return Need(kept, kept + int(INSIDE * beside))
 
     def keep(self, piece: Piece, width: int) -> Callable[[Tensor], Tensor]:
         """Return the product as a function of one vector."""
-        return self.curvature.twice(self.theta, self.buffers, piece)
+        return self.matrix.twice(self.theta, self.buffers, piece)
 
     def product(self, piece: Piece, kept: Callable, vectors: Tensor) -> Tensor:
         """Return the product with each row of ``vectors`` (width, N)."""
@@ -105,28 +104,73 @@ class Rebuild(Retained):
 
     def product(self, piece: Piece, kept: None, vectors: Tensor) -> Tensor:
         """Return the product with each row of ``vectors`` (width, N)."""
-        return _rows(lambda vector: self.curvature.twice(self.theta, self.buffers, piece)(vector), vectors)
+        return _rows(lambda vector: self.matrix.twice(self.theta, self.buffers, piece)(vector), vectors)
 
 
 def _rows(function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
-    made = torch.empty_like(vectors)
-    for row, vector in zip(made, vectors, strict=True):
+    products = torch.empty_like(vectors)
+    for row, vector in zip(products, vectors, strict=True):
         row.copy_(function(vector))
-    return made
+    return products
 
 
-_CLASSES = dict(zip(STRATEGIES, (Split, Retained, Rebuild), strict=True))
+_CLASSES = dict(zip(PRODUCT_STRATEGIES, (Split, Retained, Rebuild), strict=True))
 
 
-def way(name: str, curvature: Curvature, theta: Tensor, buffers: Tensor) -> Split | Retained:
+def way(name: str, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor) -> Split | Retained:
     """Return a strategy at a point by name.
 
     Raises:
         LossAtlasError: there is no such strategy.
     """
     if name not in _CLASSES:
-        raise LossAtlasError(f"strategy: {name!r} is not one of auto, {', '.join(STRATEGIES)}")
-    return _CLASSES[name](curvature, theta, buffers)
+        raise LossAtlasError(f"strategy: {name!r} is not one of auto, {', '.join(PRODUCT_STRATEGIES)}")
+    return _CLASSES[name](matrix, theta, buffers)
+
+
+def usable(problem: Samples, matrix: CurvatureMatrix, asked: str) -> str:
+    """Return the strategy ``asked``, or ``rebuild`` where the network cannot be traced forward; says so once.
+
+    Raises:
+        LossAtlasError: network or loss has no second derivative.
+    """
+    if not matrix.checked:
+        _check_second_derivative(problem, matrix)
+        matrix.checked = True
+    if asked != "split":
+        return asked
+    if matrix.traceable is None:
+        matrix.traceable = _is_traceable(problem, matrix)
+    return "split" if matrix.traceable else "rebuild"
+
+
+def _check_second_derivative(problem: Samples, matrix: CurvatureMatrix) -> None:
+    whole = problem.batchnorm == "batch"
+    few = tuple(part if whole else part[:2] for part in problem.pieces(1)[0])
+    theta, buffers = _point_of(matrix)
+    try:
+        matrix.twice(theta, buffers, few)(torch.zeros_like(matrix.free(theta)))
+    except RuntimeError as error:
+        if "not implemented" not in str(error):
+            raise
+        raise LossAtlasError(
+            f"Hessian products: network or loss has no second derivative ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _is_traceable(problem: Samples, matrix: CurvatureMatrix) -> bool:
+    try:
+        matrix.graphs(*_point_of(matrix), problem.pieces(1)[0], 1)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        first = str(error).strip().split("\n")[0]
+        print(f"Hessian products: second backward passes; network or loss has no forward derivative ({first})")
+        return False
+    return True
+
+
+def _point_of(matrix: CurvatureMatrix) -> tuple[Tensor, Tensor]:
+    """Return the network's present parameters and buffers."""
+    return matrix.network.theta.clone(), matrix.network.vector(matrix.network.buffers())
 
 
 class Arrangement(NamedTuple):
@@ -154,27 +198,26 @@ class Arrangement(NamedTuple):
         return max(len(inputs) for inputs, _ in self.pieces)
 
 
-def arrange(problem, strategy: Split | Retained, width: int, memory_gb: float) -> Arrangement:
+def arrange(problem: Samples, strategy: Split | Retained, width: int, memory_gb: float) -> Arrangement:
     """Cut a block of vectors and the samples so that a product stays within the memory.
 
     Vectors are cut only where samples would otherwise have to be cut by more than half.
 
     Args:
-        problem: the ``TorchProblem``.
         width: vectors of a block, of which a part may be multiplied at once.
 
     Raises:
         LossAtlasError: one vector and one sample do not fit, or one chunk where chunks must stay whole.
     """
-    found = []
+    plans = []
     for at_once in (n for n in range(width, 0, -1) if width % n == 0):
-        made, wanted = _cut(problem, strategy, at_once, memory_gb)
-        if made is not None:
-            found.append(made)
-            if 2 * made.samples_at_once >= wanted:
-                return made
-    if found:
-        return max(found, key=lambda made: made.samples_at_once * made.width)
+        plan, wanted = _cut(problem, strategy, at_once, memory_gb)
+        if plan is not None:
+            plans.append(plan)
+            if 2 * plan.samples_at_once >= wanted:
+                return plan
+    if plans:
+        return max(plans, key=lambda plan: plan.samples_at_once * plan.width)
     least = least_bytes(problem, strategy)
     samples = "each chunk of samples" if problem.batchnorm == "batch" else "1 sample"
     raise LossAtlasError(
@@ -183,25 +226,27 @@ def arrange(problem, strategy: Split | Retained, width: int, memory_gb: float) -
     )
 
 
-def least_bytes(problem, strategy: Split | Retained) -> int:
+def least_bytes(problem: Samples, strategy: Split | Retained) -> int:
     """Return the bytes that products need with as few vectors and samples at once as possible, for many samples."""
     return _working(strategy, problem.pieces(1, 1), 1, sums_alive(LEAVES))
 
 
-def least_of(problem, curvature: Curvature, theta: Tensor, buffers: Tensor, asked: str, enough: float) -> int:
+def least_bytes_of(
+    problem: Samples, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor, asked: str, enough: float
+) -> int:
     """Return the bytes that products need at least, of all strategies for ``auto``; ``enough`` ends the search.
 
     What needs no trace is tried first.
     """
     least = []
     for name in ("rebuild", "split") if asked == "auto" else (asked,):
-        least.append(least_bytes(problem, way(problem.strategy(curvature, name), curvature, theta, buffers)))
+        least.append(least_bytes(problem, way(usable(problem, matrix, name), matrix, theta, buffers)))
         if least[-1] <= enough:
             break
     return min(least)
 
 
-def _cut(problem, strategy: Split | Retained, width: int, memory_gb: float) -> tuple[Arrangement | None, int]:
+def _cut(problem: Samples, strategy: Split | Retained, width: int, memory_gb: float) -> tuple[Arrangement | None, int]:
     """Return how products with all these vectors at once stay within the memory if they can, and the size wanted."""
     budget, at_once = memory_gb * 2**30, width if isinstance(strategy, Split) else 1
     pieces, wanted = problem.pieces(at_once), 0
@@ -223,12 +268,12 @@ def _cut(problem, strategy: Split | Retained, width: int, memory_gb: float) -> t
 def _working(strategy: Split | Retained, pieces: list[Piece], width: int, sums: int) -> int:
     """Return the bytes that products work with: those of the largest piece, sums, vectors and results."""
     largest = max(pieces, key=lambda piece: len(piece[0]))
-    vectors = width * strategy.curvature.chosen.size * (8 * sums + 2 * strategy.theta.element_size())
+    vectors = width * strategy.matrix.chosen.size * (8 * sums + 2 * strategy.theta.element_size())
     return strategy.need(largest, width).working + vectors + SPARE
 
 
 def sums_alive(pieces: int) -> int:
-    """Return how many sums over leaves are alive at once while products go through the pieces, see ``team.fold``."""
+    """Return how many sums over leaves are alive at once while products go through pieces, see ``tree_sum.fold``."""
     alive, most = [], 0
     for number in range(LEAVES):
         filled = leaf(pieces, number)
@@ -238,26 +283,9 @@ def sums_alive(pieces: int) -> int:
     return most
 
 
-class Choice(NamedTuple):
-    """A strategy and why: ``told`` in words, ``peak`` in bytes, ``agreement`` as ``agreement.Agreement`` has it."""
-
-    strategy: str
-    told: str
-    peak: int
-    agreement: dict[str, Any]
-
-
-class Candidate(NamedTuple):
-    """A strategy that fits, how it goes through the samples, and the seconds of a product, None if not measured."""
-
-    strategy: Split | Retained
-    arrangement: Arrangement
-    seconds: float | None = None
-
-
-def choose(
-    problem,
-    curvature: Curvature,
+def choose_products(
+    problem: Samples,
+    matrix: CurvatureMatrix,
     theta: Tensor,
     buffers: Tensor,
     width: int,
@@ -275,70 +303,74 @@ def choose(
     Raises:
         LossAtlasError: none fits, none is right, or there is no such strategy.
     """
-    at = curvature, theta, buffers
+    at = matrix, theta, buffers
     referee = Referee(problem, *at)
     if asked == "auto":
         # Where double backward is wrong only traced forward derivatives are right, however few products there are.
         ahead = count if referee.trusted == "backward" else None
-        found = candidates(problem, *at, width, memory_gb, ahead)
+        to_try = candidates(problem, *at, width, memory_gb, ahead)
     else:
-        strategy = way(problem.strategy(curvature, asked), *at)
-        found = [Candidate(strategy, arrange(problem, strategy, width, memory_gb))]
-    for number, one in enumerate(found):
-        agreement = referee.compare(one.strategy, _piece_to_try(one, memory_gb), one.arrangement.width)
-        fault = agreement.fault(theta.dtype)
-        if fault is None:
-            return _told(found[number:], memory_gb, agreement)
-        print(f"Hessian products: not by strategy {one.strategy.name!r}, which {fault}", flush=True)
-    if asked not in ("auto", STRATEGIES[-1]):
-        return choose(problem, *at, width, memory_gb, STRATEGIES[-1], count)
-    raise LossAtlasError(f"Hessian: no way of multiplying is right; the last one {fault}")
+        strategy = way(usable(problem, matrix, asked), *at)
+        plan = arrange(problem, strategy, width, memory_gb)
+        to_try = [Candidate(strategy.name, plan.peak, None, (strategy, plan))]
+
+    def compare(one: Candidate) -> ProductAgreement:
+        strategy, plan = one.way
+        agreement = referee.compare(strategy, _piece_to_try(strategy, plan, memory_gb), plan.width)
+        if (wrong := fault(agreement, theta.dtype)) is not None:
+            print(f"Hessian products: not by strategy {one.name!r}, which {wrong}", flush=True)
+            raise Disagreement(wrong)
+        return agreement
+
+    try:
+        return first_that_agrees(to_try, compare, memory_gb)[0]
+    except Disagreement as last:
+        if asked not in ("auto", PRODUCT_STRATEGIES[-1]):
+            return choose_products(problem, *at, width, memory_gb, PRODUCT_STRATEGIES[-1], count)
+        raise LossAtlasError(f"Hessian: no way of multiplying is right; the last one {last}") from last
 
 
-def _piece_to_try(one: Candidate, memory_gb: float) -> Piece:
+def _piece_to_try(strategy: Split | Retained, plan: Arrangement, memory_gb: float) -> Piece:
     """Return samples that a strategy goes through at once, as many as double backward has room for beside them."""
-    piece, plain = one.arrangement.pieces[0], Rebuild(one.strategy.curvature, one.strategy.theta, one.strategy.buffers)
+    piece, plain = plan.pieces[0], Rebuild(strategy.matrix, strategy.theta, strategy.buffers)
     while len(piece[0]) > 1 and plain.need(piece, 1).working > memory_gb * 2**30:
         piece = tuple(part[: len(piece[0]) // 2] for part in piece)
     return piece
 
 
 def candidates(
-    problem, curvature: Curvature, theta: Tensor, buffers: Tensor, width: int, memory_gb: float, count: int | None
+    problem: Samples,
+    matrix: CurvatureMatrix,
+    theta: Tensor,
+    buffers: Tensor,
+    width: int,
+    memory_gb: float,
+    count: int | None,
 ) -> list[Candidate]:
     """Return the strategies that fit, the best first; each with the measured seconds of a product.
 
     Raises:
         LossAtlasError: none fits.
     """
-    vectors = torch.zeros(width, curvature.chosen.size, dtype=theta.dtype, device=theta.device)
-    found, errors = [], []
+    vectors = torch.zeros(width, matrix.chosen.size, dtype=theta.dtype, device=theta.device)
+    measured, errors = [], []
     for name in ("retained", "rebuild", "split"):
         if name == "split":
-            name = _traced_if_worthwhile(problem, curvature, theta, buffers, found, count)
-            if name in (None, *(one.strategy.name for one in found)):
+            name = _traced_if_worthwhile(problem, matrix, theta, buffers, measured, count)
+            if name in (None, *(one.name for one in measured)):
                 continue
-        strategy = way(name, curvature, theta, buffers)
+        strategy = way(name, matrix, theta, buffers)
         try:
-            arrangement = arrange(problem, strategy, width, memory_gb)
+            plan = arrange(problem, strategy, width, memory_gb)
         except LossAtlasError as error:
             errors.append(error)
             continue
-        piece = arrangement.pieces[0]
-        each = seconds(strategy, piece, vectors[: arrangement.width], arrangement.share_kept)
-        found.append(Candidate(strategy, arrangement, each * problem.samples / len(piece[0])))
-    if not found:
+        piece = plan.pieces[0]
+        each = seconds(strategy, piece, vectors[: plan.width], plan.share_kept)
+        measured.append(Candidate(name, plan.peak, each * problem.samples / len(piece[0]), (strategy, plan)))
+    if not measured:
         raise errors[-1]
-    return _ranked(found)
-
-
-def _ranked(found: list[Candidate]) -> list[Candidate]:
-    """Return candidates by their time; one of ``STRATEGIES`` that is a little slower than a later one comes first."""
-    found = sorted(found, key=lambda one: STRATEGIES.index(one.strategy.name))
-    best = found[0]
-    for one in found[1:]:
-        best = one if one.seconds < MARGIN * best.seconds else best
-    return [best, *(one for one in found if one is not best)]
+    return ranked_candidates(sorted(measured, key=lambda one: PRODUCT_STRATEGIES.index(one.name)))
 
 
 TRACED = 0.01
@@ -349,57 +381,29 @@ READY, SHARE = 10, 0.03
 
 
 def _traced_if_worthwhile(
-    problem, curvature: Curvature, theta: Tensor, buffers: Tensor, found: list[Candidate], count: int | None
+    problem: Samples,
+    matrix: CurvatureMatrix,
+    theta: Tensor,
+    buffers: Tensor,
+    measured: list[Candidate],
+    count: int | None,
 ) -> str | None:
     """Return what becomes of ``split``; None if tracing takes more time than it can save for ``count`` products."""
-    if count is not None and found:
-        worth = min(0.5 * count, max(READY, SHARE * count)) * min(one.seconds for one in found)
-        if TRACED * curvature.operations(theta, buffers, problem.chunks[0]) > worth:
+    if count is not None and measured:
+        worth = min(0.5 * count, max(READY, SHARE * count)) * min(one.seconds for one in measured)
+        if TRACED * matrix.operations(theta, buffers, problem.chunks[0]) > worth:
             return None
-    return problem.strategy(curvature, "split")
-
-
-def _told(found: list[Candidate], memory_gb: float, agreement: Agreement) -> Choice:
-    """Return the first candidate with a line about all."""
-    best, *others = found
-    name, made = best.strategy.name, best.arrangement
-    memory = f"about {made.peak / 2**30:.2g} of {memory_gb:.3g} GB"
-    if best.seconds is None:
-        return Choice(name, f"{name}, {memory}", made.peak, agreement.attributes)
-    slower = ", ".join(f"{one.strategy.name} {one.seconds:.2g}" for one in others)
-    told = f"{name} ({best.seconds:.2g} s each{f'; {slower}' if slower else ''}), {memory}"
-    return Choice(name, told, made.peak, agreement.attributes)
+    return usable(problem, matrix, "split")
 
 
 def seconds(strategy: Split | Retained, piece: Piece, vectors: Tensor, share_kept: float) -> float:
     """Return the time of the product with one of ``vectors`` (width, N), on one piece, when this share is kept."""
     # The others take vectors one by one, as long for each.
     timed = vectors if isinstance(strategy, Split) else vectors[:1]
-    prepare, kept = _shortest(lambda: strategy.keep(piece, len(timed)), 1)
-    multiply, _ = _shortest(lambda: strategy.product(piece, kept, timed), 3)
+    prepare, kept = shortest(lambda: strategy.keep(piece, len(timed)), 1, wait)
+    multiply, _ = shortest(lambda: strategy.product(piece, kept, timed), 3, wait)
     # What is not kept is made again for each block.
     return multiply / len(timed) + (1 - share_kept) * prepare / len(vectors)
-
-
-SLOW = 0.05
-"""Seconds beyond which one run tells enough: what a first one takes besides is then a small share."""
-
-
-def _shortest(run: Callable[[], Any], repetitions: int) -> tuple[float, Any]:
-    """Return the shortest time of a function that has run once before, unless that was slow, and its last result."""
-    first, best = True, float("inf")
-    for _ in range(repetitions + 1):
-        wait()
-        started = time.perf_counter()
-        result = run()
-        wait()
-        taken = time.perf_counter() - started
-        if not first or taken > SLOW:
-            best = min(best, taken)
-        if taken > SLOW:
-            break
-        first = False
-    return best, result
 
 
 def wait() -> None:

@@ -7,14 +7,15 @@ samples are grouped is checked as well.
 
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from lossatlas.backends.torch.protocols import Evaluator
 from lossatlas.backends.torch.subspace.subspace_loss import Eager, Staged
+from lossatlas.problem.agreement import PointAgreement
 
 MULTIPLE = 16.0
 """A difference of up to so many times the measured rounding is rounding. Measured were up to 3 times, by all strategies
@@ -30,39 +31,22 @@ strategies are tried, each of which is faster than plain evaluation, and togethe
 Pair = tuple[Tensor, Tensor]
 
 
-class Agreement(NamedTuple):
-    """How well a strategy agreed with plain evaluation.
-
-    ``points`` and ``samples`` count what was compared. ``difference`` is the largest one of any output, and
-    ``rounding`` the largest that was measured, both as shares of a sample's largest output. ``reason`` says why they
-    do not agree, and is empty where they do.
-    """
-
-    strategy: str
-    points: int
-    samples: int
-    difference: float
-    rounding: float
-    reason: str = ""
-
-
 class Reference:
     """Plain evaluation at some points, which ways are compared with; what it found is kept for the next way.
 
     Args:
-        problem: the ``TorchProblem``.
         place: center, directions and buffers.
         points: some points (point, k); the last ones come first.
         count: how many points there will be.
     """
 
-    def __init__(self, problem, place: tuple, points: np.ndarray, count: int):
+    def __init__(self, problem: Evaluator, place: tuple, points: np.ndarray, count: int):
         self.problem, self.points, self.count = problem, points[::-1], count
         self.plain = Eager(problem, *place)
         self._found: dict[tuple[int, int], Pair] = {}
         self._fastest = float("inf")
 
-    def compare(self, made: Staged) -> Agreement:
+    def compare(self, made: Staged) -> PointAgreement:
         """Compare on the last piece of the samples, which may be ragged, on the first and on the middle one."""
         started, seen, difference, rounding = time.perf_counter(), [], 0.0, 0.0
         for number, row in self._places(made):
@@ -76,7 +60,7 @@ class Reference:
                 break
         numbers, rows = map(set, zip(*seen, strict=True))
         samples = sum(len(made.pieces[number][1]) for number in numbers)
-        return Agreement(made.strategy, len(rows), samples, difference, rounding, reason)
+        return PointAgreement(made.strategy, len(rows), samples, difference, rounding, reason)
 
     def _places(self, made: Staged) -> Iterator[tuple[int, int]]:
         last = len(made.pieces) - 1

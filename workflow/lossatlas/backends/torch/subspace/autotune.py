@@ -1,14 +1,17 @@
 """How points of a plane are to be evaluated: the strategies are timed and compared once, when a store is begun."""
 
 import time
-from typing import NamedTuple
 
 import numpy as np
 
 from lossatlas.backends.torch.hvp.strategies import wait
-from lossatlas.backends.torch.subspace.agreement import Agreement, Reference
-from lossatlas.backends.torch.subspace.subspace_loss import STRATEGIES, Eager, Staged, restrict
+from lossatlas.backends.torch.protocols import Evaluator
+from lossatlas.backends.torch.subspace.agreement import Reference
+from lossatlas.backends.torch.subspace.subspace_loss import POINT_STRATEGIES, Eager, Staged, restrict
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem import Evaluation
+from lossatlas.problem.agreement import PointAgreement
+from lossatlas.problem.autotune import ranked
 
 MARGIN = 0.95
 """A strategy is chosen when it takes less than this share of the time of a plainer one; less is noise."""
@@ -25,25 +28,14 @@ POINTS = 4
 Place = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-class Evaluation(NamedTuple):
-    """A strategy and why: ``told`` in words; ``error``, the largest difference of a loss from the network's own
-    precision at the points that were tried, None in that precision itself; ``agreement``, how well the strategy agreed
-    with plain evaluation in that precision, None for plain evaluation."""
-
-    strategy: str
-    told: str
-    error: float | None
-    agreement: Agreement | None = None
-
-
 class _Ways:
     """Ways to evaluate points at a place that agree with plain evaluation there, by strategy."""
 
-    def __init__(self, problem, place: Place, points: np.ndarray, count: int, precision: str):
+    def __init__(self, problem: Evaluator, place: Place, points: np.ndarray, count: int, precision: str):
         self.problem, self.place, self.points, self.precision = problem, place, points, precision
         self.reference = Reference(problem, place, points, count)
         self.made: dict[str, Eager | Staged] = {}
-        self.agreements: dict[str, Agreement] = {}
+        self.agreements: dict[str, PointAgreement] = {}
         self._expected = Eager(problem, *place).metrics(points)[:, 0] if precision != "full" else None
 
     def add(self, strategy: str) -> Eager | Staged:
@@ -54,7 +46,8 @@ class _Ways:
             if not agreement.reason:
                 self.agreements[made.strategy] = agreement
                 break
-            *_, plainer = STRATEGIES[: min(STRATEGIES.index(made.strategy), STRATEGIES.index("compiled"))]
+            place = POINT_STRATEGIES.index(made.strategy)
+            plainer = POINT_STRATEGIES[min(place, POINT_STRATEGIES.index("compiled")) - 1]
             said = f"grid points: strategy {plainer!r} instead of {made.strategy!r} ({agreement.reason})"
             print(said, flush=True)
             made = restrict(self.problem, *self.place, plainer, self.precision)
@@ -84,11 +77,12 @@ class _Ways:
         return Evaluation(strategy, told, error, self.agreements.get(strategy))
 
 
-def choose_evaluation(problem, place: Place, points: np.ndarray, count: int, asked: str, precision: str) -> Evaluation:
+def choose_evaluation(
+    problem: Evaluator, place: Place, points: np.ndarray, count: int, asked: str, precision: str
+) -> Evaluation:
     """Return the strategy ``asked``, or one in its stead, or for ``auto`` the fastest; see ``point_agreement``.
 
     Args:
-        problem: the ``TorchProblem``.
         place: center, directions and buffers.
         points: some points (point, k) at which ways are compared.
         count: how many points there will be.
@@ -113,14 +107,12 @@ def choose_evaluation(problem, place: Place, points: np.ndarray, count: int, ask
     worth = min(each.values()) * count > WORTH_COMPILING and first.strategy != "eager"
     if worth and ways.add("compiled").strategy == "compiled":
         each = seconds(ways.made, points)
-    best, *others = (name for name in STRATEGIES if name in each)
-    for name in others:
-        best = name if each[name] < MARGIN * each[best] else best
+    best, *_ = ranked({name: each[name] for name in POINT_STRATEGIES if name in each}, MARGIN)
     told = ", ".join(f"{name} {each[name]:.2g}" for name in sorted(each, key=each.get))
     return ways.chosen(best, f"{best} (s per point: {told})")
 
 
-def one_point_is_small(problem) -> bool:
+def one_point_is_small(problem: Evaluator) -> bool:
     """Return whether a single point may leave the device idle."""
     return problem.network.theta.device.type == "cuda"
 

@@ -1,7 +1,7 @@
 """The loss at many points of an affine subspace of parameters, each computed on its own and all alike.
 
 ``eager`` writes each point into the network and evaluates that. The other strategies evaluate the network's graph in
-stages, see ``stages``: ``folded`` with BatchNorm in the weights before it, ``first-layer`` also with what the first
+stages (``staged_graph``): ``folded`` with BatchNorm in the weights before it, ``first-layer`` also with what the first
 layers make of the samples kept, ``compiled`` with the last stage compiled, ``vmapped`` with a few points going through
 it at once, for devices that one point leaves idle. They agree to rounding.
 """
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from lossatlas.backends.torch.memory import held
+from lossatlas.backends.torch.protocols import Evaluator, Statistics
 from lossatlas.backends.torch.subspace import staged_graph
 from lossatlas.backends.torch.tracing.fusion import can_fuse
 from lossatlas.errors import LossAtlasError
 
 PRECISIONS = ("full", "bfloat16")
-STRATEGIES = ("eager", "folded", "first-layer", "compiled", "vmapped")
+POINT_STRATEGIES = ("eager", "folded", "first-layer", "compiled", "vmapped")
 
 CACHE_BYTES = 2**30
 """Bytes of what first layers make of the samples that are kept between units; the rest is made anew for each."""
@@ -51,7 +52,7 @@ class Eager:
 
     strategy, precision = "eager", "full"
 
-    def __init__(self, problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
+    def __init__(self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
         self.problem = problem
         self.center = problem.network.vector(center)
         self.directions = problem.network.vector(directions)
@@ -90,7 +91,9 @@ class Eager:
 class Recomputed(Eager):
     """BatchNorm's statistics are estimated anew at each point, from the samples of ``reference``."""
 
-    def __init__(self, problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, reference):
+    def __init__(
+        self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, reference: Statistics
+    ):
         super().__init__(problem, center, directions, buffers)
         self.reference = reference
 
@@ -102,7 +105,9 @@ class Recomputed(Eager):
 class Interpolated(Eager):
     """Buffers move along with the parameters, on ``moving`` (k, buffer); variances below zero are set to zero."""
 
-    def __init__(self, problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, moving: np.ndarray):
+    def __init__(
+        self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, moving: np.ndarray
+    ):
         super().__init__(problem, center, directions, np.asarray(buffers, np.float64))
         self.moving, self.variances = moving, problem.network.variances()
 
@@ -119,7 +124,7 @@ class Staged:
     does: 0 * inf in a sum over directions is NaN where the point itself is finite.
 
     Args:
-        strategy: one of ``STRATEGIES`` but the first.
+        strategy: one of ``POINT_STRATEGIES`` but the first.
         precision: ``full``, the network's own, or ``bfloat16`` for the stage that goes through the samples; points,
             folding and sums over directions stay as precise as the network, and so does the loss of its outputs.
 
@@ -129,7 +134,7 @@ class Staged:
 
     def __init__(
         self,
-        problem,
+        problem: Evaluator,
         center: np.ndarray,
         directions: np.ndarray,
         buffers: np.ndarray,
@@ -307,19 +312,19 @@ def check_compiler() -> None:
 
 
 def restrict(
-    problem, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, strategy: str, precision: str
+    problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, strategy: str, precision: str
 ) -> Eager | Staged:
     """Return the loss on center + span(directions) by a strategy, or by a plainer one where that cannot be; says so.
 
     Raises:
         LossAtlasError: there is no such strategy or precision, or the network cannot be evaluated in that precision.
     """
-    if strategy not in STRATEGIES:
-        raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(STRATEGIES)}")
+    if strategy not in POINT_STRATEGIES:
+        raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(POINT_STRATEGIES)}")
     if precision not in PRECISIONS:
         raise LossAtlasError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
     at, reasons = (problem, center, directions, buffers), []
-    plainer = STRATEGIES[1:3]
+    plainer = POINT_STRATEGIES[1:3]
     names = plainer[: plainer.index(strategy)] if strategy in plainer else plainer
     for name in [] if strategy == "eager" else [strategy, *reversed(names)]:
         try:

@@ -1,0 +1,56 @@
+"""What products and planes see of a problem, each no more than it needs."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from lossatlas.backends.tensorflow.network import FlatNetwork
+from lossatlas.backends.tensorflow.products import CurvatureMatrix
+from lossatlas.problem.hessian import Piece
+
+
+class Samples(Protocol):
+    """Samples on the device, in chunks; products go through them in pieces."""
+
+    samples: int
+    chunks: list[Piece]
+    batchnorm: str
+
+    def pieces(self, most: int | None = None) -> list[Piece]:
+        """Return the chunks, cut further into pieces of at most ``most`` samples."""
+
+
+class Differentiable(Samples, Protocol):
+    """A loss over samples, with the matrices of its second derivatives."""
+
+    network: FlatNetwork
+
+    def matrix(self, operator: str, parameters: tuple[str, ...]) -> CurvatureMatrix:
+        """Return the matrix, whose traced graphs serve every theta."""
+
+    def chunk_gradient(self, theta: tf.Tensor, buffers: tf.Tensor, chunk: Piece) -> tuple[np.ndarray, np.ndarray]:
+        """Return loss and gradient of one chunk's mean."""
+
+
+class Evaluator(Protocol):
+    """What evaluates points: as a traced graph, and what that is made from."""
+
+    network: FlatNetwork
+    chunks: list[Piece]
+    batchnorm: str
+    metric_names: tuple[str, ...]
+    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    sums: Callable[..., tf.Tensor]
+    """Returns the metrics of one chunk from theta, buffers, inputs and targets, float64."""
+
+    def evaluate(self, theta: tf.Tensor, buffers: tf.Tensor) -> np.ndarray:
+        """Return the metrics at theta."""
+
+
+class Statistics(Protocol):
+    """Samples from which BatchNorm's statistics are estimated."""
+
+    def statistics(self, theta: tf.Tensor, buffers: tf.Tensor) -> tf.Tensor:
+        """Return the buffers with the statistics at theta."""

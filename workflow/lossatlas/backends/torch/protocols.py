@@ -1,0 +1,64 @@
+"""What products and planes see of a problem, each no more than it needs."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from lossatlas.backends.torch.hvp.products import CurvatureMatrix
+from lossatlas.backends.torch.network import FlatNetwork
+from lossatlas.problem.hessian import Piece
+
+
+class Samples(Protocol):
+    """Samples on the device, in chunks; products go through them in pieces."""
+
+    samples: int
+    chunks: list[Piece]
+    batchnorm: str
+
+    def pieces(self, count: int, most: int | None = None) -> list[Piece]:
+        """Return the chunks as products with ``count`` vectors at once take them, cut further to ``most`` samples."""
+
+    def some(self, count: int) -> Piece:
+        """Return up to ``count`` samples, spread evenly over all."""
+
+
+class Differentiable(Samples, Protocol):
+    """A loss over samples, with the matrices of its second derivatives."""
+
+    network: FlatNetwork
+
+    def matrix(self, operator: str, parameters: tuple[str, ...]) -> CurvatureMatrix:
+        """Return the matrix, whose traced graphs serve every theta."""
+
+    def chunk_gradient(self, theta: Tensor, buffers: Tensor, chunk: Piece) -> tuple[Tensor, Tensor]:
+        """Return loss and gradient of one chunk's mean."""
+
+
+class Evaluator(Protocol):
+    """What the metrics of samples are made from."""
+
+    network: FlatNetwork
+    chunks: list[Piece]
+    largest_activation: int
+    """Bytes per sample of the largest tensor that goes into or comes out of any layer."""
+
+    def cut(self, most: int) -> list[Piece]:
+        """Return all samples in pieces of one size, up to ``most`` or the chunks' size, whichever is more."""
+
+    def evaluate(self, chunks: list[Piece]) -> Tensor:
+        """Return the sums of some chunks at the network's present parameters and buffers."""
+
+    def sums(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Return the metrics of some samples, each times their number, float64 and on the device."""
+
+    def means(self, sums: Tensor) -> np.ndarray:
+        """Return the metrics of all samples from ``sums`` added up over the chunks."""
+
+
+class Statistics(Protocol):
+    """Samples from which BatchNorm's statistics are estimated."""
+
+    def statistics(self, buffers: np.ndarray) -> np.ndarray:
+        """Return the flat buffers with the statistics at the network's present parameters."""
