@@ -67,13 +67,13 @@ def make(run_dir, sites, problem, spec=SPEC):
     fingerprint = store.Fingerprint("spectra", spec)
     link = run_dir / "spectra_between" / "l.zarr"
     store.find(link, run_dir, fingerprint)
-    made = store.create(link, run_dir, fingerprint, spectra.Plan(spec, sites, problem, SUBSET).build)
+    made = store.create(link, run_dir, fingerprint, spectra.Spectra({"spectra": spec}, problem, SUBSET, sites).build)
     return made, spectra.Evaluator(spec, sites, problem)
 
 
 def compute(made, evaluator):
     work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
-    spectra.finish(made, {})
+    spectra.Spectra.finish(made, {})
     return made
 
 

@@ -16,7 +16,9 @@ from scipy.sparse.linalg import LinearOperator
 from lossatlas import config
 from lossatlas.backends import torch as backend
 from lossatlas.data import Split, Subset
-from lossatlas.drivers import landscape, line_scans
+from lossatlas.drivers.base import Job, Order
+from lossatlas.drivers.landscape import Landscape
+from lossatlas.drivers.line_scans import Along, Between, Course, LineScan, random_guess
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry import directions as direction_sets
 from lossatlas.geometry.directions.direction_set import Axes, DirectionSet
@@ -27,12 +29,13 @@ from lossatlas.geometry.directions.random import random
 from lossatlas.geometry.directions.unnormalized import RawDirections
 from lossatlas.io import store
 from lossatlas.io.trajectory import RowWriter, Trajectory
-from lossatlas.krylov import Eigenpairs, Spectrum, check_deterministic, eigenpairs, probe_vectors, quadrature_runs
+from lossatlas.krylov import Eigenpairs, Spectrum, eigenpairs, probe_vectors, quadrature_runs
 from lossatlas.krylov.eigenpairs import check_count
 from lossatlas.krylov.lanczos import check_steps
-from lossatlas.parallel import Timing, World, work_units
+from lossatlas.parallel import Timing, World
 from lossatlas.parallel.progress import Progress
 from lossatlas.problem import Problem
+from lossatlas.problem.readiness import choose_products
 
 ENDS = {"LA": "largest", "SA": "smallest", "BE": "both ends, the larger half at the top", "LM": "largest magnitude"}
 
@@ -83,9 +86,8 @@ def hessian(
         network = backend.FlatNetwork(model, backend.device_of(model, dtype))
         problem = backend.TorchProblem(network, backend.as_loss(loss), _split(data), batch_size, batchnorm)
         theta, buffers = network.parameters(), network.buffers()
-        choice = problem.choose_strategy(theta, buffers, 1, **choices)
+        choice = choose_products(problem, (theta, buffers), 1, choices)
         choices["strategy"] = choice.strategy
-        check_deterministic(lambda: problem.linearize(theta, buffers, **choices))
         return Hessian(problem.linearize(theta, buffers, **choices), choice.agreement)
 
 
@@ -316,15 +318,15 @@ def curve(
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics)
         trajectory = _record(Path(folder), model, [] if to is None else [to], network, "to")
-        course: line_scans.Course
+        course: Course
         if to is None:
             raw = _raw(directions, choices, trajectory, problems["train"], network, count)
             course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory)
         else:
             course, added = _between(spec, trajectory), {}
         guess = _random_guess(loss, subsets["train"], problems["train"])
-        plan = line_scans.Plan(spec, course, problems, subsets, guess)
-        return _evaluate_curves(Path(folder), plan).assign(added)
+        job = LineScan({"curve": spec}, course, problems, subsets, guess)
+        return _compute(job, Path(folder)).assign(added)
 
 
 def _check_count(directions: Any, choices: dict) -> None:
@@ -335,7 +337,7 @@ def _check_count(directions: Any, choices: dict) -> None:
 
 def _random_guess(loss: Any, subset: Subset, problem: Problem) -> float | None:
     name = "cross-entropy" if backend.is_cross_entropy(backend.as_loss(loss)) else ""
-    return line_scans.random_guess({"name": name}, subset.samples.targets, problem.class_count)
+    return random_guess({"name": name}, subset.samples.targets, problem.class_count)
 
 
 def _course(between: bool, range: Sequence[float] | None, batchnorm: str | None, **choices: Any) -> dict:
@@ -352,19 +354,19 @@ def _course(between: bool, range: Sequence[float] | None, batchnorm: str | None,
     return spec
 
 
-def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[line_scans.Along, dict]:
+def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[Along, dict]:
     """Return the curves along directions through the model, and what the dataset says of these besides."""
     axes = Axes(made.used, made.raw.labels, made.variance_share, {})
-    course = line_scans.Along({**spec, "center": "last"}, axes, trajectory)
+    course = Along({**spec, "center": "last"}, axes, trajectory)
     course.attributes["center"] = "the model"
     added = {"direction": (("curve", "parameter"), made.used)}
     return course, added | {name: ("curve", values) for name, values in made.raw.values.items()}
 
 
-def _between(spec: dict, trajectory: Trajectory) -> line_scans.Between:
+def _between(spec: dict, trajectory: Trajectory) -> Between:
     """Return the curve from the model, the last checkpoint, to the first."""
     ends = {"from": "last", "to": {"iteration": "first"}}
-    course = line_scans.Between({**spec, **ends}, trajectory, {}, "curve")
+    course = Between({**spec, **ends}, trajectory, {}, "curve")
     course.labels = ["the model to the other one"]
     course.attributes |= {"from": "the model", "to": "the other one"}
     return course
@@ -438,41 +440,21 @@ def _evaluate_plane(folder: Path, spec: dict, made: DirectionSet, trajectory: Tr
     axes = Axes(made.used, made.raw.labels, made.variance_share, {})
     if spec["orthogonalize"]:
         axes = direction_sets.orthogonalize(axes, trajectory)
-    planned = landscape.Plane(spec, axes, trajectory, *on)
-
-    def evaluator(made_store: store.Store) -> landscape.Evaluator:
-        return landscape.Evaluator(made_store, axes, trajectory, planned.problems)
-
-    dataset = _compute("landscape", folder, spec, landscape.with_strategy(planned), evaluator, landscape)
+    dataset = _compute(Landscape({"plane": spec}, axes, trajectory, *on), folder)
     dataset["direction"] = (("axis", "parameter"), axes.vectors)
     return dataset.assign({name: ("axis", values) for name, values in made.raw.values.items()})
 
 
-def _evaluate_curves(folder: Path, plan: line_scans.Plan) -> xr.Dataset:
-    """Evaluate all points of curves."""
-
-    def evaluator(made: store.Store) -> line_scans.Evaluator:
-        return line_scans.Evaluator(plan.course, plan.problems, landscape.choices_of(made.attrs))
-
-    return _compute("curves", folder, plan.spec, line_scans.with_strategy(plan), evaluator, line_scans)
-
-
-def _compute(kind: str, folder: Path, spec: dict, build: Callable, evaluator: Callable, driver: Any) -> xr.Dataset:
-    """Make a store in a temporary folder and return its contents, in memory; ``driver`` is the module that makes it."""
-    made = store.create(folder / f"{kind}.zarr", folder, store.Fingerprint(kind, spec), build)
-    compute = getattr(driver, "compute", work_units.compute)  # rounds, where the driver has them
-    compute(made, evaluator(made), World(), Timing(), "static", kind)
-    driver.finish(made, {})
+def _compute(job: Job, folder: Path) -> xr.Dataset:
+    """Make the store of a job in a temporary folder, and return its contents in memory."""
+    order = Order(folder / f"{job.kind}.zarr", folder, job.kind)
+    made = job.create(order, job.plan())
+    job.compute(made, order, World(), Timing())
+    job.finish(made, {})
     dataset = xr.open_zarr(made.path, chunks=None).load()
     for key in ("fingerprint", "provenance", "content", "chunk_files", "attempts", "finished", "subset_stratified"):
         del dataset.attrs[key]  # these speak of stores on disk
-    for key in (
-        "samples",
-        "subset_digest",
-        "nonfinite_points",
-        "grid",
-        "agreement",
-    ):  # files such as NetCDF hold no dicts
+    for key in ("samples", "subset_digest", "nonfinite_points", "grid", "agreement"):  # files hold no dicts
         dataset.attrs |= {f"{key}_{name}": value for name, value in dataset.attrs.pop(key, {}).items()}
     dataset.attrs = {key: value for key, value in dataset.attrs.items() if value not in (None, [])}
     return dataset

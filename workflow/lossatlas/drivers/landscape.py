@@ -7,18 +7,29 @@ row by row, then the two kinds of the paths.
 """
 
 import itertools
-from collections.abc import Callable
+from argparse import Namespace
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import zarr
 
-from lossatlas import config
-from lossatlas.data import Subset
+from lossatlas.data import Subset, evaluation_subsets, load_dataset
 from lossatlas.drivers import adaptive_grid
+from lossatlas.drivers.base import Job, Order, Plan
+from lossatlas.drivers.evaluation import (
+    BATCHNORM,
+    choose,
+    evaluation_choices,
+    metric_names,
+    one_by_one,
+    points_per_chunk,
+    units_of_metric,
+)
+from lossatlas.drivers.inputs import identities, open_others, read_problems
 from lossatlas.errors import LossAtlasError
+from lossatlas.geometry.directions import orthogonalize, read_axes
 from lossatlas.geometry.directions.direction_set import Axes
 from lossatlas.geometry.projection import Others, Path, join, project_path
 from lossatlas.geometry.segments import variance_mask
@@ -30,18 +41,11 @@ from lossatlas.problem import Problem
 if TYPE_CHECKING:
     import xarray as xr
 
-MAX_CHUNKS = 2000
 ORDER = "work/order"
 """Number and round of each row, both -1 where the row is not planned yet; one chunk, so that a round comes at once."""
 
-UNITS = {
-    "loss": "mean per sample",
-    "accuracy": "share of samples",
-    "loss_standard_error": "standard deviation over samples / sqrt(samples)",
-}
 
-
-def grid(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
+def grid_coordinates(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
     """Return the coordinates (x, y) of the grid: the path's extent plus a border, or the fixed range.
 
     An extent of zero borrows the other axis's; with neither, the range is [-1, 1].
@@ -59,48 +63,109 @@ def grid(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
     return axes[0], axes[1]
 
 
-def points_per_chunk(spec: dict, points: int) -> int:
-    """Return how many points a rank claims at once."""
-    return spec.get("points_per_chunk", max(4, -(-points // MAX_CHUNKS)))
-
-
 @dataclass
-class Plane:
-    """Everything that a landscape store is built from."""
+class Landscape(Job):
+    """The loss on a plane, and along the paths that it shows; ``spec["plane"]`` says which points."""
 
-    spec: dict
     axes: Axes
     trajectory: Trajectory
     problems: dict[str, Problem]
     subsets: dict[str, Subset]
     others: Others = field(default_factory=Others)
 
-    def build(self, group: zarr.Group) -> None:
-        """Create all arrays of the store: coordinates and path at once, results to be filled in."""
-        row = self.trajectory.row_of(self.spec["center"], "plane.center")
-        center = self.trajectory.parameters(row).astype(np.float64)
+    kind: ClassVar[str] = "landscape"
+
+    @classmethod
+    def read(cls, args: Namespace, world: World) -> Self:
+        """Open the axes, the paths and the samples, and rebuild the network on these."""
+        spec, trajectory = args.spec, Trajectory(args.trajectory)
+        others = Others(open_others(args), spec["plane"].get("paths_losses", True))
+        axes = axes_of_plane(args, trajectory)
+        subsets = evaluation_subsets(load_dataset(spec["data"]), spec["evaluation"])
+        problems, device = read_problems(args, world, trajectory, subsets, spec["evaluation"]["batch_size"])
+        inputs = identities(trajectory, subsets, others.runs, axes)
+        return cls(spec, axes, trajectory, problems, subsets, others, inputs=inputs, device=device)
+
+    @property
+    def plane(self) -> dict[str, Any]:
+        """The plane's own part of the spec."""
+        return self.spec["plane"]
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether points are chosen round after round."""
+        return self.plane.get("grid", {}).get("mode") == "adaptive"
+
+    @cached_property
+    def center(self) -> np.ndarray:
+        """The point of the plane that the axes begin at, float64 (N,)."""
+        return self.trajectory.parameters(self._center_row).astype(np.float64)
+
+    @property
+    def _center_row(self) -> int:
+        return self.trajectory.row_of(self.plane["center"], "plane.center")
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The run's own path projected onto the plane, and those of the other runs.
+
+        Raises:
+            LossAtlasError: another run has another network.
+        """
         self.others.check(self.trajectory)
-        path = project_path(self.trajectory, center, self.axes.vectors)
-        other_paths = self.others.project(center, self.axes.vectors)
-        x, y = grid(join([path, *other_paths]), self.spec)
+        own = project_path(self.trajectory, self.center, self.axes.vectors)
+        return [own, *self.others.project(self.center, self.axes.vectors)]
+
+    @cached_property
+    def grid(self) -> tuple[np.ndarray, np.ndarray]:
+        """The coordinates (x, y) of the grid."""
+        return grid_coordinates(join(self.paths), self.plane)
+
+    @property
+    def rows(self) -> int:
+        """How many evaluations there are, in an adaptive grid at most."""
+        x, y = self.grid
+        return len(x) * len(y) + 2 * (len(self.trajectory) + len(self.others.evaluated))
+
+    def plan(self) -> Plan:
+        """Choose how points are evaluated: measured at the centre of the grid and its corners."""
+        ends = [coordinates[[0, -1]] for coordinates in self.grid]
+        if self.plane.get("batchnorm", "frozen") != "frozen":
+            return one_by_one(self.plane, "plane")
+        row = self._center_row
+        place = self.trajectory.parameters(row), self.axes.vectors, self.trajectory.buffers(row)
+        points = np.array([np.mean(ends, axis=1), *itertools.product(*ends)])
+        return choose(self.problems, place, points, self.rows, self.plane)
+
+    def build(self, group: zarr.Group) -> None:
+        """Create all arrays of the store: coordinates and paths at once, results to be filled in."""
+        (x, y), (own, *others), names = self.grid, self.paths, metric_names(self.problems)
         group.attrs.update(self._attributes())
         self._add_coordinates(group, x, y)
-        self._add_path(group, path)
-        if self.spec.get("batchnorm") == "interpolate":
+        self._add_path(group, own)
+        if self.plane.get("batchnorm") == "interpolate":
             self._add_clipped(group, x, y)
         self._add_results(group, len(x), len(y))
-        units_of = {name: units_of_metric(name) for name in metric_names(self.problems)}
-        self.others.build(group, other_paths, units_of, len(self.problems))
-        rows = len(x) * len(y) + 2 * (len(self.trajectory) + len(self.others.evaluated))
+        self.others.build(group, others, {name: units_of_metric(name) for name in names}, len(self.problems))
         summary = "One row per evaluation; 'order' tells which."
-        columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
-        work_units.add_rows(group, summary, rows, columns, points_per_chunk(self.spec, rows))
+        columns = [f"{split}/{name}" for split in self.problems for name in names]
+        work_units.add_rows(group, summary, self.rows, columns, points_per_chunk(self.plane, self.rows))
         self._add_order(group["work"], len(x) * len(y), *adaptive_grid.coarse_to_fine(len(x), len(y)))
+
+    def evaluator(self, store: Store) -> "Evaluator":
+        """Return the function that evaluates the points of a unit."""
+        return Evaluator(store, self.axes, self.trajectory, self.problems, self.others)
+
+    def compute(self, store: Store, order: Order, world: World, timing: Timing) -> int:
+        """Evaluate all points, in an adaptive grid round after round; see ``Job.compute``."""
+        with timing("read"):
+            evaluate = self.evaluator(store)
+        return compute(store, evaluate, world, timing, order.queue, order.label)
 
     def _add_order(self, work: zarr.Group, size: int, points: np.ndarray, first: int) -> None:
         """Plan the first round: the grid, in an adaptive one its coarse points, and the paths; the end of a unit."""
         path = np.arange(size, work["rows"].shape[0])
-        if self._attributes()["grid"]["mode"] == "adaptive":
+        if self.adaptive:
             first += -(first + len(path)) % work["rows"].chunks[0]
             points = points[:first]
         order = np.full((work["rows"].shape[0], 2), -1, np.int32)
@@ -113,9 +178,9 @@ class Plane:
         return {
             "title": "Loss surface on a plane",
             "summary": "loss(y, x) = L(theta_c + x d_x + y d_y): mean over the evaluation subset, no weight decay",
-            "center": self.spec["center"],
-            "grid": self.spec.get("grid", {"mode": "full"}),
-            "batchnorm": BATCHNORM[self.spec.get("batchnorm", "frozen")] + "; of each checkpoint for its true loss",
+            "center": self.plane["center"],
+            "grid": self.plane.get("grid", {"mode": "full"}),
+            "batchnorm": BATCHNORM[self.plane.get("batchnorm", "frozen")] + "; of each checkpoint for its true loss",
             "x_label": self.axes.labels[0],
             "y_label": self.axes.labels[1],
             "variance_share": self.axes.variance_share.tolist(),
@@ -145,8 +210,8 @@ class Plane:
     def _add_clipped(self, group: zarr.Group, x: np.ndarray, y: np.ndarray) -> None:
         """Count the running variances that are below zero at each grid point."""
         check_moves(self.axes)
-        row, mask = self.trajectory.row_of(self.spec["center"], "plane.center"), variance_mask(self.trajectory)
-        center, (along_x, along_y) = self.trajectory.buffers(row)[mask], self.axes.buffers[:, mask]
+        mask = variance_mask(self.trajectory)
+        center, (along_x, along_y) = self.trajectory.buffers(self._center_row)[mask], self.axes.buffers[:, mask]
         counts = [[int((center + a * along_x + b * along_y < 0).sum()) for a in x] for b in y]
         text = "running variances below zero, set to zero"
         add_array(group, "clipped_variances", ("y", "x"), data=np.array(counts), long_name=text)
@@ -155,7 +220,7 @@ class Plane:
         splits, iterations = len(self.problems), len(self.trajectory)
         text = "whether the point is evaluated; at the others all metrics are interpolated"
         add_array(group, "evaluated", ("y", "x"), shape=(ny, nx), dtype=bool, long_name=text)
-        if self._attributes()["grid"]["mode"] == "adaptive":
+        if self.adaptive:
             text = "largest error of the interpolated loss"
             share = "share of the range up to the grid's maximum, of log10(loss) where 'logarithmic'"
             add_array(group, "error", ("split",), shape=(splits,), long_name=text, units=share)
@@ -175,6 +240,32 @@ class Plane:
                     units=units_of,
                 )
 
+    @staticmethod
+    def conclude(store: Store) -> dict[str, Any]:
+        """Sort the evaluations into (split, y, x) and (split, iteration) arrays; return counts for the log."""
+        evaluated = Evaluated(store)
+        for name, array in evaluated.arrays().items():
+            store[name][...] = array
+        splits = store["split"][:].tolist()
+        counts = {"points": len(evaluated.numbers)}
+        nonfinite = (~np.isfinite(evaluated.losses)).sum(axis=1).tolist()
+        counts["nonfinite_points"] = dict(zip(splits, nonfinite, strict=True))
+        store.update(nonfinite_points=counts["nonfinite_points"])
+        if evaluated.spec["mode"] == "adaptive":
+            errors = evaluated.stated_errors
+            store["error"][...], store["logarithmic"][...] = errors, [scale.log for scale in evaluated.scales]
+            store.update(rounds=int(planned(store)[-1, 1]) + 1)
+            counts |= {"grid_points": evaluated.points, "error": dict(zip(splits, errors, strict=True))}
+        if "other_evaluations" in store.attrs:
+            counts["evaluations_of_other_runs"] = store.attrs["other_evaluations"]
+        return counts
+
+
+def axes_of_plane(args: Namespace, trajectory: Trajectory) -> Axes:
+    """Read the axes that a command line names, y made orthogonal to x where the plane asks for it."""
+    axes = read_axes([args.x, args.y])
+    return orthogonalize(axes, trajectory) if args.spec["plane"]["orthogonalize"] else axes
+
 
 def check_moves(axes: Axes) -> None:
     """Refuse to move running statistics along axes of which they are not known.
@@ -187,108 +278,6 @@ def check_moves(axes: Axes) -> None:
             "plane.batchnorm: 'interpolate' needs differences of checkpoints as axes, of which the running "
             "statistics are known; choose 'frozen' or 'recompute'"
         )
-
-
-def metric_names(problems: dict[str, Problem]) -> tuple[str, ...]:
-    """Return the metrics that all splits offer."""
-    return next(iter(problems.values())).metric_names
-
-
-def units_of_metric(name: str) -> str:
-    """Return the units of a metric; those of the user's own are means as well."""
-    return UNITS.get(name, "mean over samples")
-
-
-BATCHNORM = {
-    "frozen": "frozen: running statistics of theta_c on the plane",
-    "recompute": "recompute: at each point of the plane mean and unbiased variance over all training samples of the "
-    "evaluation subset, layer by layer",
-    "interpolate": "interpolate: running statistics move along with the parameters on the plane, clipped at zero",
-}
-"""What BatchNorm normalises by, by policy, as stores say it."""
-
-CHOICES = ("strategy", "precision")
-"""Keys of a plane's spec, and of its store's attributes, that say how its points are evaluated."""
-
-
-def choices_of(values: dict) -> dict[str, Any]:
-    """Return what ``restrict`` takes of a plane's spec or of its store's attributes; what is missing has a default."""
-    return {key: values[key] for key in CHOICES if key in values}
-
-
-def with_strategy(plane: Plane, label: str | None = None) -> Callable[[zarr.Group], None]:
-    """Return the plane's ``build``, which also chooses how points are evaluated and says so in the store.
-
-    The choice depends on the clock, and strategies differ by rounding. So it is made once, by who creates the store.
-
-    Args:
-        label: name of the job, put before what is printed; without one nothing is.
-    """
-
-    def build(group: zarr.Group) -> None:
-        plane.build(group)
-        if plane.spec.get("batchnorm", "frozen") != "frozen":
-            one_by_one(group, plane.spec, "plane")
-            return
-        row = plane.trajectory.row_of(plane.spec["center"], "plane.center")
-        at = plane.trajectory.parameters(row), plane.axes.vectors, plane.trajectory.buffers(row)
-        ends = [group[name][:][[0, -1]] for name in ("x", "y") if name in group]
-        points = np.array([np.mean(ends, axis=1), *itertools.product(*ends)])
-        choose(group, plane.problems, at, points, plane.spec, label)
-
-    return build
-
-
-def one_by_one(group: zarr.Group, spec: dict, where: str) -> None:
-    """Say in the store that running statistics change from point to point, which only one strategy can do.
-
-    Raises:
-        LossAtlasError: ``spec`` asks for another strategy or precision.
-    """
-    config.check_plain(spec, where)
-    note = "eager: running statistics change from point to point"
-    group.attrs.update(strategy="eager", strategy_note=note, precision="full")
-
-
-def choose(
-    group: zarr.Group, problems: dict[str, Problem], place: tuple, points: np.ndarray, spec: dict, label: str | None
-) -> None:
-    """Choose how the points of a new store are evaluated, and say so in it, and how well it agreed with the plain way.
-
-    Args:
-        problems: by split. The choice is made on the first one; it must agree with plain evaluation on all.
-        place: center, directions and buffers.
-        points: some points (point, k) at which ways are compared.
-        spec: has the keys of ``CHOICES``, where they were given.
-    """
-    (first, *others), count = problems.values(), group[work_units.ARRAY].shape[0]
-    chosen = first.choose_evaluation(*place, points, count, **choices_of(spec))
-    found = [p.choose_evaluation(*place, points, count, strategy=chosen.strategy) for p in others]
-    for other in found:
-        if other.strategy != chosen.strategy:  # a plainer one, for all
-            choose(group, problems, place, points, {**spec, "strategy": other.strategy}, label)
-            return
-    if label:
-        print(f"{label}: points are evaluated by strategy {chosen.told}", flush=True)
-    precision = spec.get("precision", "full")
-    group.attrs.update(strategy=chosen.strategy, strategy_note=chosen.told, precision=precision)
-    if chosen.agreement is not None:
-        group.attrs.update(agreement=_agreement([one.agreement for one in (chosen, *found)]))
-    if chosen.error is not None:
-        group.attrs.update(precision_error=chosen.error, precision_error_points=points.tolist())
-
-
-def _agreement(found: list) -> dict[str, Any]:
-    """Return what a store says of how its strategy agreed with plain evaluation, from what was found on each split."""
-    return {
-        "strategy": found[0].strategy,
-        "points": max(one.points for one in found),
-        "samples": sum(one.samples for one in found),
-        "difference": max(one.difference for one in found),
-        "rounding": max(one.rounding for one in found),
-        "summary": "difference: largest one of any output of the network from plain evaluation, as a share of the "
-        "sample's largest output; rounding: the same where samples, parameters and buffers change by their rounding",
-    }
 
 
 class Evaluator:
@@ -306,7 +295,7 @@ class Evaluator:
         self.checkpoints = [*((trajectory, row) for row in range(len(trajectory))), *evaluated]
         row = trajectory.row_of(store.attrs["center"], "plane.center")
         center, buffers = trajectory.parameters(row), trajectory.buffers(row)
-        choices = choices_of(store.attrs) | self._statistics(store.attrs["batchnorm"].split(":")[0], axes)
+        choices = evaluation_choices(store.attrs) | self._statistics(store.attrs["batchnorm"].split(":")[0], axes)
         self.planes = [p.restrict(center, axes.vectors, buffers, **choices) for p in problems.values()]
         x, y = store["x"][:], store["y"][:]
         grid_points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
@@ -493,23 +482,3 @@ def preview(store: Store) -> "xr.Dataset":
     for name, array in found.arrays().items():
         dataset[name].values[...] = array
     return dataset
-
-
-def finish(store: Store, attempt: dict[str, Any]) -> dict:
-    """Sort the evaluations into (split, y, x) and (split, iteration) arrays; return counts for the log."""
-    found = Evaluated(store)
-    for name, array in found.arrays().items():
-        store[name][...] = array
-    splits = store["split"][:].tolist()
-    counts = {"points": len(found.numbers)}
-    nonfinite = (~np.isfinite(found.losses)).sum(axis=1).tolist()
-    counts["nonfinite_points"] = dict(zip(splits, nonfinite, strict=True))
-    store.update(nonfinite_points=counts["nonfinite_points"])
-    if found.spec["mode"] == "adaptive":
-        store["error"][...], store["logarithmic"][...] = found.stated_errors, [scale.log for scale in found.scales]
-        store.update(rounds=int(planned(store)[-1, 1]) + 1)
-        counts |= {"grid_points": found.points, "error": dict(zip(splits, found.stated_errors, strict=True))}
-    if "other_evaluations" in store.attrs:
-        counts["evaluations_of_other_runs"] = store.attrs["other_evaluations"]
-    store.finish(attempt)
-    return counts

@@ -5,20 +5,32 @@ theta_from)) between two checkpoints and beyond (Goodfellow et al. 2015; Li et a
 axis, curve by curve; a unit of work is one chunk of it.
 """
 
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import zarr
 
-from lossatlas.data import Subset
-from lossatlas.drivers.landscape import BATCHNORM, choose, metric_names, one_by_one, points_per_chunk, units_of_metric
+from lossatlas.data import Subset, evaluation_subsets, load_dataset
+from lossatlas.drivers.base import Job, Plan
+from lossatlas.drivers.evaluation import (
+    BATCHNORM,
+    choose,
+    evaluation_choices,
+    metric_names,
+    one_by_one,
+    points_per_chunk,
+    units_of_metric,
+)
+from lossatlas.drivers.inputs import identities, open_others, read_problems
+from lossatlas.geometry.directions import read_directions
 from lossatlas.geometry.directions.direction_set import Axes, angles
 from lossatlas.geometry.segments import Line
 from lossatlas.io.store import Store, add_array
 from lossatlas.io.trajectory import Trajectory
-from lossatlas.parallel import work_units
+from lossatlas.parallel import World, work_units
 from lossatlas.problem import Problem
 
 Place = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -167,17 +179,52 @@ class Between:
 
 
 @dataclass
-class Plan:
-    """Everything that a store of curves is built from.
+class LineScan(Job):
+    """The loss along a course of one or several curves; ``spec["curve"]`` says how its points are evaluated.
 
     ``random_guess`` is the loss of guessing classes at random, None where there are none.
     """
 
-    spec: dict
     course: Course
     problems: dict[str, Problem]
     subsets: dict[str, Subset]
     random_guess: float | None = None
+
+    kind: ClassVar[str] = "curves"
+
+    @classmethod
+    def read(cls, args: Namespace, world: World) -> Self:
+        """Open directions or ends, and samples, and rebuild the network on these."""
+        spec, trajectory, others = args.spec, Trajectory(args.trajectory), open_others(args)
+        dataset = load_dataset(spec["data"])
+        subsets = evaluation_subsets(dataset, spec["evaluation"])
+        problems, device = read_problems(args, world, trajectory, subsets, spec["evaluation"]["batch_size"])
+        course: Course
+        if args.x:
+            axes = read_directions(args.x)
+            course, inputs = Along(spec["curve"], axes, trajectory), identities(trajectory, subsets, axes=axes)
+        else:
+            course = Between(spec["curve"], trajectory, others, f"curves.{args.output.stem}")
+            inputs = identities(trajectory, subsets, others)
+        guess = random_guess(spec["loss"], dataset.train.targets, problems["train"].class_count)
+        return cls(spec, course, problems, subsets, guess, inputs=inputs, device=device)
+
+    @property
+    def rows(self) -> int:
+        """How many points there are on all curves."""
+        return len(self.course.labels) * len(self.course.alpha)
+
+    def plan(self) -> Plan:
+        """Choose how points are evaluated: measured on the first curve, at its ends and its middle."""
+        if (place := self.course.fixed()) is None:
+            return one_by_one(self.spec["curve"], "curve")
+        (center, direction, buffers), alpha = place, self.course.alpha
+        points = alpha[[0, len(alpha) // 2, -1], None]
+        return choose(self.problems, (center, direction[None], buffers), points, self.rows, self.spec["curve"])
+
+    def evaluator(self, store: Store) -> "Evaluator":
+        """Return the function that evaluates the points of a unit."""
+        return Evaluator(self.course, self.problems, evaluation_choices(store.attrs))
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store: coordinates at once, results to be filled in."""
@@ -209,30 +256,31 @@ class Plan:
         for name, text in FEATURES.items():
             text = (BETWEEN if course.ends else ALONG) if name == "monotonicity" else text
             add_array(group, name, ("curve", "split"), shape=shape[:2], fill_value=np.nan, long_name=text)
-        rows = shape[0] * shape[2]
         columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
-        work_units.add_rows(
-            group, "One row per point, curve by curve.", rows, columns, points_per_chunk(self.spec, rows)
-        )
+        per_unit = points_per_chunk(self.spec["curve"], self.rows)
+        work_units.add_rows(group, "One row per point, curve by curve.", self.rows, columns, per_unit)
 
-
-def with_strategy(plan: Plan, label: str | None = None) -> Callable[[zarr.Group], None]:
-    """Return the plan's ``build``, which also chooses how points are evaluated and says so; see ``landscape``."""
-
-    def build(group: zarr.Group) -> None:
-        plan.build(group)
-        if (place := plan.course.fixed()) is None:
-            one_by_one(group, plan.spec, "curve")
-            return
-        (center, direction, buffers), alpha = place, plan.course.alpha
-        points = alpha[[0, len(alpha) // 2, -1], None]
-        choose(group, plan.problems, (center, direction[None], buffers), points, plan.spec, label)
-
-    return build
+    @staticmethod
+    def conclude(store: Store) -> dict[str, Any]:
+        """Sort the points into (curve, split, alpha) arrays and characterise them; return counts for the log."""
+        alpha, splits = store["alpha"][:], store["split"][:].tolist()
+        names = [column.split("/")[1] for column in store[work_units.ARRAY].attrs["columns"][:-1]]
+        names = names[: len(names) // len(splits)]
+        values = work_units.results(store).reshape(-1, len(alpha), len(splits), len(names)).transpose(3, 0, 2, 1)
+        for name, metric in zip(names, values, strict=True):
+            store[name][...] = metric
+        loss, ends = values[0], tuple(store.attrs["ends"]) or None
+        numbers = [[features(alpha, one, ends) for one in curve] for curve in loss]
+        for name in ("stationary", *FEATURES):
+            store[name][...] = np.array([[one[name] for one in curve] for curve in numbers])
+        counts = (~np.isfinite(loss)).sum(axis=(0, 2)).tolist()
+        nonfinite = dict(zip(splits, counts, strict=True))
+        store.update(nonfinite_points=nonfinite)
+        return {"curves": len(loss), "points": len(alpha), "nonfinite_points": nonfinite}
 
 
 class Evaluator:
-    """Evaluates the points of a store of curves, by number; ``choices`` say how, see ``landscape.choices_of``."""
+    """Evaluates the points of a store of curves, by number; ``choices`` say how, see ``evaluation_choices``."""
 
     def __init__(self, course: Course, problems: dict[str, Problem], choices: dict | None = None):
         self.course, self.problems, self.choices = course, problems, choices or {}
@@ -308,25 +356,6 @@ def _lowest(alpha: np.ndarray, loss: np.ndarray) -> tuple[int, int]:
     center, height = int(np.flatnonzero(alpha == 0)[0]), np.where(np.isnan(loss), np.inf, loss)
     left, right = height[: center + 1][::-1].argmin(), height[center:].argmin()
     return center - int(left), center + int(right)
-
-
-def finish(store: Store, attempt: dict[str, Any]) -> dict:
-    """Sort the finished points into (curve, split, alpha) arrays and characterise them; return counts for the log."""
-    alpha, splits = store["alpha"][:], store["split"][:].tolist()
-    names = [column.split("/")[1] for column in store[work_units.ARRAY].attrs["columns"][:-1]]
-    names = names[: len(names) // len(splits)]
-    values = work_units.results(store).reshape(-1, len(alpha), len(splits), len(names)).transpose(3, 0, 2, 1)
-    for name, found in zip(names, values, strict=True):
-        store[name][...] = found
-    loss, ends = values[0], tuple(store.attrs["ends"]) or None
-    found = [[features(alpha, one, ends) for one in curve] for curve in loss]
-    for name in ("stationary", *FEATURES):
-        store[name][...] = np.array([[one[name] for one in curve] for curve in found])
-    counts = (~np.isfinite(loss)).sum(axis=(0, 2)).tolist()
-    nonfinite = dict(zip(splits, counts, strict=True))
-    store.update(nonfinite_points=nonfinite)
-    store.finish(attempt)
-    return {"curves": len(loss), "points": len(alpha), "nonfinite_points": nonfinite}
 
 
 def random_guess(loss: dict, targets: np.ndarray, classes: int | None = None) -> float | None:
