@@ -150,7 +150,7 @@ def test_both_ends_are_the_checkpoints_bit_for_bit_and_the_middle_is_the_mean(no
         for site, row in ((0, 0), (4, 2)):
             assert values(site).astype(np.float32).tobytes() == recorded(row).tobytes()
         assert np.array_equal(values(2), (recorded(0).astype(float) + recorded(2)) / 2)
-    assert line.arrays["clipped_variances"][0].tolist() == [0] * 5
+    assert line.data["clipped_variances"].tolist() == [0] * 5
 
 
 @pytest.mark.parametrize("variance", ["running_var", "moving_variance"])
@@ -164,7 +164,7 @@ def test_variances_beyond_the_ends_are_clipped_at_zero_and_counted(normalised, t
     for site, t in enumerate((-1.0, 0.5, 2.0)):
         raw = (1 - t) * first + t * last
         negative = raw[5:] < 0
-        assert line.arrays["clipped_variances"][0][site] == negative.sum()
+        assert line.data["clipped_variances"][site] == negative.sum()
         assert np.array_equal(line.buffers(site)[:5], raw[:5]), "means may be negative"
         assert np.allclose(line.buffers(site)[5:], np.where(negative, 0, raw[5:]), rtol=1e-12)
     assert line.buffers(2)[5] == 0

@@ -6,6 +6,7 @@ is as convex as it looks on the plane. A unit of work is one grid point, or a fe
 
 import math
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -20,7 +21,8 @@ from lossatlas.errors import LossAtlasError, NonFiniteError
 from lossatlas.geometry.directions.direction_set import Axes
 from lossatlas.geometry.projection import Others, join, project_path
 from lossatlas.geometry.segments import variance_mask
-from lossatlas.io.store import Store, add_array
+from lossatlas.io.arrays import Array, create_arrays, unit_store_size
+from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.krylov import eigenpairs
 from lossatlas.krylov.eigenpairs import check_count
@@ -47,9 +49,22 @@ NOTES |= {policy: BATCHNORM[policy] + HELD for policy in ("recompute", "interpol
 """What BatchNorm normalises by, by the policy of the plane."""
 
 
+def arrays(labels: Sequence[str] = ("x", "y")) -> list[Array]:
+    """Return the arrays of a store, whose axes have these labels."""
+    axes = [Array(k, (k,), text, "multiples of the direction") for k, text in zip("xy", labels, strict=True)]
+    return axes + [Array(name, ("y", "x"), text, fill_value=np.nan) for name, text in COLUMNS.items()]
+
+
 def points_per_chunk(points: int) -> int:
     """Return how many points a rank claims at once: one, more where a store would hold too many chunks."""
     return -(-points // MAX_CHUNKS)
+
+
+def planned_size(choices: dict) -> tuple[int, int]:
+    """Return how many files the store of a plane's ``curvature`` has, and bytes before compression."""
+    nx, ny = choices["points"]
+    sizes = {"x": nx, "y": ny, "row": nx * ny}
+    return unit_store_size(arrays(), sizes, len(COLUMNS) + 1, points_per_chunk(nx * ny))
 
 
 @dataclass
@@ -124,10 +139,7 @@ class CurvatureMap(HessianJob):
                 "subset_digest": self.subset.digest,
             }
         )
-        for name, values, label in (("x", x, self.axes.labels[0]), ("y", y, self.axes.labels[1])):
-            add_array(group, name, (name,), data=values, long_name=label, units="multiples of the direction")
-        for name, text in COLUMNS.items():
-            add_array(group, name, ("y", "x"), shape=(len(y), len(x)), fill_value=np.nan, long_name=text)
+        create_arrays(group, arrays(self.axes.labels), {"x": x, "y": y})
         points = len(x) * len(y)
         summary = "One row per grid point, row by row."
         work_units.add_rows(group, summary, points, list(COLUMNS), points_per_chunk(points))

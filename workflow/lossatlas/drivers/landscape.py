@@ -8,6 +8,7 @@ row by row, then the two kinds of the paths.
 
 import itertools
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -20,6 +21,7 @@ from lossatlas.drivers import adaptive_grid
 from lossatlas.drivers.base import Job, Order, Plan
 from lossatlas.drivers.evaluation import (
     BATCHNORM,
+    UNITS,
     choose,
     evaluation_choices,
     metric_names,
@@ -31,9 +33,10 @@ from lossatlas.drivers.inputs import identities, open_others, read_problems
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions import orthogonalize, read_axes
 from lossatlas.geometry.directions.direction_set import Axes
-from lossatlas.geometry.projection import Others, Path, join, project_path
+from lossatlas.geometry.projection import Others, Path, join, other_arrays, path_arrays, project_path
 from lossatlas.geometry.segments import variance_mask
-from lossatlas.io.store import Store, add_array
+from lossatlas.io.arrays import Array, create_arrays, unit_store_size
+from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import Timing, World, work_units
 from lossatlas.problem import Problem
@@ -43,6 +46,12 @@ if TYPE_CHECKING:
 
 ORDER = "work/order"
 """Number and round of each row, both -1 where the row is not planned yet; one chunk, so that a round comes at once."""
+
+WORK_ORDER = Array(
+    "order",
+    ("row", "number_round"),
+    "what a row evaluates: its number (grid points row by row, projected paths, checkpoints), and its round",
+)
 
 
 def grid_coordinates(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -61,6 +70,56 @@ def grid_coordinates(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
             interval = (middle - half, middle + half) if half > 0 else (-1.0, 1.0)
         axes.append(np.linspace(*interval, spec["points"][k]))
     return axes[0], axes[1]
+
+
+def arrays(
+    metrics: dict[str, str],
+    splits: Sequence[str],
+    adaptive: bool = False,
+    moving: bool = False,
+    labels: Sequence[str] = ("x", "y"),
+) -> list[Array]:
+    """Return the arrays of a landscape store, those of ``work`` and of other runs left out.
+
+    Args:
+        metrics: name -> units.
+        moving: whether running statistics move along with the parameters.
+        labels: of the axes.
+    """
+    along, grid = ("iteration",), ("y", "x")
+    chosen = [Array(k, (k,), text, "multiples of the direction") for k, text in zip("xy", labels, strict=True)]
+    chosen += [Array("split", ("split",), "evaluation subset"), Array("iteration", along, "iteration")]
+    text = "samples of the {} set that were evaluated"
+    chosen += [Array(f"subset_{name}", (f"sample_{name}",), text.format(name)) for name in splits]
+    chosen += [Array(f"path_{k}", along, f"projection of the path on {k}") for k in "xy"]
+    chosen += [Array("path_residual", along, "distance of the checkpoint from the plane", "Euclidean norm")]
+    if moving:
+        chosen.append(Array("clipped_variances", grid, "running variances below zero, set to zero"))
+    text = "whether the point is evaluated; at the others all metrics are interpolated"
+    chosen.append(Array("evaluated", grid, text, dtype=bool))
+    if adaptive:
+        share = "share of the range up to the grid's maximum, of log10(loss) where 'logarithmic'"
+        text = "whether the loss is interpolated on a logarithmic scale"
+        chosen.append(Array("error", ("split",), "largest error of the interpolated loss", share))
+        chosen.append(Array("logarithmic", ("split",), text, dtype=bool))
+    for name, units in metrics.items():
+        chosen += [Array(name, ("split", *grid), name, units), *path_arrays("path", *along, name, units)]
+    return chosen
+
+
+def planned_size(plane: dict, splits: Sequence[str], iterations: int, others: int) -> tuple[int, int]:
+    """Return how many files the store of a plane has, and bytes before compression, both at most.
+
+    Args:
+        iterations, others: recorded ones of the run, and of other runs that are evaluated.
+    """
+    nx, ny = plane["points"]
+    adaptive, moving = plane.get("grid", {}).get("mode") == "adaptive", plane.get("batchnorm") == "interpolate"
+    schema = [*arrays(UNITS, splits, adaptive, moving), WORK_ORDER, *(other_arrays(UNITS) if others else ())]
+    sizes = {"x": nx, "y": ny, "split": len(splits), "iteration": iterations, "other_checkpoint": others}
+    sizes |= {"row": nx * ny + 2 * (iterations + others), "number_round": 2}
+    columns, per_unit = len(UNITS) * len(splits) + 1, points_per_chunk(plane, sizes["row"])
+    return unit_store_size(schema, sizes, columns, per_unit)
 
 
 @dataclass
@@ -139,18 +198,14 @@ class Landscape(Job):
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store: coordinates and paths at once, results to be filled in."""
-        (x, y), (own, *others), names = self.grid, self.paths, metric_names(self.problems)
         group.attrs.update(self._attributes())
-        self._add_coordinates(group, x, y)
-        self._add_path(group, own)
-        if self.plane.get("batchnorm") == "interpolate":
-            self._add_clipped(group, x, y)
-        self._add_results(group, len(x), len(y))
-        self.others.build(group, others, {name: units_of_metric(name) for name in names}, len(self.problems))
+        create_arrays(group, self.schema, self._known())
+        if self.others.runs:
+            group.attrs["other_evaluations"] = 2 * len(self.others.evaluated) * len(self.problems)
         summary = "One row per evaluation; 'order' tells which."
-        columns = [f"{split}/{name}" for split in self.problems for name in names]
+        columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
         work_units.add_rows(group, summary, self.rows, columns, points_per_chunk(self.plane, self.rows))
-        self._add_order(group["work"], len(x) * len(y), *adaptive_grid.coarse_to_fine(len(x), len(y)))
+        self._add_order(group["work"], *map(len, self.grid))
 
     def evaluator(self, store: Store) -> "Evaluator":
         """Return the function that evaluates the points of a unit."""
@@ -162,16 +217,16 @@ class Landscape(Job):
             evaluate = self.evaluator(store)
         return compute(store, evaluate, world, timing, order.queue, order.label)
 
-    def _add_order(self, work: zarr.Group, size: int, points: np.ndarray, first: int) -> None:
+    def _add_order(self, work: zarr.Group, nx: int, ny: int) -> None:
         """Plan the first round: the grid, in an adaptive one its coarse points, and the paths; the end of a unit."""
-        path = np.arange(size, work["rows"].shape[0])
+        points, first = adaptive_grid.coarse_to_fine(nx, ny)
+        path = np.arange(nx * ny, work["rows"].shape[0])
         if self.adaptive:
             first += -(first + len(path)) % work["rows"].chunks[0]
             points = points[:first]
         order = np.full((work["rows"].shape[0], 2), -1, np.int32)
         order[: len(points) + len(path)] = _of_round(np.append(points, path), 0)
-        text = "what a row evaluates: its number (grid points row by row, projected paths, checkpoints), and its round"
-        add_array(work, "order", ("row", "number_round"), data=order, long_name=text)
+        create_arrays(work, [WORK_ORDER], {"order": order})
 
     def _attributes(self) -> dict:
         subsets = self.subsets.items()
@@ -191,54 +246,31 @@ class Landscape(Job):
             "subset_stratified": {name: subset.stratified for name, subset in subsets},
         }
 
-    def _add_coordinates(self, group: zarr.Group, x: np.ndarray, y: np.ndarray) -> None:
-        for name, values, label in (("x", x, self.axes.labels[0]), ("y", y, self.axes.labels[1])):
-            add_array(group, name, (name,), data=values, long_name=label, units="multiples of the direction")
-        add_array(group, "split", ("split",), data=list(self.problems), long_name="evaluation subset")
-        add_array(group, "iteration", ("iteration",), data=self.trajectory.iterations, long_name="iteration")
-        for name, subset in self.subsets.items():
-            text = f"samples of the {name} set that were evaluated"
-            add_array(group, f"subset_{name}", (f"sample_{name}",), data=subset.index, long_name=text)
+    @property
+    def schema(self) -> list[Array]:
+        """All arrays of the store but those of ``work``."""
+        units = {name: units_of_metric(name) for name in metric_names(self.problems)}
+        moving = self.plane.get("batchnorm") == "interpolate"
+        own = arrays(units, tuple(self.subsets), self.adaptive, moving, self.axes.labels)
+        return own + self.others.schema(units)
 
-    def _add_path(self, group: zarr.Group, path: Path) -> None:
-        for k, name in enumerate(("x", "y")):
-            text = f"projection of the path on {name}"
-            add_array(group, f"path_{name}", ("iteration",), data=path.coefficients[:, k], long_name=text)
-        text = "distance of the checkpoint from the plane"
-        add_array(group, "path_residual", ("iteration",), data=path.residual, long_name=text, units="Euclidean norm")
+    def _known(self) -> dict[str, np.ndarray | list]:
+        """Return what is known before anything is evaluated, by array."""
+        (x, y), (own, *others) = self.grid, self.paths
+        known = {"x": x, "y": y, "split": list(self.problems), "iteration": self.trajectory.iterations}
+        known |= {f"subset_{name}": subset.index for name, subset in self.subsets.items()}
+        known |= {f"path_{k}": own.coefficients[:, number] for number, k in enumerate("xy")}
+        known |= {"path_residual": own.residual, **self.others.data(others)}
+        if self.plane.get("batchnorm") == "interpolate":
+            known["clipped_variances"] = self._clipped(x, y)
+        return known
 
-    def _add_clipped(self, group: zarr.Group, x: np.ndarray, y: np.ndarray) -> None:
-        """Count the running variances that are below zero at each grid point."""
+    def _clipped(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Count the running variances that are below zero at each grid point (y, x)."""
         check_moves(self.axes)
         mask = variance_mask(self.trajectory)
         center, (along_x, along_y) = self.trajectory.buffers(self._center_row)[mask], self.axes.buffers[:, mask]
-        counts = [[int((center + a * along_x + b * along_y < 0).sum()) for a in x] for b in y]
-        text = "running variances below zero, set to zero"
-        add_array(group, "clipped_variances", ("y", "x"), data=np.array(counts), long_name=text)
-
-    def _add_results(self, group: zarr.Group, nx: int, ny: int) -> None:
-        splits, iterations = len(self.problems), len(self.trajectory)
-        text = "whether the point is evaluated; at the others all metrics are interpolated"
-        add_array(group, "evaluated", ("y", "x"), shape=(ny, nx), dtype=bool, long_name=text)
-        if self.adaptive:
-            text = "largest error of the interpolated loss"
-            share = "share of the range up to the grid's maximum, of log10(loss) where 'logarithmic'"
-            add_array(group, "error", ("split",), shape=(splits,), long_name=text, units=share)
-            text = "whether the loss is interpolated on a logarithmic scale"
-            add_array(group, "logarithmic", ("split",), shape=(splits,), dtype=bool, long_name=text)
-        for name in metric_names(self.problems):
-            units_of = units_of_metric(name)
-            add_array(group, name, ("split", "y", "x"), shape=(splits, ny, nx), long_name=name, units=units_of)
-            for kind, text in (("true", "of the checkpoint itself"), ("projected", "at the checkpoint's projection")):
-                add_array(
-                    group,
-                    f"path_{kind}_{name}",
-                    ("split", "iteration"),
-                    shape=(splits, iterations),
-                    long_name=f"{kind} {name}",
-                    description=f"{name} {text}",
-                    units=units_of,
-                )
+        return np.array([[int((center + a * along_x + b * along_y < 0).sum()) for a in x] for b in y])
 
     @staticmethod
     def conclude(store: Store) -> dict[str, Any]:

@@ -7,7 +7,7 @@ axis, curve by curve; a unit of work is one chunk of it.
 
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -17,6 +17,7 @@ from lossatlas.data import Subset, evaluation_subsets, load_dataset
 from lossatlas.drivers.base import Job, Plan
 from lossatlas.drivers.evaluation import (
     BATCHNORM,
+    UNITS,
     choose,
     evaluation_choices,
     metric_names,
@@ -28,7 +29,8 @@ from lossatlas.drivers.inputs import identities, open_others, read_problems
 from lossatlas.geometry.directions import read_directions
 from lossatlas.geometry.directions.direction_set import Axes, angles
 from lossatlas.geometry.segments import Line
-from lossatlas.io.store import Store, add_array
+from lossatlas.io.arrays import Array, create_arrays, unit_store_size
+from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import World, work_units
 from lossatlas.problem import Problem
@@ -53,15 +55,16 @@ NOTES = {
 class Course(Protocol):
     """Where curves run: positions ``alpha`` (point,), ``labels`` of the curves, and what a store says about them.
 
-    ``arrays`` holds more by name, as (dimensions, values, long name). ``ends`` are the positions between which barrier
-    and monotonicity are meant, None along directions.
+    ``data`` holds more about them, as ``schema`` says. ``ends`` are the positions between which barrier and
+    monotonicity are meant, None along directions.
     """
 
     alpha: np.ndarray
     labels: list[str]
     ends: tuple[float, float] | None
     attributes: dict[str, Any]
-    arrays: dict[str, tuple[tuple[str, ...], np.ndarray, str]]
+    schema: tuple[Array, ...]
+    data: dict[str, np.ndarray]
 
     def fixed(self) -> Place | None:
         """Return where the first curve runs, if running statistics are the same all along; else None."""
@@ -109,6 +112,11 @@ class Along:
     """
 
     ends = None
+    schema = (
+        Array("direction_norm", ("curve",), "Euclidean norm of the direction"),
+        Array("variance_share", ("curve",), "share of the path's variance along the direction"),
+        Array("angle", ("curve", "other_curve"), "angles between the directions in degrees"),
+    )
 
     def __init__(self, spec: dict, axes: Axes, trajectory: Trajectory):
         row = trajectory.row_of(spec["center"], "curve.center")
@@ -120,11 +128,7 @@ class Along:
             "batchnorm": NOTES[self.batchnorm],
         }
         norms = np.linalg.norm(axes.vectors, axis=1)
-        self.arrays = {
-            "direction_norm": (("curve",), norms, "Euclidean norm of the direction"),
-            "variance_share": (("curve",), axes.variance_share, "share of the path's variance along the direction"),
-            "angle": (("curve", "other_curve"), angles(axes.vectors), "angles between the directions in degrees"),
-        }
+        self.data = {"direction_norm": norms, "variance_share": axes.variance_share, "angle": angles(axes.vectors)}
 
     def fixed(self) -> Place | None:
         """Return where the first curve runs, unless running statistics are recomputed."""
@@ -146,6 +150,7 @@ class Between:
     """
 
     ends = (0.0, 1.0)
+    schema = tuple(replace(array, dims=("alpha",)) for array in Line.schema if array.name != Line.axis)
 
     def __init__(self, spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], where: str):
         self.alpha = positions(spec["range"], spec["points"], self.ends)
@@ -156,7 +161,7 @@ class Between:
         self.attributes = line.attributes
         if self.batchnorm == "recompute":
             self.attributes["batchnorm"] = NOTES["recompute"]
-        self.arrays = {name: (("alpha",), values, text) for name, (values, text) in line.arrays.items()}
+        self.data = {array.name: line.data[array.name] for array in self.schema}
 
     @property
     def _moves(self) -> bool:
@@ -176,6 +181,43 @@ class Between:
         at = line.start.theta, line.end.theta - line.start.theta, line.start.buffers
         batchnorm = "frozen" if line.interpolated else self.batchnorm
         return restricted(problem, at, self.alpha, batchnorm, reference, choices)
+
+
+STATIONARY = "whether the loss is above or below that of both neighbours (1) or not (0)"
+FEATURES = {
+    "stationary_points": "number of points whose loss is above or below that of both neighbours",
+    "barrier": "highest loss between the barrier's ends minus the larger loss at the two ends",
+    "barrier_above_chord": "largest height of the loss above the straight line through its values at these ends",
+    "barrier_from": "lower end of the barrier: 0 between checkpoints, else the lowest point at alpha <= 0",
+    "barrier_to": "upper end of the barrier: 1 between checkpoints, else the lowest point at alpha >= 0",
+    "monotonicity": "",
+    "minimum": "smallest finite loss",
+    "minimum_position": "where it lies",
+}
+"""Arrays (curve, split) that are computed from the losses when all are there."""
+
+
+def arrays(course: Course | type[Along] | type[Between], metrics: dict[str, str]) -> list[Array]:
+    """Return the arrays of a store of curves; ``metrics`` are name -> units."""
+    text = "position: 0 = from, 1 = to" if course.ends else "multiples of the direction"
+    chosen = [Array("alpha", ("alpha",), text), Array("curve", ("curve",), "curve")]
+    chosen += [Array("split", ("split",), "evaluation subset"), *course.schema]
+    points, features = ("curve", "split", "alpha"), FEATURES | {"monotonicity": BETWEEN if course.ends else ALONG}
+    chosen += [Array(name, points, name, units) for name, units in metrics.items()]
+    chosen.append(Array("stationary", points, STATIONARY, dtype="int8"))
+    return chosen + [Array(name, points[:2], text, fill_value=np.nan) for name, text in features.items()]
+
+
+def planned_size(curve: dict, directions: int, splits: int) -> tuple[int, int]:
+    """Return how many files a store of curves has, and bytes before compression, both at most.
+
+    Args:
+        directions: how many there are to walk along; 0 between two checkpoints.
+    """
+    curves, alpha = directions or 1, curve["points"] + 2  # 0 and 1 may be put in
+    sizes = {"alpha": alpha, "curve": curves, "other_curve": curves, "split": splits, "row": curves * alpha}
+    columns, per_unit = len(UNITS) * splits + 1, points_per_chunk(curve, sizes["row"])
+    return unit_store_size(arrays(Along if directions else Between, UNITS), sizes, columns, per_unit)
 
 
 @dataclass
@@ -242,21 +284,10 @@ class LineScan(Job):
                 "subset_stratified": {name: subset.stratified for name, subset in subsets},
             }
         )
-        text = "position: 0 = from, 1 = to" if course.ends else "multiples of the direction"
-        add_array(group, "alpha", ("alpha",), data=course.alpha, long_name=text)
-        add_array(group, "curve", ("curve",), data=course.labels, long_name="curve")
-        add_array(group, "split", ("split",), data=list(self.problems), long_name="evaluation subset")
-        for name, (dims, values, text) in course.arrays.items():
-            add_array(group, name, dims, data=values, long_name=text)
-        shape = len(course.labels), len(self.problems), len(course.alpha)
-        for name in metric_names(self.problems):
-            about = {"long_name": name, "units": units_of_metric(name)}
-            add_array(group, name, ("curve", "split", "alpha"), shape=shape, **about)
-        add_array(group, "stationary", ("curve", "split", "alpha"), shape=shape, dtype="int8", long_name=STATIONARY)
-        for name, text in FEATURES.items():
-            text = (BETWEEN if course.ends else ALONG) if name == "monotonicity" else text
-            add_array(group, name, ("curve", "split"), shape=shape[:2], fill_value=np.nan, long_name=text)
-        columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
+        units = {name: units_of_metric(name) for name in metric_names(self.problems)}
+        known = {"alpha": course.alpha, "curve": course.labels, "split": list(self.problems)}
+        create_arrays(group, arrays(course, units), known | course.data)
+        columns = [f"{split}/{name}" for split in self.problems for name in units]
         per_unit = points_per_chunk(self.spec["curve"], self.rows)
         work_units.add_rows(group, "One row per point, curve by curve.", self.rows, columns, per_unit)
 
@@ -296,20 +327,6 @@ class Evaluator:
             how = curve, self.problems["train"], self.choices
             self._ready = curve, [self.course.on(problem, *how) for problem in self.problems.values()]
         return np.hstack([evaluate(numbers) for evaluate in self._ready[1]])
-
-
-STATIONARY = "whether the loss is above or below that of both neighbours (1) or not (0)"
-FEATURES = {
-    "stationary_points": "number of points whose loss is above or below that of both neighbours",
-    "barrier": "highest loss between the barrier's ends minus the larger loss at the two ends",
-    "barrier_above_chord": "largest height of the loss above the straight line through its values at these ends",
-    "barrier_from": "lower end of the barrier: 0 between checkpoints, else the lowest point at alpha <= 0",
-    "barrier_to": "upper end of the barrier: 1 between checkpoints, else the lowest point at alpha >= 0",
-    "monotonicity": "",
-    "minimum": "smallest finite loss",
-    "minimum_position": "where it lies",
-}
-"""Arrays (curve, split) that are computed from the losses when all are there."""
 
 
 def features(alpha: np.ndarray, loss: np.ndarray, ends: tuple[float, float] | None) -> dict[str, float]:

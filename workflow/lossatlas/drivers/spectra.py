@@ -15,7 +15,8 @@ import zarr
 from lossatlas.drivers.hessian import TeamJob
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.segments import AlongTraining, Line, Sites
-from lossatlas.io.store import Store, add_array
+from lossatlas.io.arrays import Array, create_arrays, unit_store_size
+from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.krylov import Accuracy, Spectrum, Tridiagonal, probe_vectors, quadrature_runs
 from lossatlas.krylov.lanczos import check_steps
@@ -36,6 +37,41 @@ def block_size(probes: int, tolerance: float | None = None) -> int:
 
 MEASURES = {"loss": "loss on the same samples", "gradient_norm": "Euclidean norm of the gradient of all parameters"}
 """What is measured at each site besides the spectrum, where the sites ask for it."""
+
+
+RUNS = {
+    "nodes": "Ritz values (Gauss nodes)",
+    "weights": "squared first components (Gauss weights)",
+    "residual_bounds": "beta_m |s_mi|, how far a node may be from an eigenvalue",
+    "alpha": "diagonal of the tridiagonal matrix",
+    "beta": "off-diagonal; the last one is what was left over",
+}
+"""Arrays (site, probe, node) of a store."""
+
+SUMMARIES = {
+    "trace": "trace of the Hessian",
+    "trace_error": "standard error of the trace over probes",
+    "largest": "largest node",
+    "smallest": "smallest node",
+    "wasserstein_steps": "bound of the density's Wasserstein-1 error due to few Lanczos steps",
+    "wasserstein_probes": "estimate of the density's Wasserstein-1 error due to few probes",
+}
+"""Arrays (site,) of a store."""
+
+
+def arrays(sites: Sites | type[AlongTraining] | type[Line]) -> list[Array]:
+    """Return the arrays of a store of spectra at such sites."""
+    along, measures = (sites.axis,), {name: MEASURES[name] for name in sites.measures}
+    runs = [Array(name, (*along, "probe", "node"), text, fill_value=np.nan) for name, text in RUNS.items()]
+    return [*sites.schema, *runs, *(Array(name, along, text) for name, text in (SUMMARIES | measures).items())]
+
+
+def planned_size(sites: type[AlongTraining] | type[Line], count: int, choices: dict) -> tuple[int, int]:
+    """Return how many files a store of spectra at so many sites has, and bytes before compression, both at most."""
+    probes, steps = choices["probes"], choices["steps"]
+    sizes = {sites.axis: count, "probe": probes, "node": steps, "row": count * probes}
+    columns = 2 * steps + len(sites.measures) + 2
+    return unit_store_size(arrays(sites), sizes, columns, block_size(probes, choices["tolerance"]))
 
 
 @dataclass
@@ -87,28 +123,7 @@ class Spectra(TeamJob):
                 "batchnorm": batchnorm_note(spec, sites.attributes["batchnorm"]),
             }
         )
-        add_array(group, sites.axis, (sites.axis,), data=sites.coordinate, long_name=sites.long_name)
-        for name, (values, text) in sites.arrays.items():
-            add_array(group, name, (sites.axis,), data=values, long_name=text)
-        for name, text in (
-            ("nodes", "Ritz values (Gauss nodes)"),
-            ("weights", "squared first components (Gauss weights)"),
-            ("residual_bounds", "beta_m |s_mi|, how far a node may be from an eigenvalue"),
-            ("alpha", "diagonal of the tridiagonal matrix"),
-            ("beta", "off-diagonal; the last one is what was left over"),
-        ):
-            dims, shape = (sites.axis, "probe", "node"), (len(sites), probes, steps)
-            add_array(group, name, dims, shape=shape, fill_value=np.nan, long_name=text)
-        for name, text in (
-            ("trace", "trace of the Hessian"),
-            ("trace_error", "standard error of the trace over probes"),
-            ("largest", "largest node"),
-            ("smallest", "smallest node"),
-            ("wasserstein_steps", "bound of the density's Wasserstein-1 error due to few Lanczos steps"),
-            ("wasserstein_probes", "estimate of the density's Wasserstein-1 error due to few probes"),
-            *((name, MEASURES[name]) for name in sites.measures),
-        ):
-            add_array(group, name, (sites.axis,), shape=(len(sites),), long_name=text)
+        create_arrays(group, arrays(sites), sites.data, probe=probes, node=steps)
         columns = [*(f"alpha_{j}" for j in range(steps)), *(f"beta_{j}" for j in range(steps)), "steps"]
         summary = f"One row per {sites.axis} and probe, in this order."
         work_units.add_rows(
@@ -119,18 +134,17 @@ class Spectra(TeamJob):
     def conclude(store: Store) -> dict[str, Any]:
         """Turn tridiagonals into nodes, weights and traces; return figures for the log."""
         size, broken = store.attrs["parameters"], 0
-        arrays = {n: store[n][...] for n in ("nodes", "weights", "residual_bounds", "alpha", "beta")}
+        tables = {name: store[name][...] for name in RUNS}
         dominated = False
-        names = ("trace", "trace_error", "largest", "smallest", "wasserstein_steps", "wasserstein_probes")
-        scalars = {n: store[n][...] for n in names}
+        scalars = {name: store[name][...] for name in SUMMARIES}
         for i, runs in enumerate(read_runs(store)):
             for p, run in enumerate(runs):
                 filled = slice(0, run.steps)
                 nodes, weights, bounds = run.ritz()
                 for name, values in (("nodes", nodes), ("weights", weights), ("residual_bounds", bounds)):
-                    arrays[name][i, p, filled] = values
-                arrays["alpha"][i, p, filled], arrays["beta"][i, p, filled] = run.alpha, run.beta
-                broken += run.steps < arrays["nodes"].shape[2] and run.beta[-1] == 0
+                    tables[name][i, p, filled] = values
+                tables["alpha"][i, p, filled], tables["beta"][i, p, filled] = run.alpha, run.beta
+                broken += run.steps < tables["nodes"].shape[2] and run.beta[-1] == 0
             spectrum = Spectrum.of(runs, size)
             trace = spectrum.trace()
             scalars["trace"][i], scalars["trace_error"][i] = trace.value, trace.standard_error
@@ -138,7 +152,7 @@ class Spectra(TeamJob):
             errors = spectrum.accuracy()
             scalars["wasserstein_steps"][i], scalars["wasserstein_probes"][i] = errors.steps, errors.probes
             dominated |= errors.dominated
-        for name, values in {**arrays, **scalars, **read_measures(store)}.items():
+        for name, values in {**tables, **scalars, **read_measures(store)}.items():
             store[name][...] = values
         largest = np.maximum(np.abs(scalars["largest"]), np.abs(scalars["smallest"]))
         accuracy = Accuracy.worst(scalars["wasserstein_steps"], scalars["wasserstein_probes"], largest, dominated)

@@ -14,8 +14,9 @@ import zarr
 
 from lossatlas.drivers.hessian import TeamJob
 from lossatlas.errors import LossAtlasError
+from lossatlas.io.arrays import Array, create_arrays, unit_store_size
 from lossatlas.io.layout import ParameterLayout
-from lossatlas.io.store import Store, add_array
+from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.krylov import Eigenpairs, eigenpairs
 from lossatlas.parallel import work_units
@@ -44,6 +45,33 @@ def share_within(vector: np.ndarray, basis: np.ndarray) -> float:
     """Return ||P v||^2 / ||v||^2, P the projection on the orthonormal rows of ``basis``; NaN for a zero vector."""
     square = float(vector @ vector)
     return float(np.sum((basis @ vector) ** 2)) / square if square > 0 else np.nan
+
+
+ALONG, PAIR = ("iteration",), ("iteration", "pair")
+
+ARRAYS = (
+    Array("iteration", ALONG, "iteration"),
+    Array("row", ALONG, "row of the trajectory"),
+    Array("end", ("pair",), "end of the spectrum that the pair was searched at"),
+    Array("eigenvalue", PAIR, "eigenvalues, descending"),
+    Array("residual", PAIR, "||Hy - lambda y||"),
+    Array("converged", PAIR, "1 where the residual is below tolerance times ||H||", dtype="int8"),
+    Array("overlap", ("iteration", "previous_pair", "pair"), "|<v_j(previous), v_k(now)>|"),
+    Array("matched", PAIR, "previous pair that this one continues, -1 at the first iteration", dtype="int64"),
+    Array("crossing", ALONG, "1 where the order of the matched pairs changed", dtype="int8"),
+    Array("subspace_overlap", ALONG, "mean squared cosine of angles with the previous subspace"),
+    Array("gradient_share", ALONG, "share of the gradient in the subspace, ||Pg||^2 / ||g||^2"),
+    Array("step_share", ALONG, "share of the step to the next recorded iteration in the subspace"),
+    Array("products", ALONG, "Hessian products of the search", dtype="int64"),
+)
+"""All arrays of a store."""
+
+
+def planned_size(choices: dict, count: int) -> tuple[int, int]:
+    """Return how many files a store of so many tracked iterations has, and bytes before compression."""
+    pairs = pairs_of(choices)
+    sizes = {"iteration": count, "pair": pairs, "previous_pair": pairs, "row": count}
+    return unit_store_size(ARRAYS, sizes, pairs**2 + 3 * pairs + 4, choices["per_unit"])
 
 
 @dataclass
@@ -93,10 +121,8 @@ class Tracking(TeamJob):
         )
         iterations = self.points.iterations[rows]
         ends = ["largest"] * spec["largest"] + ["smallest"] * spec["smallest"]
-        add_array(group, "iteration", ("iteration",), data=iterations, long_name="iteration")
-        add_array(group, "row", ("iteration",), data=rows, long_name="row of the trajectory")
-        add_array(group, "end", ("pair",), data=ends, long_name="end of the spectrum that the pair was searched at")
-        _add_results(group, len(rows), pairs)
+        known = {"iteration": iterations, "row": rows, "end": ends}
+        create_arrays(group, ARRAYS, known, previous_pair=pairs)
         columns = [f"{name}_{k}" for name in ("eigenvalue", "residual", "converged") for k in range(pairs)]
         columns += [f"overlap_{j}_{k}" for j in range(pairs) for k in range(pairs)]
         columns += ["products", "gradient_share", "step_share"]
@@ -128,25 +154,6 @@ class Tracking(TeamJob):
         unconverged = int((converged == 0).any(axis=1).sum())
         figures = {"iterations": rows, "crossings": int(crossing.sum()), "not_converged": unconverged}
         return figures | {"products": int(scalars[:, 0].sum())}
-
-
-def _add_results(group: zarr.Group, rows: int, pairs: int) -> None:
-    """Create the arrays that ``conclude`` fills."""
-    pair, both = ("iteration", "pair"), ("iteration", "previous_pair", "pair")
-    for name, dims, dtype, text in (
-        ("eigenvalue", pair, "float64", "eigenvalues, descending"),
-        ("residual", pair, "float64", "||Hy - lambda y||"),
-        ("converged", pair, "int8", "1 where the residual is below tolerance times ||H||"),
-        ("overlap", both, "float64", "|<v_j(previous), v_k(now)>|"),
-        ("matched", pair, "int64", "previous pair that this one continues, -1 at the first iteration"),
-        ("crossing", ("iteration",), "int8", "1 where the order of the matched pairs changed"),
-        ("subspace_overlap", ("iteration",), "float64", "mean squared cosine of angles with the previous subspace"),
-        ("gradient_share", ("iteration",), "float64", "share of the gradient in the subspace, ||Pg||^2 / ||g||^2"),
-        ("step_share", ("iteration",), "float64", "share of the step to the next recorded iteration in the subspace"),
-        ("products", ("iteration",), "int64", "Hessian products of the search"),
-    ):
-        shape = (rows, pairs, pairs)[: len(dims)]
-        add_array(group, name, dims, shape=shape, dtype=dtype, long_name=text)
 
 
 class Evaluator:
