@@ -17,7 +17,7 @@ from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_lo
 from lossatlas.backends.torch.hvp import strategies
 from lossatlas.backends.torch.tracing import graphs
 from lossatlas.data import Split, Subset
-from lossatlas.drivers import base, hessian, spectra
+from lossatlas.drivers import base, spectra
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.segments import AlongTraining
 from lossatlas.parallel import Timing, World, process_group, work_units
@@ -324,14 +324,14 @@ def test_jobs_of_a_run_choose_once(tmp_path, monkeypatch):
     chosen = []
     for remembered, seconds in ((known, 1.0), (readiness.Remembered(tmp_path, model="mlp"), 9.0)):
         clock(monkeypatch, split=2.0, retained=seconds, rebuild=3.0)
-        chosen.append(hessian.plan_products(*tried, remembered).attributes)
+        chosen.append(readiness.choose_products(*tried, remembered))
     assert chosen[0] == chosen[1]
-    assert chosen[0]["strategy"] == "retained"
+    assert chosen[0].strategy == "retained"
     for other in ({"model": "other"}, {}):  # another problem, and a file that cannot be read
         if not other:
             (tmp_path / ".stores/products.json").write_text('{"torn')
         remembered = readiness.Remembered(tmp_path, **{"model": "mlp"} | other)
-        assert hessian.plan_products(*tried, remembered).attributes["strategy"] == "split"
+        assert readiness.choose_products(*tried, remembered).strategy == "split"
     assert len(json.loads((tmp_path / ".stores/products.json").read_text())) == 1
 
 

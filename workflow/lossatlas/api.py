@@ -263,8 +263,8 @@ def plane(
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics)
         trajectory = _record(Path(folder), model, list(path), network)
         raw = _raw(directions, choices, trajectory, problems["train"], network, 2)
-        made = direction_sets.complete(raw, choices, trajectory)
-        return _evaluate_plane(Path(folder), spec, made, trajectory, problems, subsets)
+        chosen = direction_sets.complete(raw, choices, trajectory)
+        return _evaluate_plane(Path(folder), spec, chosen, trajectory, problems, subsets)
 
 
 def curve(
@@ -354,13 +354,13 @@ def _course(between: bool, range: Sequence[float] | None, batchnorm: str | None,
     return spec
 
 
-def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[Along, dict]:
+def _along(spec: dict, chosen: DirectionSet, trajectory: Trajectory) -> tuple[Along, dict]:
     """Return the curves along directions through the model, and what the dataset says of these besides."""
-    axes = Axes(made.used, made.raw.labels, made.variance_share, {})
+    axes = Axes(chosen.used, chosen.raw.labels, chosen.variance_share, {})
     course = Along({**spec, "center": "last"}, axes, trajectory)
     course.attributes["center"] = "the model"
-    added = {"direction": (("curve", "parameter"), made.used)}
-    return course, added | {name: ("curve", values) for name, values in made.raw.values.items()}
+    added = {"direction": (("curve", "parameter"), chosen.used)}
+    return course, added | {name: ("curve", values) for name, values in chosen.raw.values.items()}
 
 
 def _between(spec: dict, trajectory: Trajectory) -> Between:
@@ -397,15 +397,15 @@ def _record(folder: Path, model: Any, path: Sequence[Any], network: Any, where: 
     (folder / ".stores").mkdir()
     reader, link = backend.FlatNetwork(model, network.device), folder / "trajectory.zarr"
     recording = reader.recording(np.arange(len(path) + 1))
-    made = store.create(link, folder, store.Fingerprint("trajectory", {}), recording.build)
-    writer = RowWriter(made)
+    recorded = store.create(link, folder, store.Fingerprint("trajectory", {}), recording.build)
+    writer = RowWriter(recorded)
     for number, checkpoint in enumerate([*path, model]):
         backend.load_weights(reader, checkpoint, where.format(number))
         row = {"parameters": reader.parameters(), "buffers": reader.buffers()}
         writer.append(**row, batch_loss=np.nan, learning_rate=np.nan)
     writer.flush()
-    made.finish({})
-    return Trajectory(made.path)
+    recorded.finish({})
+    return Trajectory(recorded.path)
 
 
 def _raw(
@@ -432,26 +432,26 @@ def _raw(
     raise LossAtlasError(f"directions: {chosen!r} is not one of random, pca, eigen, gradient, nor a list of directions")
 
 
-def _evaluate_plane(folder: Path, spec: dict, made: DirectionSet, trajectory: Trajectory, *on: dict) -> xr.Dataset:
+def _evaluate_plane(folder: Path, spec: dict, chosen: DirectionSet, trajectory: Trajectory, *on: dict) -> xr.Dataset:
     """Evaluate all points of a plane; ``on`` are problems and subsets."""
-    if len(made.used) != 2:
-        raise LossAtlasError(f"directions: {len(made.used)} were given; a plane needs two")
-    direction_sets.check_independent(made.used, made.raw.labels)
-    axes = Axes(made.used, made.raw.labels, made.variance_share, {})
+    if len(chosen.used) != 2:
+        raise LossAtlasError(f"directions: {len(chosen.used)} were given; a plane needs two")
+    direction_sets.check_independent(chosen.used, chosen.raw.labels)
+    axes = Axes(chosen.used, chosen.raw.labels, chosen.variance_share, {})
     if spec["orthogonalize"]:
         axes = direction_sets.orthogonalize(axes, trajectory)
     dataset = _compute(Landscape({"plane": spec}, axes, trajectory, *on), folder)
     dataset["direction"] = (("axis", "parameter"), axes.vectors)
-    return dataset.assign({name: ("axis", values) for name, values in made.raw.values.items()})
+    return dataset.assign({name: ("axis", values) for name, values in chosen.raw.values.items()})
 
 
 def _compute(job: Job, folder: Path) -> xr.Dataset:
     """Make the store of a job in a temporary folder, and return its contents in memory."""
     order = Order(folder / f"{job.kind}.zarr", folder, job.kind)
-    made = job.create(order, job.plan())
-    job.compute(made, order, World(), Timing())
-    job.finish(made, {})
-    dataset = xr.open_zarr(made.path, chunks=None).load()
+    result = job.create(order, job.plan())
+    job.compute(result, order, World(), Timing())
+    job.finish(result, {})
+    dataset = xr.open_zarr(result.path, chunks=None).load()
     for key in ("fingerprint", "provenance", "content", "chunk_files", "attempts", "finished", "subset_stratified"):
         del dataset.attrs[key]  # these speak of stores on disk
     for key in ("samples", "subset_digest", "nonfinite_points", "grid", "agreement"):  # files hold no dicts

@@ -5,33 +5,30 @@ from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
-import zarr
 
 from lossatlas import backends
 from lossatlas.data import sample_split
-from lossatlas.drivers.base import Job, Order
+from lossatlas.drivers.base import Order
+from lossatlas.drivers.training import TrajectoryJob
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.store import Store
-from lossatlas.io.trajectory import Recording, RowWriter, Trajectory, check_disk
+from lossatlas.io.trajectory import RowWriter, Trajectory, check_disk
 from lossatlas.parallel import Timing, World
 from lossatlas.parallel.progress import Progress
 from lossatlas.problem.readiness import check_memory
 
 
 @dataclass
-class CheckpointImport(Job):
+class CheckpointImport(TrajectoryJob):
     """Checkpoints that become the rows of a trajectory; ``recorded`` is the user's own trajectory in their place."""
 
     backend: ModuleType
     network: Any
     files: list[Path]
     recorded: Trajectory | None
-    recording: Recording
-
-    kind: ClassVar[str] = "trajectory"
 
     @classmethod
     def read(cls, args: Namespace, world: World) -> Self:
@@ -54,11 +51,7 @@ class CheckpointImport(Job):
         if args.needs:
             count = max(4, *(need["batch_size"] for need in args.needs.values()))
             check_memory(backend, network, spec["loss"], sample_split(spec["data"], count), args.needs)
-        return cls(spec, backend, network, args.files, recorded, recording, inputs=inputs)
-
-    def build(self, group: zarr.Group) -> None:
-        """Create all arrays of the trajectory."""
-        self.recording.build(group)
+        return cls(spec, recording, backend, network, args.files, recorded, inputs=inputs)
 
     def compute(self, store: Store, order: Order, world: World, timing: Timing) -> int:
         """Write all rows."""

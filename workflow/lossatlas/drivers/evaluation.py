@@ -25,13 +25,13 @@ BATCHNORM = {
 }
 """What BatchNorm normalises by, by policy, as stores say it."""
 
-CHOICES = ("strategy", "precision")
+EVALUATED_BY = ("strategy", "precision")
 """Keys of a plane's spec, and of its store's attributes, that say how its points are evaluated."""
 
 
-def evaluation_choices(values: dict) -> dict[str, Any]:
+def evaluated_by(values: dict) -> dict[str, Any]:
     """Return what ``restrict`` takes of a plane's spec or of its store's attributes; what is missing has a default."""
-    return {key: values[key] for key in CHOICES if key in values}
+    return {key: values[key] for key in EVALUATED_BY if key in values}
 
 
 def points_per_chunk(spec: dict, points: int) -> int:
@@ -68,10 +68,10 @@ def choose(problems: dict[str, Problem], place: tuple, points: np.ndarray, count
         place: center, directions and buffers.
         points: some points (point, k) at which ways are compared.
         count: points that are ahead.
-        spec: has the keys of ``CHOICES``, where they were given.
+        spec: has the keys of ``EVALUATED_BY``, where they were given.
     """
     first, *others = problems.values()
-    chosen = first.choose_evaluation(*place, points, count, **evaluation_choices(spec))
+    chosen = first.choose_evaluation(*place, points, count, **evaluated_by(spec))
     elsewhere = [p.choose_evaluation(*place, points, count, strategy=chosen.strategy) for p in others]
     for other in elsewhere:
         if other.strategy != chosen.strategy:  # a plainer one, for all

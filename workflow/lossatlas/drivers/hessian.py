@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from argparse import Namespace
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -28,8 +28,10 @@ class HessianJob(Job):
     subset: Subset
     remembered: Remembered | None = field(default=None, kw_only=True)
 
-    width: ClassVar[int] = 1
-    """How many vectors are multiplied at once."""
+    @property
+    def width(self) -> int:
+        """How many vectors are multiplied at once."""
+        return 1
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -47,8 +49,10 @@ class HessianJob(Job):
 
     def plan(self) -> Plan:
         """Choose how products are computed, and check that they are deterministic."""
-        at = self.first_point()
-        return plan_products(self.problem, at, self.width, self.choices, self.remembered, self.products)
+        ahead = self.remembered, self.products
+        choice = choose_products(self.problem, self.first_point(), self.width, self.choices, *ahead)
+        attributes = {"strategy": choice.strategy, "strategy_note": choice.told, "product_bytes": choice.peak}
+        return Plan(attributes | {"agreement": choice.agreement}, f"Hessian products: {choice.told}")
 
     def as_begun(self, store: Store) -> dict[str, Any]:
         """Return the driver's choices with the strategy that the store was begun with, whatever is fastest now."""
@@ -104,20 +108,6 @@ class TeamJob(HessianJob):
         if world.rank == 0 and not missing:
             saves.clear()
         return missing
-
-
-def plan_products(
-    problem: Problem,
-    at: tuple[np.ndarray, np.ndarray],
-    width: int,
-    spec: dict,
-    remembered: Remembered | None = None,
-    count: int | None = None,
-) -> Plan:
-    """Choose how Hessian products are computed, see ``readiness.choose_products``; return what the store says of it."""
-    choice = choose_products(problem, at, width, spec, remembered, count)
-    attributes = {"strategy": choice.strategy, "strategy_note": choice.told, "product_bytes": choice.peak}
-    return Plan(attributes | {"agreement": choice.agreement}, f"Hessian products: {choice.told}")
 
 
 def remembered(args: Namespace, device: str) -> Remembered:

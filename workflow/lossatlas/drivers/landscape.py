@@ -17,18 +17,8 @@ import numpy as np
 import zarr
 
 from lossatlas.data import Subset, evaluation_subsets, load_dataset
-from lossatlas.drivers import adaptive_grid
+from lossatlas.drivers import adaptive_grid, evaluation
 from lossatlas.drivers.base import Job, Order, Plan
-from lossatlas.drivers.evaluation import (
-    BATCHNORM,
-    UNITS,
-    choose,
-    evaluation_choices,
-    metric_names,
-    one_by_one,
-    points_per_chunk,
-    units_of_metric,
-)
 from lossatlas.drivers.inputs import identities, open_others, read_problems
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions import orthogonalize, read_axes
@@ -115,11 +105,12 @@ def planned_size(plane: dict, splits: Sequence[str], iterations: int, others: in
     """
     nx, ny = plane["points"]
     adaptive, moving = plane.get("grid", {}).get("mode") == "adaptive", plane.get("batchnorm") == "interpolate"
-    schema = [*arrays(UNITS, splits, adaptive, moving), WORK_ORDER, *(other_arrays(UNITS) if others else ())]
+    metrics = evaluation.UNITS
+    schema = [*arrays(metrics, splits, adaptive, moving), WORK_ORDER, *(other_arrays(metrics) if others else ())]
     sizes = {"x": nx, "y": ny, "split": len(splits), "iteration": iterations, "other_checkpoint": others}
     sizes |= {"row": nx * ny + 2 * (iterations + others), "number_round": 2}
-    columns, per_unit = len(UNITS) * len(splits) + 1, points_per_chunk(plane, sizes["row"])
-    return unit_store_size(schema, sizes, columns, per_unit)
+    per_unit = evaluation.points_per_chunk(plane, sizes["row"])
+    return unit_store_size(schema, sizes, len(metrics) * len(splits) + 1, per_unit)
 
 
 @dataclass
@@ -190,11 +181,11 @@ class Landscape(Job):
         """Choose how points are evaluated: measured at the centre of the grid and its corners."""
         ends = [coordinates[[0, -1]] for coordinates in self.grid]
         if self.plane.get("batchnorm", "frozen") != "frozen":
-            return one_by_one(self.plane, "plane")
+            return evaluation.one_by_one(self.plane, "plane")
         row = self._center_row
         place = self.trajectory.parameters(row), self.axes.vectors, self.trajectory.buffers(row)
         points = np.array([np.mean(ends, axis=1), *itertools.product(*ends)])
-        return choose(self.problems, place, points, self.rows, self.plane)
+        return evaluation.choose(self.problems, place, points, self.rows, self.plane)
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store: coordinates and paths at once, results to be filled in."""
@@ -203,8 +194,8 @@ class Landscape(Job):
         if self.others.runs:
             group.attrs["other_evaluations"] = 2 * len(self.others.evaluated) * len(self.problems)
         summary = "One row per evaluation; 'order' tells which."
-        columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
-        work_units.add_rows(group, summary, self.rows, columns, points_per_chunk(self.plane, self.rows))
+        columns = [f"{split}/{name}" for split in self.problems for name in evaluation.metric_names(self.problems)]
+        work_units.add_rows(group, summary, self.rows, columns, evaluation.points_per_chunk(self.plane, self.rows))
         self._add_order(group["work"], *map(len, self.grid))
 
     def evaluator(self, store: Store) -> "Evaluator":
@@ -229,13 +220,13 @@ class Landscape(Job):
         create_arrays(work, [WORK_ORDER], {"order": order})
 
     def _attributes(self) -> dict:
-        subsets = self.subsets.items()
+        subsets, policy = self.subsets.items(), self.plane.get("batchnorm", "frozen")
         return {
             "title": "Loss surface on a plane",
             "summary": "loss(y, x) = L(theta_c + x d_x + y d_y): mean over the evaluation subset, no weight decay",
             "center": self.plane["center"],
             "grid": self.plane.get("grid", {"mode": "full"}),
-            "batchnorm": BATCHNORM[self.plane.get("batchnorm", "frozen")] + "; of each checkpoint for its true loss",
+            "batchnorm": f"{evaluation.BATCHNORM[policy]}; of each checkpoint for its true loss",
             "x_label": self.axes.labels[0],
             "y_label": self.axes.labels[1],
             "variance_share": self.axes.variance_share.tolist(),
@@ -249,7 +240,7 @@ class Landscape(Job):
     @property
     def schema(self) -> list[Array]:
         """All arrays of the store but those of ``work``."""
-        units = {name: units_of_metric(name) for name in metric_names(self.problems)}
+        units = {name: evaluation.units_of_metric(name) for name in evaluation.metric_names(self.problems)}
         moving = self.plane.get("batchnorm") == "interpolate"
         own = arrays(units, tuple(self.subsets), self.adaptive, moving, self.axes.labels)
         return own + self.others.schema(units)
@@ -327,7 +318,8 @@ class Evaluator:
         self.checkpoints = [*((trajectory, row) for row in range(len(trajectory))), *evaluated]
         row = trajectory.row_of(store.attrs["center"], "plane.center")
         center, buffers = trajectory.parameters(row), trajectory.buffers(row)
-        choices = evaluation_choices(store.attrs) | self._statistics(store.attrs["batchnorm"].split(":")[0], axes)
+        choices = evaluation.evaluated_by(store.attrs)
+        choices |= self._statistics(store.attrs["batchnorm"].split(":")[0], axes)
         self.planes = [p.restrict(center, axes.vectors, buffers, **choices) for p in problems.values()]
         x, y = store["x"][:], store["y"][:]
         grid_points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
@@ -349,9 +341,9 @@ class Evaluator:
         """Return the metrics of all splits at the points of a unit, one row each."""
         first_checkpoint, numbers = len(self.points), self.order[unit.start : unit.stop]
         on_plane = self.points[numbers[numbers < first_checkpoint]]
-        found = [np.hstack([plane.metrics(on_plane) for plane in self.planes])] if len(on_plane) else []
-        found += [self.checkpoint(n - first_checkpoint)[None] for n in numbers if n >= first_checkpoint]
-        return np.concatenate(found)
+        blocks = [np.hstack([plane.metrics(on_plane) for plane in self.planes])] if len(on_plane) else []
+        blocks += [self.checkpoint(n - first_checkpoint)[None] for n in numbers if n >= first_checkpoint]
+        return np.concatenate(blocks)
 
     def checkpoint(self, number: int) -> np.ndarray:
         """Return the metrics of all splits at a checkpoint itself, the run's own or another run's."""
@@ -392,13 +384,13 @@ def plan_round(store: Store, label: str) -> bool:
     spec, order = store.attrs["grid"], planned(store)
     if spec["mode"] == "full":
         return False
-    found, number = Evaluated(store), int(order[-1, 1])
-    told = f"error <= {max(found.errors):.2g} of the range" if number else "error not known yet"
-    print(f"{label}: round {number + 1}, {len(found.numbers)} of {found.points} points, {told}", flush=True)
-    known = found.shape, found.numbers, found.losses, found.scales
-    good = found.checked and adaptive_grid.unclear(*known) <= adaptive_grid.BORDER
-    rough = found.rough
-    if (good and not rough.any()) or len(found.numbers) == found.points:
+    evaluated, number = Evaluated(store), int(order[-1, 1])
+    told = f"error <= {max(evaluated.errors):.2g} of the range" if number else "error not known yet"
+    print(f"{label}: round {number + 1}, {len(evaluated.numbers)} of {evaluated.points} points, {told}", flush=True)
+    known = evaluated.shape, evaluated.numbers, evaluated.losses, evaluated.scales
+    good = evaluated.checked and adaptive_grid.unclear(*known) <= adaptive_grid.BORDER
+    rough = evaluated.rough
+    if (good and not rough.any()) or len(evaluated.numbers) == evaluated.points:
         return False
     points = adaptive_grid.next_round(*known, store[work_units.ARRAY].chunks[0], rough)
     order = np.concatenate([order, _of_round(points, number + 1)])
@@ -450,8 +442,8 @@ class Evaluated:
         if len(self.numbers) == self.points or not self.rounds:
             return [([0.0], adaptive_grid.KERNELS[0])] * len(self.losses)
         pairs = zip(self.losses, self.scales, strict=True)
-        found = [adaptive_grid.check(self.shape, self.numbers, *pair, self.rounds) for pair in pairs]
-        return [([adaptive_grid.SAFETY * missed for missed in rounds], kernel) for rounds, kernel in found]
+        checks = [adaptive_grid.check(self.shape, self.numbers, *pair, self.rounds) for pair in pairs]
+        return [([adaptive_grid.SAFETY * missed for missed in rounds], kernel) for rounds, kernel in checks]
 
     @property
     def errors(self) -> list[float]:
@@ -505,12 +497,12 @@ def preview(store: Store) -> "xr.Dataset":
     Raises:
         LossAtlasError: no point of the grid is evaluated yet.
     """
-    found = Evaluated(store)
-    if not len(found.numbers):
+    evaluated = Evaluated(store)
+    if not len(evaluated.numbers):
         raise LossAtlasError(f"{store.path}: no point of the grid is evaluated yet")
     import xarray as xr
 
     dataset = xr.open_zarr(store.group.store, chunks=None, consolidated=False).load()
-    for name, array in found.arrays().items():
+    for name, array in evaluated.arrays().items():
         dataset[name].values[...] = array
     return dataset

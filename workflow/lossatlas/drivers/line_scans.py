@@ -14,17 +14,8 @@ import numpy as np
 import zarr
 
 from lossatlas.data import Subset, evaluation_subsets, load_dataset
+from lossatlas.drivers import evaluation
 from lossatlas.drivers.base import Job, Plan
-from lossatlas.drivers.evaluation import (
-    BATCHNORM,
-    UNITS,
-    choose,
-    evaluation_choices,
-    metric_names,
-    one_by_one,
-    points_per_chunk,
-    units_of_metric,
-)
 from lossatlas.drivers.inputs import identities, open_others, read_problems
 from lossatlas.geometry.directions import read_directions
 from lossatlas.geometry.directions.direction_set import Axes, angles
@@ -47,7 +38,7 @@ BETWEEN = "share of the steps from 0 to 1 at which the loss decreases (1: monoto
 
 NOTES = {
     "frozen": "frozen: running statistics of theta_c",
-    "recompute": BATCHNORM["recompute"].replace("plane", "curve"),
+    "recompute": evaluation.BATCHNORM["recompute"].replace("plane", "curve"),
 }
 """What stores say of BatchNorm."""
 
@@ -216,8 +207,9 @@ def planned_size(curve: dict, directions: int, splits: int) -> tuple[int, int]:
     """
     curves, alpha = directions or 1, curve["points"] + 2  # 0 and 1 may be put in
     sizes = {"alpha": alpha, "curve": curves, "other_curve": curves, "split": splits, "row": curves * alpha}
-    columns, per_unit = len(UNITS) * splits + 1, points_per_chunk(curve, sizes["row"])
-    return unit_store_size(arrays(Along if directions else Between, UNITS), sizes, columns, per_unit)
+    metrics, per_unit = evaluation.UNITS, evaluation.points_per_chunk(curve, sizes["row"])
+    schema = arrays(Along if directions else Between, metrics)
+    return unit_store_size(schema, sizes, len(metrics) * splits + 1, per_unit)
 
 
 @dataclass
@@ -259,14 +251,15 @@ class LineScan(Job):
     def plan(self) -> Plan:
         """Choose how points are evaluated: measured on the first curve, at its ends and its middle."""
         if (place := self.course.fixed()) is None:
-            return one_by_one(self.spec["curve"], "curve")
+            return evaluation.one_by_one(self.spec["curve"], "curve")
         (center, direction, buffers), alpha = place, self.course.alpha
         points = alpha[[0, len(alpha) // 2, -1], None]
-        return choose(self.problems, (center, direction[None], buffers), points, self.rows, self.spec["curve"])
+        place = center, direction[None], buffers
+        return evaluation.choose(self.problems, place, points, self.rows, self.spec["curve"])
 
     def evaluator(self, store: Store) -> "Evaluator":
         """Return the function that evaluates the points of a unit."""
-        return Evaluator(self.course, self.problems, evaluation_choices(store.attrs))
+        return Evaluator(self.course, self.problems, evaluation.evaluated_by(store.attrs))
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store: coordinates at once, results to be filled in."""
@@ -284,11 +277,11 @@ class LineScan(Job):
                 "subset_stratified": {name: subset.stratified for name, subset in subsets},
             }
         )
-        units = {name: units_of_metric(name) for name in metric_names(self.problems)}
+        units = {name: evaluation.units_of_metric(name) for name in evaluation.metric_names(self.problems)}
         known = {"alpha": course.alpha, "curve": course.labels, "split": list(self.problems)}
         create_arrays(group, arrays(course, units), known | course.data)
         columns = [f"{split}/{name}" for split in self.problems for name in units]
-        per_unit = points_per_chunk(self.spec["curve"], self.rows)
+        per_unit = evaluation.points_per_chunk(self.spec["curve"], self.rows)
         work_units.add_rows(group, "One row per point, curve by curve.", self.rows, columns, per_unit)
 
     @staticmethod
@@ -311,7 +304,7 @@ class LineScan(Job):
 
 
 class Evaluator:
-    """Evaluates the points of a store of curves, by number; ``choices`` say how, see ``evaluation_choices``."""
+    """Evaluates the points of a store of curves, by number; ``choices`` say how, see ``evaluation.evaluated_by``."""
 
     def __init__(self, course: Course, problems: dict[str, Problem], choices: dict | None = None):
         self.course, self.problems, self.choices = course, problems, choices or {}

@@ -42,13 +42,23 @@ class Trainer(Protocol):
 
 
 @dataclass
-class Training(Job):
-    """A run that is trained; its trajectory is what ``recording`` says."""
+class TrajectoryJob(Job):
+    """A job that makes a trajectory; ``recording`` says of what."""
 
-    trainer: Trainer
     recording: Recording
 
     kind: ClassVar[str] = "trajectory"
+
+    def build(self, group: zarr.Group) -> None:
+        """Create all arrays of the trajectory."""
+        self.recording.build(group)
+
+
+@dataclass
+class Training(TrajectoryJob):
+    """A run that is trained."""
+
+    trainer: Trainer
 
     @classmethod
     def read(cls, args: Namespace, world: World) -> Self:
@@ -70,11 +80,7 @@ class Training(Job):
         recording = network.recording(iterations, trainer.steps_per_epoch)
         print(check_disk(args.run_dir, recording), flush=True)
         check_memory(backend, network, spec["loss"], samples, args.needs)
-        return cls(spec, trainer, recording, inputs={"data": samples.digest}, device=device.description)
-
-    def build(self, group: zarr.Group) -> None:
-        """Create all arrays of the trajectory."""
-        self.recording.build(group)
+        return cls(spec, recording, trainer, inputs={"data": samples.digest}, device=device.description)
 
     def compute(self, store: Store, order: Order, world: World, timing: Timing) -> int:
         """Train to the end; see ``record_training``."""
