@@ -64,12 +64,13 @@ class Job(ABC):
     """One store to make.
 
     ``spec`` and ``inputs``, the identities of what is read, determine its numbers; ``device`` says where they are
-    computed.
+    computed, and ``effort`` what this attempt did besides units.
     """
 
     spec: dict
     inputs: dict[str, Any] = field(default_factory=dict, kw_only=True)
     device: str = field(default="cpu", kw_only=True)
+    effort: dict[str, int] = field(default_factory=dict, kw_only=True)
 
     kind: ClassVar[str]
 

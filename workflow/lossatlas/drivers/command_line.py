@@ -163,9 +163,9 @@ def _conclude(job: Job, store: Store, order: Order, world: World, timing: Timing
 
 def _attempt(job: Job, order: Order, records: list[dict], wall: float) -> dict[str, Any]:
     """Return what a store records of the attempt that finished it."""
-    together = records[0]["ranks_per_unit"]
+    together, units = records[0]["ranks_per_unit"], sum(record["units"] for record in records)
     attempt = {"ranks": len(records), "ranks_per_unit": together, "threads": order.threads, "device": job.device}
-    attempt |= {"wall_seconds": wall, "chunks": sum(record["units"] for record in records) // together}
+    attempt |= {"wall_seconds": wall, **({"chunks": units // together} if units else {}), **job.effort}
     return attempt | {"peak_memory_bytes": [record["peak_memory_bytes"] for record in records]}
 
 

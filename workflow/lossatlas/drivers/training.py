@@ -85,7 +85,7 @@ class Training(TrajectoryJob):
     def compute(self, store: Store, order: Order, world: World, timing: Timing) -> int:
         """Train to the end; see ``record_training``."""
         with timing("compute"):
-            record_training(self.trainer, store, order.label)
+            self.effort["steps"] = record_training(self.trainer, store, order.label)
         return 0
 
     @staticmethod
