@@ -13,6 +13,7 @@ from lossatlas import backends
 from lossatlas.data import training_samples
 from lossatlas.drivers import command_line, curvature_map, landscape, line_scans, spectra, tracking
 from lossatlas.drivers.training import recorded_iterations
+from lossatlas.geometry.segments import AlongTraining, Line
 from lossatlas.io.trajectory import CHUNK_COLUMNS, Recording
 
 
@@ -47,40 +48,23 @@ def _stores(spec: dict, runs: dict):
     for name, count in spec["directions"].items():
         walk = 14 if name in spec["pca"] else 0  # files of the random walk beside principal components
         yield f"directions/{name}", 2 * count * -(-size // CHUNK_COLUMNS) + 19 + walk, 2 * 8 * count * size
-    columns = 6 * len(spec["splits"]) + 1
     for name, plane in spec["planes"].items():
         shown = plane.get("paths", []) if plane["paths_losses"] else []
         others = sum(len(record(runs[other]).iterations) for other in shown)
-        points = plane["points"][0] * plane["points"][1] + 2 * (rows + others)
-        per_chunk = landscape.points_per_chunk(plane, points)
-        yield f"landscape/{name}", -(-points // per_chunk) + 43, 8 * points * columns
+        yield f"landscape/{name}", *landscape.planned_size(plane, spec["splits"], rows, others)
         if "curvature" in plane:
-            points = math.prod(plane["curvature"]["points"])
-            arrays, per_chunk = len(curvature_map.COLUMNS), curvature_map.points_per_chunk(points)
-            yield f"curvature/{name}", -(-points // per_chunk) + 2 * arrays + 7, 8 * points * (2 * arrays + 1)
+            yield f"curvature/{name}", *curvature_map.planned_size(plane["curvature"])
     for name, curve in spec["curves"].items():
-        count = sum(spec["directions"][axis] if "/" not in axis else 1 for axis in curve["axes"]) or 1
-        points, splits = count * (curve["points"] + 2), len(spec["splits"])
-        arrays = len(line_scans.FEATURES) + 9
-        yield (
-            f"curves/{name}",
-            -(-points // landscape.points_per_chunk(curve, points)) + 2 * arrays + 3,
-            8 * (points * columns + count * len(line_scans.FEATURES) * splits),
-        )
+        count = sum(spec["directions"][axis] if "/" not in axis else 1 for axis in curve["axes"])
+        yield f"curves/{name}", *line_scans.planned_size(curve, count, len(spec["splits"]))
     for name in spec["spectra_stores"]:
         count = len(range(0, rows, spec["spectra"]["stride"])) + 1
-        yield name, *spectra_size(count, **spec["spectra"], scalars=8)
+        yield name, *spectra.planned_size(AlongTraining, count, spec["spectra"])
     for name, line in spec["spectra_between"].items():
-        yield f"spectra_between/{name}", *spectra_size(line["points"], **line, scalars=11)
+        yield f"spectra_between/{name}", *spectra.planned_size(Line, line["points"], line)
     if spec["tracking"]:
-        count, pairs = len(range(0, rows, spec["tracking"]["stride"])) + 1, tracking.pairs_of(spec["tracking"])
-        yield "tracking", -(-count // spec["tracking"]["per_unit"]) + 29, 8 * count * (2 * pairs**2 + 7 * pairs + 10)
-
-
-def spectra_size(sites: int, *, probes: int, steps: int, scalars: int, tolerance: float | None, **_) -> tuple[int, int]:
-    """Return files and bytes at most of spectra; ``scalars`` is the number of arrays with one number a site."""
-    files = sites * probes // spectra.block_size(probes, tolerance) + 2 * (scalars + 5) + 3
-    return files, 8 * sites * probes * steps * 7
+        count = len(range(0, rows, spec["tracking"]["stride"])) + 1
+        yield "tracking", *tracking.planned_size(spec["tracking"], count)
 
 
 def record(spec: dict) -> Recording:

@@ -2,7 +2,8 @@
 
 import lossatlas.parallel.listen  # noqa: F401
 
-from lossatlas.drivers import hessian_job, tracking
+from lossatlas.drivers import command_line
+from lossatlas.drivers.tracking import Tracking
 
 if __name__ == "__main__":
-    hessian_job.run(__doc__, "tracking", tracking, lambda _args, trajectory, _others: trajectory)
+    command_line.run_job(Tracking, command_line.team_arguments(__doc__))

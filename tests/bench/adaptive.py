@@ -8,6 +8,7 @@ import numpy as np
 from lossatlas import backends
 from lossatlas.data import Split, Subset, load_dataset
 from lossatlas.drivers import landscape
+from lossatlas.drivers.base import Order, Plan
 from lossatlas.drivers.training import record_training, recorded_iterations
 from lossatlas.geometry.directions.direction_set import Axes, make_directions
 from lossatlas.io import store
@@ -77,10 +78,9 @@ class Replay:
             return np.where(on, self.whole.surface[rows, columns], np.nan)[:, None]
 
 
-def whole(plane: landscape.Plane, folder: Path) -> Replay:
+def whole(plane: landscape.Landscape, folder: Path) -> Replay:
     """Evaluate all points of a plane."""
-    made = store.create(folder / "whole.zarr", folder, store.Fingerprint("landscape", plane.spec), plane.build)
-    evaluator = landscape.Evaluator(made, plane.axes, plane.trajectory, plane.problems)
+    evaluator = plane.evaluator(made := plane.create(Order(folder / "whole.zarr", folder, "bench"), Plan({})))
     x, y = made["x"][:], made["y"][:]
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     blocks = np.array_split(points, POINTS)
@@ -88,15 +88,13 @@ def whole(plane: landscape.Plane, folder: Path) -> Replay:
     return Replay(x, y, losses.reshape(POINTS, POINTS))
 
 
-def adapted(plane: landscape.Plane, folder: Path, grid: dict) -> store.Store:
+def adapted(plane: landscape.Landscape, folder: Path, grid: dict) -> store.Store:
     """Make the adaptive surface of a plane, as a job does."""
-    plane.spec = {**plane.spec, "grid": {"mode": "adaptive", "tolerance": TOLERANCE, **grid}}
-    made = store.create(
-        folder / f"{grid['scale']}.zarr", folder, store.Fingerprint("landscape", plane.spec), plane.build
-    )
-    evaluator = landscape.Evaluator(made, plane.axes, plane.trajectory, plane.problems)
-    landscape.compute(made, evaluator, World(), Timing(), "static", "bench")
-    landscape.finish(made, {})
+    plane.spec = {"plane": {**plane.spec["plane"], "grid": {"mode": "adaptive", "tolerance": TOLERANCE, **grid}}}
+    order = Order(folder / f"{grid['scale']}.zarr", folder, "bench")
+    made = plane.create(order, Plan({}))
+    plane.compute(made, order, World(), Timing())
+    plane.finish(made, {})
     return made
 
 
@@ -108,7 +106,7 @@ def bicubic(heights: np.ndarray, least: int) -> tuple[int, float]:
     return len(lines) ** 2, float(np.abs(spline(every, every) - heights).max() / np.ptp(heights))
 
 
-def compared(name: str, kind: str, plane: landscape.Plane, replay: Replay, folder: Path, scale: str) -> Row:
+def compared(name: str, kind: str, plane: landscape.Landscape, replay: Replay, folder: Path, scale: str) -> Row:
     """An adaptive surface: its largest error against that of the uniform grid, which has at least as many points."""
     drawn = {"linear": np.asarray, "log": np.log10}[scale]
     plane.problems = {"train": replay}
@@ -136,7 +134,7 @@ def rows() -> list[Row]:
                 axes = Axes(made.used, made.raw.labels, made.variance_share, {})
                 spec = {"center": "last", "points": [POINTS, POINTS], "border": 0.4, **where}
                 subset = Subset(Split(np.zeros((1, 1)), np.zeros(1)), np.arange(1), "digest", False)
-                plane = landscape.Plane(spec, axes, trajectory, {"train": problem}, {"train": subset})
+                plane = landscape.Landscape({"plane": spec}, axes, trajectory, {"train": problem}, {"train": subset})
                 (folder / kind / ".stores").mkdir(parents=True)
                 replay = whole(plane, folder / kind)
                 found += [compared(name, kind, plane, replay, folder / kind, scale) for scale in SCALES[name]]

@@ -105,9 +105,9 @@ def adaptive_store(folder: Path, surface, points: tuple[int, int], grid: dict):
     spec = {"center": "last", "points": list(points), "border": 0.4, "range": {"x": [-2, 2], "y": [-1.5, 1.5]}}
     spec["grid"] = grid
     problems = {"train": ClosedForm(surface)}
-    plane = landscape.Plane(spec, axes, trajectory, problems, {"train": subset})
+    job = landscape.Landscape({"plane": spec}, axes, trajectory, problems, {"train": subset})
     link, fingerprint = folder / "landscape" / "p.zarr", store.Fingerprint("landscape", spec)
-    made = store.find(link, folder, fingerprint) or store.create(link, folder, fingerprint, plane.build)
+    made = store.find(link, folder, fingerprint) or store.create(link, folder, fingerprint, job.build)
     return made, landscape.Evaluator(made, axes, trajectory, problems)
 
 
@@ -143,7 +143,7 @@ def main(everyone: World, folder: Path, queue: str, mark: Path | None) -> None:
         sys.exit(signals.STATUS)
     if everyone.rank == 0:
         assert min(shares) >= 2, shares
-        landscape.finish(made, {})
+        landscape.Landscape.finish(made, {})
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def test_stores_say_which(tmp_path, batchnorm):
     spec |= {"operator": "hessian", "parameters": ["*"], "memory_gb": 1.0, "batch_size": BATCH, "batchnorm": batchnorm}
     split, problem = problem_of(network(), batchnorm=batchnorm)
     sites = AlongTraining(make_trajectory(tmp_path, np.zeros((2, problem.layout.size)), problem.layout), 1)
-    plan = spectra.Plan(spec, sites, problem, Subset(split, np.arange(SAMPLES), "digest", True))
-    made = store.create(tmp_path / "spectra.zarr", tmp_path, store.Fingerprint("spectra", spec), plan.build)
+    job = spectra.Spectra({"spectra": spec}, problem, Subset(split, np.arange(SAMPLES), "digest", True), sites)
+    made = store.create(tmp_path / "spectra.zarr", tmp_path, store.Fingerprint("spectra", spec), job.build)
     said = {"frozen": "frozen: each checkpoint's own", "batch": "batch: mean and biased variance over each chunk of 5 "}
     assert made.attrs["batchnorm"].startswith(said[batchnorm])

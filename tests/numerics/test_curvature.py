@@ -36,8 +36,8 @@ def make(run_dir, spec=SPEC, infinite=False):
     subset = Subset(split, np.arange(17), "digest", True)
     fingerprint = store.Fingerprint("curvature", spec)
     link = run_dir / "curvature" / "p.zarr"
-    plan = curvature_map.Plan(spec, PLANE, axes, trajectory, problem, subset)
-    made = store.find(link, run_dir, fingerprint) or store.create(link, run_dir, fingerprint, plan.build)
+    job = curvature_map.CurvatureMap({"curvature": spec, "plane": PLANE}, problem, subset, axes, trajectory)
+    made = store.find(link, run_dir, fingerprint) or store.create(link, run_dir, fingerprint, job.build)
     return made, curvature_map.Evaluator(made, spec, axes, trajectory, problem), trajectory, axes, split
 
 
@@ -58,7 +58,7 @@ class Beyond(TorchProblem):
 
 def compute(made, evaluator):
     work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
-    return curvature_map.finish(made, {})
+    return curvature_map.CurvatureMap.finish(made, {})
 
 
 def written_out(split):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-import zarr
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
-from lossatlas.drivers import landscape, line_scans
+from lossatlas.drivers import line_scans
+from lossatlas.drivers.base import Order
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions.direction_set import Axes
 from lossatlas.io import store
@@ -47,13 +47,13 @@ def make(run_dir, course, problems, spec=DIRECTIONS):
     link, subsets = run_dir / "curves" / "c.zarr", dict.fromkeys(problems, SUBSET)
     fingerprint = store.Fingerprint("curves", spec)
     store.find(link, run_dir, fingerprint)
-    plan = line_scans.Plan(spec, course, problems, subsets, 1.5)
-    return store.create(link, run_dir, fingerprint, plan.build), line_scans.Evaluator(course, problems)
+    job = line_scans.LineScan({"curve": spec}, course, problems, subsets, 1.5)
+    return store.create(link, run_dir, fingerprint, job.build), line_scans.Evaluator(course, problems)
 
 
 def compute(made, evaluator):
     work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
-    line_scans.finish(made, {})
+    line_scans.LineScan.finish(made, {})
     return made
 
 
@@ -279,13 +279,11 @@ def test_oracle_3_strategies_agree_and_are_named(normalised, tmp_path, between):
         if between
         else line_scans.Along(spec, axes(thetas[:2]), trajectory)
     )
-    plan = line_scans.Plan(spec, course, {"train": problem}, {"train": SUBSET})
-    made = store.create(
-        tmp_path / "c.zarr", tmp_path, store.Fingerprint("curves", spec), line_scans.with_strategy(plan)
-    )
+    job = line_scans.LineScan({"curve": spec}, course, {"train": problem}, {"train": SUBSET})
+    made = job.create(Order(tmp_path / "c.zarr", tmp_path, "test"), job.plan())
     assert made.attrs["strategy"] == "first-layer"
     assert made.attrs["precision"] == "full"
-    compute(made, line_scans.Evaluator(course, {"train": problem}, landscape.choices_of(made.attrs)))
+    compute(made, job.evaluator(made))
     start = 0 if between else 2
     for k, step in enumerate([thetas[2] - thetas[0]] if between else thetas[:2]):
         for n, t in enumerate(made["alpha"][:]):
@@ -293,13 +291,9 @@ def test_oracle_3_strategies_agree_and_are_named(normalised, tmp_path, between):
             assert made["loss"][k, 0, n] == pytest.approx(exact[0], rel=1e-12)
     moving = line_scans.Between({**LINE, "batchnorm": "interpolate"}, trajectory, {}, "curve")
     with pytest.raises(LossAtlasError, match=r"curve: strategy: 'first-layer' needs batchnorm: frozen"):
-        line_scans.with_strategy(line_scans.Plan(spec, moving, {"train": problem}, {"train": SUBSET}))(
-            zarr.create_group({})
-        )
-    plan = line_scans.Plan(LINE, moving, {"train": problem}, {"train": SUBSET})
-    made = store.create(
-        tmp_path / "m.zarr", tmp_path, store.Fingerprint("curves", LINE), line_scans.with_strategy(plan)
-    )
+        line_scans.LineScan({"curve": spec}, moving, {"train": problem}, {"train": SUBSET}).plan()
+    job = line_scans.LineScan({"curve": LINE}, moving, {"train": problem}, {"train": SUBSET})
+    made = job.create(Order(tmp_path / "m.zarr", tmp_path, "test"), job.plan())
     assert made.attrs["strategy_note"] == "eager: running statistics change from point to point"
 
 
@@ -333,7 +327,7 @@ def test_nan_and_inf_are_kept_and_counted(tmp_path):
     course = line_scans.Along(DIRECTIONS, axes(np.eye(2)[:1]), make_trajectory(tmp_path, np.zeros((2, 2))))
     made, evaluator = make(tmp_path, course, {"train": problem})
     work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
-    assert line_scans.finish(made, {}) == {"curves": 1, "points": 21, "nonfinite_points": {"train": 10}}
+    assert line_scans.LineScan.finish(made, {}) == {"curves": 1, "points": 21, "nonfinite_points": {"train": 10}}
     loss, alpha = made["loss"][0, 0], made["alpha"][:]
     assert np.isnan(loss[alpha > 0.51]).all()
     assert np.isposinf(loss[alpha < -0.51]).all()

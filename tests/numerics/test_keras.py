@@ -575,7 +575,7 @@ def test_another_keras_backend_is_refused(backend_name):
 
 def test_no_framework_is_imported_for_another():
     code = (
-        "import sys; from lossatlas import backends; from lossatlas.drivers import hessian_job, landscape, training\n"
+        "import sys; from lossatlas import backends; from lossatlas.drivers import landscape, spectra, training\n"
         "from lossatlas.data import load_dataset; load_dataset({'name': 'fashion-mnist-mini'})\n"
         "backends.backend('tensorflow'); print('torch' in sys.modules, 'tensorflow' in sys.modules)"
     )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from lossatlas.data import Split, Subset
-from lossatlas.drivers import landscape
+from lossatlas.drivers import evaluation, landscape
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry import projection
 from lossatlas.geometry.directions.direction_set import Axes
@@ -34,17 +34,17 @@ def path_of(*coefficients):
 
 
 def test_range_is_the_extent_plus_a_border_on_each_side():
-    x, y = landscape.grid(path_of((0, 1), (2, 5)), {"points": [5, 3], "border": 0.4})
+    x, y = landscape.grid_coordinates(path_of((0, 1), (2, 5)), {"points": [5, 3], "border": 0.4})
     assert np.allclose(x, np.linspace(-0.8, 2.8, 5))
     assert np.allclose(y, [1 - 1.6, 3, 5 + 1.6])
 
 
 def test_fixed_ranges_and_degenerate_extents():
     spec = {"points": [3, 3], "border": 0.5, "range": {"x": [-7, 7]}}
-    x, y = landscape.grid(path_of((0, 1), (2, 1)), spec)
+    x, y = landscape.grid_coordinates(path_of((0, 1), (2, 1)), spec)
     assert x.tolist() == [-7, 0, 7]
     assert np.allclose(y, [1 - 2, 1, 1 + 2]), "an extent of zero borrows the other axis's"
-    x, y = landscape.grid(path_of((0, 0)), {"points": [3, 2], "border": 0.4})
+    x, y = landscape.grid_coordinates(path_of((0, 0)), {"points": [3, 2], "border": 0.4})
     assert x.tolist() == [-1, 0, 1]
     assert y.tolist() == [-1, 1]
 
@@ -79,7 +79,7 @@ def saddle(tmp_path):
     subset = Subset(Split(np.zeros((4, 1)), np.zeros(4)), np.arange(4), "digest", False)
     spec = {"center": "last", "points": [9, 5], "border": 0.4, "range": {"x": [-2, 2], "y": [-1, 1]}}
     problems = {"train": Saddle()}
-    plane = landscape.Plane(spec, axes, trajectory, problems, {"train": subset})
+    plane = landscape.Landscape({"plane": spec}, axes, trajectory, problems, {"train": subset})
     link = tmp_path / "landscape" / "p.zarr"
     fingerprint = store.Fingerprint("landscape", spec)
     store.find(link, tmp_path, fingerprint)
@@ -90,7 +90,7 @@ def saddle(tmp_path):
 def test_oracle_17_planted_saddle_with_nan_and_inf(saddle):
     made, evaluator, thetas = saddle
     work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
-    counts = landscape.finish(made, {})
+    counts = landscape.Landscape.finish(made, {})
     x, y = np.linspace(-2, 2, 9), np.linspace(-1, 1, 5)
     loss = made["loss"][0]
     assert loss.shape == (5, 9)
@@ -140,9 +140,9 @@ def test_a_chunk_of_nan_or_of_zeros_counts_as_written(saddle):
 
 
 def test_stores_stay_below_a_few_thousand_files():
-    assert landscape.points_per_chunk({}, 100) == 4
-    assert -(-201 * 201 // landscape.points_per_chunk({}, 201 * 201)) <= landscape.MAX_CHUNKS
-    assert landscape.points_per_chunk({"points_per_chunk": 3}, 10**6) == 3
+    assert evaluation.points_per_chunk({}, 100) == 4
+    assert -(-201 * 201 // evaluation.points_per_chunk({}, 201 * 201)) <= evaluation.MAX_CHUNKS
+    assert evaluation.points_per_chunk({"points_per_chunk": 3}, 10**6) == 3
 
 
 def with_other_runs(tmp_path, losses, mode="full", points=(4, 3)):
@@ -160,13 +160,13 @@ def with_other_runs(tmp_path, losses, mode="full", points=(4, 3)):
     chosen = {"mode": mode} | ({"tolerance": 0.01, "scale": "linear"} if mode == "adaptive" else {})
     spec = {"center": "last", "points": list(points), "border": 0.0, "grid": chosen}
     problems = {"train": Saddle()}
-    plane = landscape.Plane(spec, axes, trajectory, problems, {"train": subset}, others)
+    plane = landscape.Landscape({"plane": spec}, axes, trajectory, problems, {"train": subset}, others)
     link = tmp_path / "landscape" / "p.zarr"
     (tmp_path / ".stores" / "landscape").mkdir(parents=True)
     made = store.create(link, tmp_path, store.Fingerprint("landscape", spec), plane.build)
     evaluator = landscape.Evaluator(made, axes, trajectory, problems, others)
     landscape.compute(made, evaluator, World(), Timing(), "static", "t")
-    counts = landscape.finish(made, {})
+    counts = landscape.Landscape.finish(made, {})
     store.publish(link, tmp_path)
     return link, counts, np.concatenate([far, short])
 

@@ -8,6 +8,7 @@ import torch
 from lossatlas.backends.torch import FlatNetwork, TorchProblem
 from lossatlas.data import Split, Subset
 from lossatlas.drivers import curvature_map, landscape
+from lossatlas.drivers.base import Order
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry import directions
 from lossatlas.geometry.directions.direction_set import Axes, read_axes
@@ -114,12 +115,11 @@ def built(tmp_path, trajectory, problem, axes, batchnorm):
     spec = {"center": "last", "points": [5, 4], "border": 0.4, "batchnorm": batchnorm}
     spec["range"] = {"x": [-2, 2], "y": [0, 3]}
     subset = Subset(Split(np.zeros((13, 1)), np.zeros(13)), np.arange(13), "digest", False)
-    plane = landscape.Plane(spec, axes, trajectory, {"train": problem}, {"train": subset})
-    fingerprint = store.Fingerprint("landscape", spec)
-    made = store.create(tmp_path / f"{batchnorm}.zarr", tmp_path, fingerprint, landscape.with_strategy(plane))
-    evaluator = landscape.Evaluator(made, axes, trajectory, plane.problems)
+    job = landscape.Landscape({"plane": spec}, axes, trajectory, {"train": problem}, {"train": subset})
+    made = job.create(Order(tmp_path / f"{batchnorm}.zarr", tmp_path, "test"), job.plan())
+    evaluator = job.evaluator(made)
     work_units.compute(made, evaluator, World(), Timing(), "static", "test")
-    landscape.finish(made, {})
+    landscape.Landscape.finish(made, {})
     return made
 
 
@@ -178,8 +178,8 @@ def test_curvature_follows_the_statistics_of_the_plane(tmp_path, recorded, polic
     spec = {"points": [2, 2], "tolerance": 1e-9, "max_products": 900, "operator": "hessian", "parameters": ["*"]}
     spec |= {"seed": 0, "memory_gb": 1.0, "strategy": "rebuild", "batchnorm": "frozen"}
     subset = Subset(split, np.arange(13), "digest", False)
-    plan = curvature_map.Plan(spec, plane, axes, trajectory, problem, subset)
-    made = store.create(tmp_path / "c.zarr", tmp_path, store.Fingerprint("curvature", spec), plan.build)
+    job = curvature_map.CurvatureMap({"curvature": spec, "plane": plane}, problem, subset, axes, trajectory)
+    made = store.create(tmp_path / "c.zarr", tmp_path, store.Fingerprint("curvature", spec), job.build)
     assert made.attrs["batchnorm"].startswith(f"{policy}: ")
     evaluator = curvature_map.Evaluator(made, spec, axes, trajectory, problem)
     names = dict(module.named_parameters())
@@ -212,6 +212,7 @@ def test_curvature_refuses_statistics_that_cannot_move(tmp_path, recorded):
     axes = Axes(plane_of(problem)[1], ["a", "b"], np.array([0.5, 0.2]), {})
     spec = {"points": [2, 2], "tolerance": 1e-9, "max_products": 9, "operator": "hessian", "parameters": ["*"]}
     plane = {"center": "last", "border": 0.4, "batchnorm": "interpolate"}
-    plan = curvature_map.Plan(spec, plane, axes, trajectory, problem, Subset(None, np.arange(13), "digest", False))
+    subset = Subset(None, np.arange(13), "digest", False)
+    job = curvature_map.CurvatureMap({"curvature": spec, "plane": plane}, problem, subset, axes, trajectory)
     with pytest.raises(LossAtlasError, match=r"'interpolate' needs differences of checkpoints"):
-        store.create(tmp_path / "c.zarr", tmp_path, store.Fingerprint("curvature", spec), plan.build)
+        store.create(tmp_path / "c.zarr", tmp_path, store.Fingerprint("curvature", spec), job.build)

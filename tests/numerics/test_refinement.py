@@ -32,7 +32,7 @@ def errors(surface, made, scale="auto", maximum=None):
 def computed(tmp_path, surface, points=(51, 51), **grid):
     made, evaluator = adaptive_store(tmp_path, surface, points, {"mode": "adaptive", "tolerance": TOLERANCE, **grid})
     assert landscape.compute(made, evaluator, World(), Timing(), "counter", "test") == 0
-    landscape.finish(made, {})
+    landscape.Landscape.finish(made, {})
     return made
 
 
@@ -159,7 +159,7 @@ def test_a_full_grid_comes_coarse_to_fine_with_the_same_bits(tmp_path):
     assert max(np.diff(np.flatnonzero(coarse.any(axis=0)))) == 7
     made, evaluator = adaptive_store(tmp_path, SURFACES["cliff"], (51, 31), {"mode": "full"})
     landscape.compute(made, evaluator, World(), Timing(), "counter", "test")
-    landscape.finish(made, {})
+    landscape.Landscape.finish(made, {})
     assert made["evaluated"][:].all()
     assert np.array_equal(made["loss"][0], truth(SURFACES["cliff"], made), equal_nan=True)
     assert "error" not in made.group
@@ -220,7 +220,7 @@ def test_oracle_19_killed_in_every_round_and_resumed(tmp_path, monkeypatch, wher
         with contextlib.suppress(Killed):
             assert landscape.compute(made, evaluator, World(), Timing(), "counter", "test") == 0
             break
-    landscape.finish(made, {})
+    landscape.Landscape.finish(made, {})
     assert killed == list(range(made.attrs["rounds"]))
     assert made.attrs["rounds"] >= 4
     assert contents(made.path) == expected

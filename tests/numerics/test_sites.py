@@ -67,13 +67,13 @@ def make(run_dir, sites, problem, spec=SPEC):
     fingerprint = store.Fingerprint("spectra", spec)
     link = run_dir / "spectra_between" / "l.zarr"
     store.find(link, run_dir, fingerprint)
-    made = store.create(link, run_dir, fingerprint, spectra.Plan(spec, sites, problem, SUBSET).build)
+    made = store.create(link, run_dir, fingerprint, spectra.Spectra({"spectra": spec}, problem, SUBSET, sites).build)
     return made, spectra.Evaluator(spec, sites, problem)
 
 
 def compute(made, evaluator):
     work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
-    spectra.finish(made, {})
+    spectra.Spectra.finish(made, {})
     return made
 
 
@@ -150,7 +150,7 @@ def test_both_ends_are_the_checkpoints_bit_for_bit_and_the_middle_is_the_mean(no
         for site, row in ((0, 0), (4, 2)):
             assert values(site).astype(np.float32).tobytes() == recorded(row).tobytes()
         assert np.array_equal(values(2), (recorded(0).astype(float) + recorded(2)) / 2)
-    assert line.arrays["clipped_variances"][0].tolist() == [0] * 5
+    assert line.data["clipped_variances"].tolist() == [0] * 5
 
 
 @pytest.mark.parametrize("variance", ["running_var", "moving_variance"])
@@ -164,7 +164,7 @@ def test_variances_beyond_the_ends_are_clipped_at_zero_and_counted(normalised, t
     for site, t in enumerate((-1.0, 0.5, 2.0)):
         raw = (1 - t) * first + t * last
         negative = raw[5:] < 0
-        assert line.arrays["clipped_variances"][0][site] == negative.sum()
+        assert line.data["clipped_variances"][site] == negative.sum()
         assert np.array_equal(line.buffers(site)[:5], raw[:5]), "means may be negative"
         assert np.allclose(line.buffers(site)[5:], np.where(negative, 0, raw[5:]), rtol=1e-12)
     assert line.buffers(2)[5] == 0

@@ -42,15 +42,15 @@ def make(run_dir, module=None, spec=SPEC, thetas=None):
         thetas = rng.standard_normal((8, network.layout.size))
     trajectory = make_trajectory(run_dir, thetas, network.layout)
     sites = AlongTraining(trajectory, spec["stride"])
-    plan = spectra.Plan(spec, sites, problem, Subset(split, np.arange(17), "digest", True))
+    job = spectra.Spectra({"spectra": spec}, problem, Subset(split, np.arange(17), "digest", True), sites)
     link, fingerprint = run_dir / "spectra.zarr", store.Fingerprint("spectra", spec)
-    made = store.find(link, run_dir, fingerprint) or store.create(link, run_dir, fingerprint, plan.build)
+    made = store.find(link, run_dir, fingerprint) or store.create(link, run_dir, fingerprint, job.build)
     return made, spectra.Evaluator(spec, sites, problem), trajectory, problem
 
 
 def run(made, evaluator):
     work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
-    return spectra.finish(made, {})
+    return spectra.Spectra.finish(made, {})
 
 
 def test_spectra_along_training_equal_dense_ones(tmp_path):

@@ -17,10 +17,9 @@ from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_lo
 from lossatlas.backends.torch.hvp import strategies
 from lossatlas.backends.torch.tracing import graphs
 from lossatlas.data import Split, Subset
-from lossatlas.drivers import hessian_job, spectra
+from lossatlas.drivers import base, spectra
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.segments import AlongTraining
-from lossatlas.io import store
 from lossatlas.parallel import Timing, World, process_group, work_units
 from lossatlas.problem import autotune, readiness
 from torch import nn
@@ -280,16 +279,12 @@ def begin(run_dir):
     """Find or create a spectra store as the job does; return it with its evaluator, and the strategies in use."""
     split, problem = problem_of()
     trajectory = make_trajectory(run_dir, np.random.default_rng(1).standard_normal((8, 53)), problem.layout)
-    sites, fingerprint = AlongTraining(trajectory, 3), store.Fingerprint("spectra", SPEC)
-    made = store.find(run_dir / "spectra.zarr", run_dir, fingerprint)
-    if made is None:
-        plan = spectra.Plan(SPEC, sites, problem, Subset(split, np.arange(17), "digest", True))
-        at = sites.parameters(0), sites.buffers(0)
-        build = hessian_job.with_strategy(plan.build, "test", problem, at, spectra.width(SPEC), SPEC)
-        made = store.create(run_dir / "spectra.zarr", run_dir, fingerprint, build)
+    subset, order = Subset(split, np.arange(17), "digest", True), base.Order(run_dir / "spectra.zarr", run_dir, "test")
+    job = spectra.Spectra({"spectra": SPEC}, problem, subset, AlongTraining(trajectory, 3))
+    made = job.prepare(order, World(), Timing())
     used, linearize = [], problem.linearize
     problem.linearize = lambda *at, **choices: used.append(choices["strategy"]) or linearize(*at, **choices)
-    return made, spectra.Evaluator(hessian_job.as_begun(SPEC, made), sites, problem), used
+    return made, job.evaluator(made), used
 
 
 def test_a_store_is_finished_as_it_was_begun_whatever_is_fastest_now(tmp_path, monkeypatch, capsys):
@@ -328,21 +323,18 @@ def test_jobs_of_a_run_choose_once(tmp_path, monkeypatch):
     clock(monkeypatch, split=2.0, retained=1.0, rebuild=3.0)
     _, problem = problem_of()
     known = readiness.Remembered(tmp_path, model="mlp")
-    build = [lambda group: None, "test", problem, point(problem), 4, SPEC]
+    tried = problem, point(problem), 4, SPEC
     chosen = []
     for remembered, seconds in ((known, 1.0), (readiness.Remembered(tmp_path, model="mlp"), 9.0)):
         clock(monkeypatch, split=2.0, retained=seconds, rebuild=3.0)
-        group = SimpleNamespace(attrs={})
-        hessian_job.with_strategy(*build, remembered)(group)
-        chosen.append(group.attrs)
+        chosen.append(readiness.choose_products(*tried, remembered))
     assert chosen[0] == chosen[1]
-    assert chosen[0]["strategy"] == "retained"
+    assert chosen[0].strategy == "retained"
     for other in ({"model": "other"}, {}):  # another problem, and a file that cannot be read
         if not other:
             (tmp_path / ".stores/products.json").write_text('{"torn')
-        group = SimpleNamespace(attrs={})
-        hessian_job.with_strategy(*build, readiness.Remembered(tmp_path, **{"model": "mlp"} | other))(group)
-        assert group.attrs["strategy"] == "split"
+        remembered = readiness.Remembered(tmp_path, **{"model": "mlp"} | other)
+        assert readiness.choose_products(*tried, remembered).strategy == "split"
     assert len(json.loads((tmp_path / ".stores/products.json").read_text())) == 1
 
 

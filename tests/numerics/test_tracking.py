@@ -69,15 +69,16 @@ def planted_path():
 def make(run_dir, problem, thetas, spec=SPEC):
     trajectory = make_trajectory(run_dir, thetas, problem.layout)
     split = Split(np.zeros((17, 1)), np.zeros(17))
-    plan = tracking.Plan(spec, trajectory, problem, Subset(split, np.arange(17), "digest", True))
+    subset = Subset(split, np.arange(17), "digest", True)
+    job = tracking.Tracking({"tracking": spec}, problem, subset, trajectory)
     link, fingerprint = run_dir / "tracking.zarr", store.Fingerprint("tracking", spec)
-    made = store.find(link, run_dir, fingerprint) or store.create(link, run_dir, fingerprint, plan.build)
+    made = store.find(link, run_dir, fingerprint) or store.create(link, run_dir, fingerprint, job.build)
     return made, tracking.Evaluator(spec, trajectory, problem)
 
 
 def run(made, evaluator):
     work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
-    counts = tracking.finish(made, {})
+    counts = tracking.Tracking.finish(made, {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return counts, xr.open_zarr(made.path, chunks=None).load()

@@ -17,7 +17,9 @@ from lossatlas import config
 from lossatlas.backends import torch as backend
 from lossatlas.config import models
 from lossatlas.data import Split, Subset
-from lossatlas.drivers import landscape, line_scans
+from lossatlas.drivers.base import Job, Order
+from lossatlas.drivers.landscape import Landscape
+from lossatlas.drivers.line_scans import Along, Between, Course, LineScan, random_guess
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry import directions as direction_sets
 from lossatlas.geometry.directions.direction_set import Axes, DirectionSet
@@ -28,12 +30,13 @@ from lossatlas.geometry.directions.random import random
 from lossatlas.geometry.directions.unnormalized import RawDirections
 from lossatlas.io import store
 from lossatlas.io.trajectory import RowWriter, Trajectory
-from lossatlas.krylov import Eigenpairs, Spectrum, check_deterministic, eigenpairs, probe_vectors, quadrature_runs
+from lossatlas.krylov import Eigenpairs, Spectrum, eigenpairs, probe_vectors, quadrature_runs
 from lossatlas.krylov.eigenpairs import check_count
 from lossatlas.krylov.lanczos import check_steps
-from lossatlas.parallel import Timing, World, work_units
+from lossatlas.parallel import Timing, World
 from lossatlas.parallel.progress import Progress
 from lossatlas.problem import Problem
+from lossatlas.problem.readiness import choose_products
 
 ENDS = {"LA": "largest", "SA": "smallest", "BE": "both ends, the larger half at the top", "LM": "largest magnitude"}
 
@@ -89,9 +92,8 @@ def hessian(
         network = backend.FlatNetwork(model, backend.device_of(model, dtype))
         problem = backend.TorchProblem(network, backend.as_loss(loss), _split(data), batch_size, batchnorm)
         theta, buffers = network.parameters(), network.buffers()
-        choice = problem.choose_strategy(theta, buffers, 1, **choices)
+        choice = choose_products(problem, (theta, buffers), 1, choices)
         choices["strategy"] = choice.strategy
-        check_deterministic(lambda: problem.linearize(theta, buffers, **choices))
         return Hessian(problem.linearize(theta, buffers, **choices), choice.agreement)
 
 
@@ -267,8 +269,8 @@ def plane(
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics, "plane")
         trajectory = _record(Path(folder), model, list(path), network)
         raw = _raw(directions, choices, trajectory, problems["train"], network, 2)
-        made = direction_sets.complete(raw, choices, trajectory)
-        return _evaluate_plane(Path(folder), spec, made, trajectory, problems, subsets)
+        chosen = direction_sets.complete(raw, choices, trajectory)
+        return _evaluate_plane(Path(folder), spec, chosen, trajectory, problems, subsets)
 
 
 def curve(
@@ -322,15 +324,15 @@ def curve(
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics, "curve")
         trajectory = _record(Path(folder), model, [] if to is None else [to], network, "to")
-        course: line_scans.Course
+        course: Course
         if to is None:
             raw = _raw(directions, choices, trajectory, problems["train"], network, count)
             course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory)
         else:
             course, added = _between(spec, trajectory), {}
         guess = _random_guess(loss, subsets["train"], problems["train"])
-        plan = line_scans.Plan(spec, course, problems, subsets, guess)
-        return _evaluate_curves(Path(folder), plan).assign(added)
+        job = LineScan({"curve": spec}, course, problems, subsets, guess)
+        return _compute(job, Path(folder)).assign(added)
 
 
 def _check_count(directions: Any, choices: dict) -> None:
@@ -341,7 +343,7 @@ def _check_count(directions: Any, choices: dict) -> None:
 
 def _random_guess(loss: Any, subset: Subset, problem: Problem) -> float | None:
     name = "cross-entropy" if backend.is_cross_entropy(backend.as_loss(loss)) else ""
-    return line_scans.random_guess({"name": name}, subset.samples.targets, problem.class_count)
+    return random_guess({"name": name}, subset.samples.targets, problem.class_count)
 
 
 def _course(between: bool, range: Any, batchnorm: str | None, **choices: Any) -> dict:
@@ -351,19 +353,19 @@ def _course(between: bool, range: Any, batchnorm: str | None, **choices: Any) ->
     return config.check({**choices, **ends}, "curve", "curve").model_dump(include={"range", "batchnorm", *choices})
 
 
-def _along(spec: dict, made: DirectionSet, trajectory: Trajectory) -> tuple[line_scans.Along, dict]:
+def _along(spec: dict, chosen: DirectionSet, trajectory: Trajectory) -> tuple[Along, dict]:
     """Return the curves along directions through the model, and what the dataset says of these besides."""
-    axes = Axes(made.used, made.raw.labels, made.variance_share, {})
-    course = line_scans.Along({**spec, "center": "last"}, axes, trajectory)
+    axes = Axes(chosen.used, chosen.raw.labels, chosen.variance_share, {})
+    course = Along({**spec, "center": "last"}, axes, trajectory)
     course.attributes["center"] = "the model"
-    added = {"direction": (("curve", "parameter"), made.used)}
-    return course, added | {name: ("curve", values) for name, values in made.raw.values.items()}
+    added = {"direction": (("curve", "parameter"), chosen.used)}
+    return course, added | {name: ("curve", values) for name, values in chosen.raw.values.items()}
 
 
-def _between(spec: dict, trajectory: Trajectory) -> line_scans.Between:
+def _between(spec: dict, trajectory: Trajectory) -> Between:
     """Return the curve from the model, the last checkpoint, to the first."""
     ends = {"from": "last", "to": {"iteration": "first"}}
-    course = line_scans.Between({**spec, **ends}, trajectory, {}, "curve")
+    course = Between({**spec, **ends}, trajectory, {}, "curve")
     course.labels = ["the model to the other one"]
     course.attributes |= {"from": "the model", "to": "the other one"}
     return course
@@ -396,15 +398,15 @@ def _record(folder: Path, model: Any, path: Sequence[Any], network: Any, where: 
     (folder / ".stores").mkdir()
     reader, link = backend.FlatNetwork(model, network.device), folder / "trajectory.zarr"
     recording = reader.recording(np.arange(len(path) + 1))
-    made = store.create(link, folder, store.Fingerprint("trajectory", {}), recording.build)
-    writer = RowWriter(made)
+    recorded = store.create(link, folder, store.Fingerprint("trajectory", {}), recording.build)
+    writer = RowWriter(recorded)
     for number, checkpoint in enumerate([*path, model]):
         backend.load_weights(reader, checkpoint, where.format(number))
         row = {"parameters": reader.parameters(), "buffers": reader.buffers()}
         writer.append(**row, batch_loss=np.nan, learning_rate=np.nan)
     writer.flush()
-    made.finish({})
-    return Trajectory(made.path)
+    recorded.finish({})
+    return Trajectory(recorded.path)
 
 
 def _raw(
@@ -431,49 +433,29 @@ def _raw(
     raise LossAtlasError(f"directions: {chosen!r} is not one of random, pca, eigen, gradient, nor a list of directions")
 
 
-def _evaluate_plane(folder: Path, spec: dict, made: DirectionSet, trajectory: Trajectory, *on: dict) -> xr.Dataset:
+def _evaluate_plane(folder: Path, spec: dict, chosen: DirectionSet, trajectory: Trajectory, *on: dict) -> xr.Dataset:
     """Evaluate all points of a plane; ``on`` are problems and subsets."""
-    if len(made.used) != 2:
-        raise LossAtlasError(f"directions: {len(made.used)} were given; a plane needs two")
-    direction_sets.check_independent(made.used, made.raw.labels)
-    axes = Axes(made.used, made.raw.labels, made.variance_share, {})
+    if len(chosen.used) != 2:
+        raise LossAtlasError(f"directions: {len(chosen.used)} were given; a plane needs two")
+    direction_sets.check_independent(chosen.used, chosen.raw.labels)
+    axes = Axes(chosen.used, chosen.raw.labels, chosen.variance_share, {})
     if spec["orthogonalize"]:
         axes = direction_sets.orthogonalize(axes, trajectory)
-    planned = landscape.Plane(spec, axes, trajectory, *on)
-
-    def evaluator(made_store: store.Store) -> landscape.Evaluator:
-        return landscape.Evaluator(made_store, axes, trajectory, planned.problems)
-
-    dataset = _compute("landscape", folder, spec, landscape.with_strategy(planned), evaluator, landscape)
+    dataset = _compute(Landscape({"plane": spec}, axes, trajectory, *on), folder)
     dataset["direction"] = (("axis", "parameter"), axes.vectors)
-    return dataset.assign({name: ("axis", values) for name, values in made.raw.values.items()})
+    return dataset.assign({name: ("axis", values) for name, values in chosen.raw.values.items()})
 
 
-def _evaluate_curves(folder: Path, plan: line_scans.Plan) -> xr.Dataset:
-    """Evaluate all points of curves."""
-
-    def evaluator(made: store.Store) -> line_scans.Evaluator:
-        return line_scans.Evaluator(plan.course, plan.problems, landscape.choices_of(made.attrs))
-
-    return _compute("curves", folder, plan.spec, line_scans.with_strategy(plan), evaluator, line_scans)
-
-
-def _compute(kind: str, folder: Path, spec: dict, build: Callable, evaluator: Callable, driver: Any) -> xr.Dataset:
-    """Make a store in a temporary folder and return its contents, in memory; ``driver`` is the module that makes it."""
-    made = store.create(folder / f"{kind}.zarr", folder, store.Fingerprint(kind, spec), build)
-    compute = getattr(driver, "compute", work_units.compute)  # rounds, where the driver has them
-    compute(made, evaluator(made), World(), Timing(), "static", kind)
-    driver.finish(made, {})
-    dataset = xr.open_zarr(made.path, chunks=None).load()
+def _compute(job: Job, folder: Path) -> xr.Dataset:
+    """Make the store of a job in a temporary folder, and return its contents in memory."""
+    order = Order(folder / f"{job.kind}.zarr", folder, job.kind)
+    result = job.create(order, job.plan())
+    job.compute(result, order, World(), Timing())
+    job.finish(result, {})
+    dataset = xr.open_zarr(result.path, chunks=None).load()
     for key in ("fingerprint", "provenance", "content", "chunk_files", "attempts", "finished", "subset_stratified"):
         del dataset.attrs[key]  # these speak of stores on disk
-    for key in (
-        "samples",
-        "subset_digest",
-        "nonfinite_points",
-        "grid",
-        "agreement",
-    ):  # files such as NetCDF hold no dicts
+    for key in ("samples", "subset_digest", "nonfinite_points", "grid", "agreement"):  # files hold no dicts
         dataset.attrs |= {f"{key}_{name}": value for name, value in dataset.attrs.pop(key, {}).items()}
     dataset.attrs = {key: value for key, value in dataset.attrs.items() if value not in (None, [])}
     return dataset

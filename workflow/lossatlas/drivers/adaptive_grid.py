@@ -47,13 +47,13 @@ NEIGHBOURS = 100
 
 def levels(n: int) -> np.ndarray:
     """Return at which bisection of 0 ... n - 1 each index is met, shape (n,); both ends at 0, the middle at 1."""
-    found, intervals = np.zeros(n, int), [(0, n - 1, 1)]
+    met, intervals = np.zeros(n, int), [(0, n - 1, 1)]
     for low, high, level in intervals:
         if high - low > 1:
             middle = (low + high) // 2
-            found[middle] = level
+            met[middle] = level
             intervals += [(low, middle, level + 1), (middle, high, level + 1)]
-    return found
+    return met
 
 
 def coarse_to_fine(nx: int, ny: int) -> tuple[np.ndarray, int]:
@@ -128,8 +128,8 @@ def interpolate(at: np.ndarray, values: np.ndarray, everywhere: np.ndarray, kern
     neighbors = NEIGHBOURS if len(at) > DENSE else None
     few = min(len(np.unique(column)) for column in at.T) < 3
     try:
-        made = RBFInterpolator(at, values, kernel="linear" if few else kernel, neighbors=neighbors)
-        return made(everywhere)
+        interpolant = RBFInterpolator(at, values, kernel="linear" if few else kernel, neighbors=neighbors)
+        return interpolant(everywhere)
     except (np.linalg.LinAlgError, ValueError):
         return RBFInterpolator(at, values, kernel="linear", neighbors=neighbors)(everywhere)
 
@@ -164,14 +164,14 @@ def complete(
     if len(rest) and finite.any():
         at, among = positions(*shape[::-1])[rest], values[finite]
         if scale is None:
-            found = np.clip(interpolate(known[finite], among, at, "linear"), among.min(), among.max())
+            estimates = np.clip(interpolate(known[finite], among, at, "linear"), among.min(), among.max())
         else:
             heights = scale.heights(among)
-            found = interpolate(known[finite], heights, at, kernel)
+            estimates = interpolate(known[finite], heights, at, kernel)
             if not finite.all():  # beyond the border of NaN and inf interpolants go anywhere
-                found = np.clip(found, heights.min(), heights.max())
-            found = scale.losses(found)
-        surface[rest] = np.where(nonfinite(known, values, at), np.nan, found)
+                estimates = np.clip(estimates, heights.min(), heights.max())
+            estimates = scale.losses(estimates)
+        surface[rest] = np.where(nonfinite(known, values, at), np.nan, estimates)
     surface[numbers] = values
     return surface.reshape(shape)
 
@@ -193,12 +193,12 @@ def check(
 
 def _missed(shape: tuple[int, int], numbers: np.ndarray, losses: np.ndarray, scale: Scale, last: int) -> tuple:
     """Return what the points before the ``last`` ones miss there, as a share of the range; NaN and inf do not count."""
-    found = []
+    by_kernel = []
     for kernel in KERNELS:
         before = complete(shape, numbers[:-last], losses[:-last], scale, kernel).ravel()[numbers[-last:]]
         gaps = scale.apart(scale.heights(before), scale.heights(losses[-last:]))
-        found.append((float(np.max(gaps[np.isfinite(gaps)], initial=0.0)), kernel))
-    return min(found, key=lambda pair: pair[0])
+        by_kernel.append((float(np.max(gaps[np.isfinite(gaps)], initial=0.0)), kernel))
+    return min(by_kernel, key=lambda pair: pair[0])
 
 
 def roughness(shape: tuple[int, int], numbers: np.ndarray, losses: np.ndarray, scale: Scale) -> np.ndarray:
@@ -208,13 +208,13 @@ def roughness(shape: tuple[int, int], numbers: np.ndarray, losses: np.ndarray, s
     neighbours. On a smooth surface this is more than interpolation misses between them, for the neighbours are further
     away; beside a step or an edge it is large however many points there are, until no point is left between.
     """
-    everywhere, finite, found = positions(*shape[::-1]), np.isfinite(losses), np.zeros(shape[0] * shape[1])
-    at, rest = everywhere[numbers[finite]], np.setdiff1d(np.arange(found.size), numbers)
+    everywhere, finite, rough = positions(*shape[::-1]), np.isfinite(losses), np.zeros(shape[0] * shape[1])
+    at, rest = everywhere[numbers[finite]], np.setdiff1d(np.arange(rough.size), numbers)
     if len(at) > AROUND and len(rest):
         heights = scale.heights(losses[finite])
         missed = np.min([scale.apart(_from_neighbours(at, heights, kernel), heights) for kernel in KERNELS], axis=0)
-        found[rest] = missed[_nearest(at, everywhere[rest], BESIDE)[1]].max(axis=1)
-    return found
+        rough[rest] = missed[_nearest(at, everywhere[rest], BESIDE)[1]].max(axis=1)
+    return rough
 
 
 def _from_neighbours(at: np.ndarray, values: np.ndarray, kernel: str) -> np.ndarray:

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lossatlas.drivers.base import Job, Order
 from lossatlas.errors import NO_ROOM, LossAtlasError, room_for
-from lossatlas.geometry.projection import Others
-from lossatlas.io import store
-from lossatlas.io.trajectory import Trajectory
+from lossatlas.io import store as stores
+from lossatlas.io.store import Store
 from lossatlas.parallel import Timing, World, signals
 
 
@@ -31,14 +31,37 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def mpi_arguments(description: str) -> argparse.ArgumentParser:
+def rank_arguments(description: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments that all MPI scripts have."""
     parser = arguments(description)
     parser.add_argument("--timing", type=Path, required=True, help="timing record to write, JSON")
     parser.add_argument("--ranks", type=int, required=True, help="ranks that MPI's world must have")
     parser.add_argument("--threads", type=int, required=True, help="threads of each rank")
+    return parser
+
+
+def mpi_arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments of MPI scripts that run a network and share units."""
+    parser = rank_arguments(description)
     parser.add_argument("--device", required=True)
     parser.add_argument("--queue", choices=["counter", "static"], required=True)
+    return parser
+
+
+def device_arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments of scripts on their own that run a network."""
+    parser = arguments(description)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", required=True)
+    return parser
+
+
+def team_arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments of MPI scripts whose ranks may compute a unit together, and save its state."""
+    parser = mpi_arguments(description)
+    add_trajectories(parser)
+    parser.add_argument("--save-minutes", type=float, required=True, help="from one save of a long unit to the next")
+    parser.add_argument("--data-ranks", required=True, help="ranks that compute a unit together, or auto")
     return parser
 
 
@@ -52,9 +75,13 @@ def plane_arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def other_paths(args: argparse.Namespace, losses: bool) -> Others:
-    """Open the other runs whose paths a plane shows."""
-    return Others({name: Trajectory(file) for name, file in args.other}, losses)
+def line_arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments of the MPI script on lines, which directions or other runs may give."""
+    parser = mpi_arguments(description)
+    add_trajectories(parser)
+    told = "directions, counted from 1, or all of a store; a curve each"
+    parser.add_argument("--x", action="append", default=[], type=axis, metavar="STORE:NUMBER", help=told)
+    return parser
 
 
 def axis(text: str) -> tuple[Path, int | None]:
@@ -81,19 +108,25 @@ def _named_path(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def conclude(
-    args: argparse.Namespace,
-    world: World,
-    timing: Timing,
-    made: store.Store,
-    finish: Callable[[store.Store, dict], dict],
-    missing: int,
-    device: str,
-) -> None:
+def run_job(kind: type[Job], parser: argparse.ArgumentParser) -> None:
+    """Parse the command line and make the store of a job; all ranks of a job that has several do."""
+    args = parser.parse_args()
+    run(lambda world: _make(kind, args, world), getattr(args, "ranks", None), args.label)
+
+
+def _make(kind: type[Job], args: argparse.Namespace, world: World) -> None:
+    timing, order = Timing(), Order.of(args)
+    with timing("read"):
+        job = kind.read(args, world)
+    store = job.prepare(order, world, timing)
+    missing = 0 if store.finished else job.compute(store, order, world, timing)
+    _conclude(job, store, order, world, timing, missing)
+
+
+def _conclude(job: Job, store: Store, order: Order, world: World, timing: Timing, missing: int) -> None:
     """After all units: finish and link the store, write the timing record. Every rank takes part.
 
     Args:
-        finish: the driver's function that sorts the results and marks the store finished.
         missing: how many units are not computed, because the job was told to stop.
 
     Raises:
@@ -102,31 +135,38 @@ def conclude(
     records = world.gather({**timing.record(world.rank), "peak_memory_bytes": peak_memory()})
     if world.rank == 0:
         wall = timing.wall()
-        if made.finished:
-            print(f"{args.label}: found finished, nothing to compute", flush=True)
-        elif not missing and store.Store(made.path).finished:
-            print(f"{args.label}: another attempt at this store has finished it", flush=True)
+        if store.finished:
+            print(f"{order.label}: found finished, nothing to compute", flush=True)
+        elif not missing and Store(store.path).finished:
+            print(f"{order.label}: another attempt at this store has finished it", flush=True)
         elif not missing:
-            _finish(args, made, finish, records, device, wall)
-        for record in records:
-            print(f"{args.label}: rank {record['rank']} did {record['units']} chunks; seconds: {record['seconds']}")
-        write_json(args.timing, {"label": args.label, "wall_seconds": wall, "device": device, "ranks": records})
+            figures = job.finish(store, _attempt(job, order, records, wall))
+            print(
+                f"{order.label}: " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in figures.items()),
+                flush=True,
+            )
+        if order.timing:
+            for record in records:
+                print(
+                    f"{order.label}: rank {record['rank']} did {record['units']} chunks; seconds: {record['seconds']}"
+                )
+            content = {"label": order.label, "wall_seconds": wall, "device": job.device, "ranks": records}
+            write_json(order.timing, content)
         if missing:
             why = f"stopped by {signals.requested() or 'another rank'}, {missing} chunks missing"
-            print(f"{args.label}: {why}; run the same command again to go on", flush=True)
+            print(f"{order.label}: {why}; run the same command again to go on", flush=True)
         else:
-            store.publish(args.output, args.run_dir)
+            stores.publish(order.output, order.run_dir)
     if missing:
         sys.exit(signals.STATUS)
 
 
-def _finish(args: argparse.Namespace, made: store.Store, finish: Callable, records: list, device: str, wall: float):
-    together = records[0]["ranks_per_unit"]
-    attempt = {"ranks": len(records), "ranks_per_unit": together, "threads": args.threads, "device": device}
-    attempt |= {"wall_seconds": wall, "chunks": sum(record["units"] for record in records) // together}
-    attempt["peak_memory_bytes"] = [record["peak_memory_bytes"] for record in records]
-    counts = finish(made, attempt)
-    print(f"{args.label}: " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items()), flush=True)
+def _attempt(job: Job, order: Order, records: list[dict], wall: float) -> dict[str, Any]:
+    """Return what a store records of the attempt that finished it."""
+    together, units = records[0]["ranks_per_unit"], sum(record["units"] for record in records)
+    attempt = {"ranks": len(records), "ranks_per_unit": together, "threads": order.threads, "device": job.device}
+    attempt |= {"wall_seconds": wall, **({"chunks": units // together} if units else {}), **job.effort}
+    return attempt | {"peak_memory_bytes": [record["peak_memory_bytes"] for record in records]}
 
 
 def peak_memory() -> int:

@@ -4,23 +4,29 @@ Li et al. 2018, section 6 ("Are we really seeing convexity?"): where |lambda_min
 is as convex as it looks on the plane. A unit of work is one grid point, or a few on large grids.
 """
 
+import math
+from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import zarr
 
-from lossatlas.data import Subset
-from lossatlas.drivers.landscape import BATCHNORM, MAX_CHUNKS, check_moves, grid
+from lossatlas.drivers.evaluation import BATCHNORM, MAX_CHUNKS
+from lossatlas.drivers.hessian import HessianJob, remembered
+from lossatlas.drivers.inputs import identities, open_others, read_problem
+from lossatlas.drivers.landscape import axes_of_plane, check_moves, grid_coordinates
 from lossatlas.errors import LossAtlasError, NonFiniteError
 from lossatlas.geometry.directions.direction_set import Axes
 from lossatlas.geometry.projection import Others, join, project_path
 from lossatlas.geometry.segments import variance_mask
-from lossatlas.io.store import Store, add_array
+from lossatlas.io.arrays import Array, create_arrays, unit_store_size
+from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.krylov import eigenpairs
 from lossatlas.krylov.eigenpairs import check_count
-from lossatlas.parallel import work_units
+from lossatlas.parallel import World, work_units
 from lossatlas.problem import Problem, batchnorm_note, choices_of
 
 COLUMNS = {
@@ -43,25 +49,56 @@ NOTES |= {policy: BATCHNORM[policy] + HELD for policy in ("recompute", "interpol
 """What BatchNorm normalises by, by the policy of the plane."""
 
 
+def arrays(labels: Sequence[str] = ("x", "y")) -> list[Array]:
+    """Return the arrays of a store, whose axes have these labels."""
+    axes = [Array(k, (k,), text, "multiples of the direction") for k, text in zip("xy", labels, strict=True)]
+    return axes + [Array(name, ("y", "x"), text, fill_value=np.nan) for name, text in COLUMNS.items()]
+
+
 def points_per_chunk(points: int) -> int:
     """Return how many points a rank claims at once: one, more where a store would hold too many chunks."""
     return -(-points // MAX_CHUNKS)
 
 
+def planned_size(choices: dict) -> tuple[int, int]:
+    """Return how many files the store of a plane's ``curvature`` has, and bytes before compression."""
+    nx, ny = choices["points"]
+    sizes = {"x": nx, "y": ny, "row": nx * ny}
+    return unit_store_size(arrays(), sizes, len(COLUMNS) + 1, points_per_chunk(nx * ny))
+
+
 @dataclass
-class Plan:
-    """Everything that a curvature store is built from.
+class CurvatureMap(HessianJob):
+    """Extreme eigenvalues on the plane ``spec["plane"]``; ``spec["curvature"]`` says which points and how."""
 
-    ``plane`` is the config of the plane, whose range it takes; ``spec`` is the plane's ``curvature``.
-    """
-
-    spec: dict
-    plane: dict
     axes: Axes
     trajectory: Trajectory
-    problem: Problem
-    subset: Subset
     others: Others = field(default_factory=Others)
+
+    kind: ClassVar[str] = "curvature"
+
+    @classmethod
+    def read(cls, args: Namespace, world: World) -> Self:
+        """Open the axes, the paths and the samples, and rebuild the network on the training samples alone."""
+        trajectory, others = Trajectory(args.trajectory), Others(open_others(args), losses=False)
+        axes = axes_of_plane(args, trajectory)
+        problem, subset, device = read_problem(args, world, trajectory, args.spec["curvature"])
+        about = {"device": device, "remembered": remembered(args, device)}
+        inputs = identities(trajectory, {"train": subset}, others.runs, axes)
+        return cls(args.spec, problem, subset, axes, trajectory, others, inputs=inputs, **about)
+
+    @property
+    def products(self) -> int:
+        """How many products are computed at most."""
+        return math.prod(self.choices["points"]) * self.choices["max_products"]
+
+    def first_point(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return theta and buffers of the first checkpoint."""
+        return self.trajectory.parameters(0), self.trajectory.buffers(0)
+
+    def evaluator(self, store: Store) -> "Evaluator":
+        """Return the function that searches the eigenpairs at the points of a unit."""
+        return Evaluator(store, self.as_begun(store), self.axes, self.trajectory, self.problem)
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store.
@@ -70,44 +107,55 @@ class Plan:
             LossAtlasError: fewer than two parameters match, so that there are no two ends; or running statistics are
                 to move along axes that are no differences of checkpoints.
         """
-        policy = self.plane.get("batchnorm", "frozen")
+        spec, plane = self.choices, self.spec["plane"]
+        policy = plane.get("batchnorm", "frozen")
         if policy == "interpolate":
             check_moves(self.axes)
-        size = self.problem.layout.select(self.spec["parameters"]).size
+        size = self.problem.layout.select(spec["parameters"]).size
         check_count(size, 2)
-        row = self.trajectory.row_of(self.plane["center"], "plane.center")
+        row = self.trajectory.row_of(plane["center"], "plane.center")
         center = self.trajectory.parameters(row).astype(np.float64)
         self.others.check(self.trajectory)
         paths = [project_path(self.trajectory, center, self.axes.vectors)]
         paths += self.others.project(center, self.axes.vectors)
-        x, y = grid(join(paths), {**self.plane, "points": self.spec["points"]})
+        x, y = grid_coordinates(join(paths), {**plane, "points": spec["points"]})
         group.attrs.update(
             {
                 "title": "Extreme Hessian eigenvalues on a plane",
                 "summary": "The largest and smallest eigenvalue and the gradient at theta_c + x d_x + y d_y; NaN where "
                 "the loss or a derivative is NaN or infinite.",
-                "center": self.plane["center"],
-                "batchnorm": batchnorm_note(self.spec, NOTES[policy]),
+                "center": plane["center"],
+                "batchnorm": batchnorm_note(spec, NOTES[policy]),
                 "plane_batchnorm": policy,
                 "x_label": self.axes.labels[0],
                 "y_label": self.axes.labels[1],
                 **self.axes.notes,
                 "parameters": size,
-                "operator": self.spec["operator"],
-                "parameter_patterns": self.spec["parameters"],
-                "tolerance": self.spec["tolerance"],
-                "max_products": self.spec["max_products"],
+                "operator": spec["operator"],
+                "parameter_patterns": spec["parameters"],
+                "tolerance": spec["tolerance"],
+                "max_products": spec["max_products"],
                 "samples": len(self.subset),
                 "subset_digest": self.subset.digest,
             }
         )
-        for name, values, label in (("x", x, self.axes.labels[0]), ("y", y, self.axes.labels[1])):
-            add_array(group, name, (name,), data=values, long_name=label, units="multiples of the direction")
-        for name, text in COLUMNS.items():
-            add_array(group, name, ("y", "x"), shape=(len(y), len(x)), fill_value=np.nan, long_name=text)
+        create_arrays(group, arrays(self.axes.labels), {"x": x, "y": y})
         points = len(x) * len(y)
         summary = "One row per grid point, row by row."
         work_units.add_rows(group, summary, points, list(COLUMNS), points_per_chunk(points))
+
+    @staticmethod
+    def conclude(store: Store) -> dict[str, Any]:
+        """Sort the finished points into (y, x) arrays; return counts for the log."""
+        values = work_units.results(store)
+        for column, name in zip(values.T, COLUMNS, strict=True):
+            store[name][...] = column.reshape(store[name].shape)
+        columns = dict(zip(COLUMNS, values.T, strict=True))
+        nonfinite = ~np.isfinite(columns["largest"])
+        unconverged = ~nonfinite & ((columns["largest_converged"] == 0) | (columns["smallest_converged"] == 0))
+        counts = {"nonfinite_points": int(nonfinite.sum()), "unconverged_points": int(unconverged.sum())}
+        store.update(**counts)
+        return {"points": len(values), **counts}
 
 
 class Evaluator:
@@ -156,17 +204,3 @@ class Evaluator:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.abs(pairs.values[1] / pairs.values[0])
         return [*pairs.values, ratio, *pairs.residuals, *pairs.converged, pairs.products]
-
-
-def finish(store: Store, attempt: dict[str, Any]) -> dict:
-    """Sort the finished points into (y, x) arrays; return counts for the log."""
-    values = work_units.results(store)
-    for column, name in zip(values.T, COLUMNS, strict=True):
-        store[name][...] = column.reshape(store[name].shape)
-    found = dict(zip(COLUMNS, values.T, strict=True))
-    nonfinite = ~np.isfinite(found["largest"])
-    unconverged = ~nonfinite & ((found["largest_converged"] == 0) | (found["smallest_converged"] == 0))
-    counts = {"nonfinite_points": int(nonfinite.sum()), "unconverged_points": int(unconverged.sum())}
-    store.update(**counts)
-    store.finish(attempt)
-    return {"points": len(values), **counts}

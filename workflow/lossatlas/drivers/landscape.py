@@ -7,22 +7,26 @@ row by row, then the two kinds of the paths.
 """
 
 import itertools
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import zarr
 
-from lossatlas import config
-from lossatlas.data import Subset
-from lossatlas.drivers import adaptive_grid
+from lossatlas.data import Subset, evaluation_subsets, load_dataset
+from lossatlas.drivers import adaptive_grid, evaluation
+from lossatlas.drivers.base import Job, Order, Plan
+from lossatlas.drivers.inputs import identities, open_others, read_problems
 from lossatlas.errors import LossAtlasError
+from lossatlas.geometry.directions import orthogonalize, read_axes
 from lossatlas.geometry.directions.direction_set import Axes
-from lossatlas.geometry.projection import Others, Path, join, project_path
+from lossatlas.geometry.projection import Others, Path, join, other_arrays, path_arrays, project_path
 from lossatlas.geometry.segments import variance_mask
-from lossatlas.io.store import Store, add_array
+from lossatlas.io.arrays import Array, create_arrays, unit_store_size
+from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import Timing, World, work_units
 from lossatlas.problem import Problem
@@ -30,18 +34,17 @@ from lossatlas.problem import Problem
 if TYPE_CHECKING:
     import xarray as xr
 
-MAX_CHUNKS = 2000
 ORDER = "work/order"
 """Number and round of each row, both -1 where the row is not planned yet; one chunk, so that a round comes at once."""
 
-UNITS = {
-    "loss": "mean per sample",
-    "accuracy": "share of samples",
-    "loss_standard_error": "standard deviation over samples / sqrt(samples)",
-}
+WORK_ORDER = Array(
+    "order",
+    ("row", "number_round"),
+    "what a row evaluates: its number (grid points row by row, projected paths, checkpoints), and its round",
+)
 
 
-def grid(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
+def grid_coordinates(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
     """Return the coordinates (x, y) of the grid: the path's extent plus a border, or the fixed range.
 
     An extent of zero borrows the other axis's; with neither, the range is [-1, 1].
@@ -59,63 +62,171 @@ def grid(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
     return axes[0], axes[1]
 
 
-def points_per_chunk(spec: dict, points: int) -> int:
-    """Return how many points a rank claims at once."""
-    return spec.get("points_per_chunk", max(4, -(-points // MAX_CHUNKS)))
+def arrays(
+    metrics: dict[str, str],
+    splits: Sequence[str],
+    adaptive: bool = False,
+    moving: bool = False,
+    labels: Sequence[str] = ("x", "y"),
+) -> list[Array]:
+    """Return the arrays of a landscape store, those of ``work`` and of other runs left out.
+
+    Args:
+        metrics: name -> units.
+        moving: whether running statistics move along with the parameters.
+        labels: of the axes.
+    """
+    along, grid = ("iteration",), ("y", "x")
+    chosen = [Array(k, (k,), text, "multiples of the direction") for k, text in zip("xy", labels, strict=True)]
+    chosen += [Array("split", ("split",), "evaluation subset"), Array("iteration", along, "iteration")]
+    text = "samples of the {} set that were evaluated"
+    chosen += [Array(f"subset_{name}", (f"sample_{name}",), text.format(name)) for name in splits]
+    chosen += [Array(f"path_{k}", along, f"projection of the path on {k}") for k in "xy"]
+    chosen += [Array("path_residual", along, "distance of the checkpoint from the plane", "Euclidean norm")]
+    if moving:
+        chosen.append(Array("clipped_variances", grid, "running variances below zero, set to zero"))
+    text = "whether the point is evaluated; at the others all metrics are interpolated"
+    chosen.append(Array("evaluated", grid, text, dtype=bool))
+    if adaptive:
+        share = "share of the range up to the grid's maximum, of log10(loss) where 'logarithmic'"
+        text = "whether the loss is interpolated on a logarithmic scale"
+        chosen.append(Array("error", ("split",), "largest error of the interpolated loss", share))
+        chosen.append(Array("logarithmic", ("split",), text, dtype=bool))
+    for name, units in metrics.items():
+        chosen += [Array(name, ("split", *grid), name, units), *path_arrays("path", *along, name, units)]
+    return chosen
+
+
+def planned_size(plane: dict, splits: Sequence[str], iterations: int, others: int) -> tuple[int, int]:
+    """Return how many files the store of a plane has, and bytes before compression, both at most.
+
+    Args:
+        iterations, others: recorded ones of the run, and of other runs that are evaluated.
+    """
+    nx, ny = plane["points"]
+    adaptive, moving = plane.get("grid", {}).get("mode") == "adaptive", plane.get("batchnorm") == "interpolate"
+    metrics = evaluation.UNITS
+    schema = [*arrays(metrics, splits, adaptive, moving), WORK_ORDER, *(other_arrays(metrics) if others else ())]
+    sizes = {"x": nx, "y": ny, "split": len(splits), "iteration": iterations, "other_checkpoint": others}
+    sizes |= {"row": nx * ny + 2 * (iterations + others), "number_round": 2}
+    per_unit = evaluation.points_per_chunk(plane, sizes["row"])
+    return unit_store_size(schema, sizes, len(metrics) * len(splits) + 1, per_unit)
 
 
 @dataclass
-class Plane:
-    """Everything that a landscape store is built from."""
+class Landscape(Job):
+    """The loss on a plane, and along the paths that it shows; ``spec["plane"]`` says which points."""
 
-    spec: dict
     axes: Axes
     trajectory: Trajectory
     problems: dict[str, Problem]
     subsets: dict[str, Subset]
     others: Others = field(default_factory=Others)
 
-    def build(self, group: zarr.Group) -> None:
-        """Create all arrays of the store: coordinates and path at once, results to be filled in."""
-        row = self.trajectory.row_of(self.spec["center"], "plane.center")
-        center = self.trajectory.parameters(row).astype(np.float64)
-        self.others.check(self.trajectory)
-        path = project_path(self.trajectory, center, self.axes.vectors)
-        other_paths = self.others.project(center, self.axes.vectors)
-        x, y = grid(join([path, *other_paths]), self.spec)
-        group.attrs.update(self._attributes())
-        self._add_coordinates(group, x, y)
-        self._add_path(group, path)
-        if self.spec.get("batchnorm") == "interpolate":
-            self._add_clipped(group, x, y)
-        self._add_results(group, len(x), len(y))
-        units_of = {name: units_of_metric(name) for name in metric_names(self.problems)}
-        self.others.build(group, other_paths, units_of, len(self.problems))
-        rows = len(x) * len(y) + 2 * (len(self.trajectory) + len(self.others.evaluated))
-        summary = "One row per evaluation; 'order' tells which."
-        columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
-        work_units.add_rows(group, summary, rows, columns, points_per_chunk(self.spec, rows))
-        self._add_order(group["work"], len(x) * len(y), *adaptive_grid.coarse_to_fine(len(x), len(y)))
+    kind: ClassVar[str] = "landscape"
 
-    def _add_order(self, work: zarr.Group, size: int, points: np.ndarray, first: int) -> None:
+    @classmethod
+    def read(cls, args: Namespace, world: World) -> Self:
+        """Open the axes, the paths and the samples, and rebuild the network on these."""
+        spec, trajectory = args.spec, Trajectory(args.trajectory)
+        others = Others(open_others(args), spec["plane"].get("paths_losses", True))
+        axes = axes_of_plane(args, trajectory)
+        subsets = evaluation_subsets(load_dataset(spec["data"]), spec["evaluation"])
+        problems, device = read_problems(args, world, trajectory, subsets, spec["evaluation"]["batch_size"])
+        inputs = identities(trajectory, subsets, others.runs, axes)
+        return cls(spec, axes, trajectory, problems, subsets, others, inputs=inputs, device=device)
+
+    @property
+    def plane(self) -> dict[str, Any]:
+        """The plane's own part of the spec."""
+        return self.spec["plane"]
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether points are chosen round after round."""
+        return self.plane.get("grid", {}).get("mode") == "adaptive"
+
+    @cached_property
+    def center(self) -> np.ndarray:
+        """The point of the plane that the axes begin at, float64 (N,)."""
+        return self.trajectory.parameters(self._center_row).astype(np.float64)
+
+    @property
+    def _center_row(self) -> int:
+        return self.trajectory.row_of(self.plane["center"], "plane.center")
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The run's own path projected onto the plane, and those of the other runs.
+
+        Raises:
+            LossAtlasError: another run has another network.
+        """
+        self.others.check(self.trajectory)
+        own = project_path(self.trajectory, self.center, self.axes.vectors)
+        return [own, *self.others.project(self.center, self.axes.vectors)]
+
+    @cached_property
+    def grid(self) -> tuple[np.ndarray, np.ndarray]:
+        """The coordinates (x, y) of the grid."""
+        return grid_coordinates(join(self.paths), self.plane)
+
+    @property
+    def rows(self) -> int:
+        """How many evaluations there are, in an adaptive grid at most."""
+        x, y = self.grid
+        return len(x) * len(y) + 2 * (len(self.trajectory) + len(self.others.evaluated))
+
+    def plan(self) -> Plan:
+        """Choose how points are evaluated: measured at the centre of the grid and its corners."""
+        ends = [coordinates[[0, -1]] for coordinates in self.grid]
+        if self.plane.get("batchnorm", "frozen") != "frozen":
+            return evaluation.one_by_one(self.plane, "plane")
+        row = self._center_row
+        place = self.trajectory.parameters(row), self.axes.vectors, self.trajectory.buffers(row)
+        points = np.array([np.mean(ends, axis=1), *itertools.product(*ends)])
+        return evaluation.choose(self.problems, place, points, self.rows, self.plane)
+
+    def build(self, group: zarr.Group) -> None:
+        """Create all arrays of the store: coordinates and paths at once, results to be filled in."""
+        group.attrs.update(self._attributes())
+        create_arrays(group, self.schema, self._known())
+        if self.others.runs:
+            group.attrs["other_evaluations"] = 2 * len(self.others.evaluated) * len(self.problems)
+        summary = "One row per evaluation; 'order' tells which."
+        columns = [f"{split}/{name}" for split in self.problems for name in evaluation.metric_names(self.problems)]
+        work_units.add_rows(group, summary, self.rows, columns, evaluation.points_per_chunk(self.plane, self.rows))
+        self._add_order(group["work"], *map(len, self.grid))
+
+    def evaluator(self, store: Store) -> "Evaluator":
+        """Return the function that evaluates the points of a unit."""
+        return Evaluator(store, self.axes, self.trajectory, self.problems, self.others)
+
+    def compute(self, store: Store, order: Order, world: World, timing: Timing) -> int:
+        """Evaluate all points, in an adaptive grid round after round; see ``Job.compute``."""
+        with timing("read"):
+            evaluate = self.evaluator(store)
+        return compute(store, evaluate, world, timing, order.queue, order.label)
+
+    def _add_order(self, work: zarr.Group, nx: int, ny: int) -> None:
         """Plan the first round: the grid, in an adaptive one its coarse points, and the paths; the end of a unit."""
-        path = np.arange(size, work["rows"].shape[0])
-        if self._attributes()["grid"]["mode"] == "adaptive":
+        points, first = adaptive_grid.coarse_to_fine(nx, ny)
+        path = np.arange(nx * ny, work["rows"].shape[0])
+        if self.adaptive:
             first += -(first + len(path)) % work["rows"].chunks[0]
             points = points[:first]
         order = np.full((work["rows"].shape[0], 2), -1, np.int32)
         order[: len(points) + len(path)] = _of_round(np.append(points, path), 0)
-        text = "what a row evaluates: its number (grid points row by row, projected paths, checkpoints), and its round"
-        add_array(work, "order", ("row", "number_round"), data=order, long_name=text)
+        create_arrays(work, [WORK_ORDER], {"order": order})
 
     def _attributes(self) -> dict:
-        subsets = self.subsets.items()
+        subsets, policy = self.subsets.items(), self.plane.get("batchnorm", "frozen")
         return {
             "title": "Loss surface on a plane",
             "summary": "loss(y, x) = L(theta_c + x d_x + y d_y): mean over the evaluation subset, no weight decay",
-            "center": self.spec["center"],
-            "grid": self.spec.get("grid", {"mode": "full"}),
-            "batchnorm": BATCHNORM[self.spec.get("batchnorm", "frozen")] + "; of each checkpoint for its true loss",
+            "center": self.plane["center"],
+            "grid": self.plane.get("grid", {"mode": "full"}),
+            "batchnorm": f"{evaluation.BATCHNORM[policy]}; of each checkpoint for its true loss",
             "x_label": self.axes.labels[0],
             "y_label": self.axes.labels[1],
             "variance_share": self.axes.variance_share.tolist(),
@@ -126,54 +237,57 @@ class Plane:
             "subset_stratified": {name: subset.stratified for name, subset in subsets},
         }
 
-    def _add_coordinates(self, group: zarr.Group, x: np.ndarray, y: np.ndarray) -> None:
-        for name, values, label in (("x", x, self.axes.labels[0]), ("y", y, self.axes.labels[1])):
-            add_array(group, name, (name,), data=values, long_name=label, units="multiples of the direction")
-        add_array(group, "split", ("split",), data=list(self.problems), long_name="evaluation subset")
-        add_array(group, "iteration", ("iteration",), data=self.trajectory.iterations, long_name="iteration")
-        for name, subset in self.subsets.items():
-            text = f"samples of the {name} set that were evaluated"
-            add_array(group, f"subset_{name}", (f"sample_{name}",), data=subset.index, long_name=text)
+    @property
+    def schema(self) -> list[Array]:
+        """All arrays of the store but those of ``work``."""
+        units = {name: evaluation.units_of_metric(name) for name in evaluation.metric_names(self.problems)}
+        moving = self.plane.get("batchnorm") == "interpolate"
+        own = arrays(units, tuple(self.subsets), self.adaptive, moving, self.axes.labels)
+        return own + self.others.schema(units)
 
-    def _add_path(self, group: zarr.Group, path: Path) -> None:
-        for k, name in enumerate(("x", "y")):
-            text = f"projection of the path on {name}"
-            add_array(group, f"path_{name}", ("iteration",), data=path.coefficients[:, k], long_name=text)
-        text = "distance of the checkpoint from the plane"
-        add_array(group, "path_residual", ("iteration",), data=path.residual, long_name=text, units="Euclidean norm")
+    def _known(self) -> dict[str, np.ndarray | list]:
+        """Return what is known before anything is evaluated, by array."""
+        (x, y), (own, *others) = self.grid, self.paths
+        known = {"x": x, "y": y, "split": list(self.problems), "iteration": self.trajectory.iterations}
+        known |= {f"subset_{name}": subset.index for name, subset in self.subsets.items()}
+        known |= {f"path_{k}": own.coefficients[:, number] for number, k in enumerate("xy")}
+        known |= {"path_residual": own.residual, **self.others.data(others)}
+        if self.plane.get("batchnorm") == "interpolate":
+            known["clipped_variances"] = self._clipped(x, y)
+        return known
 
-    def _add_clipped(self, group: zarr.Group, x: np.ndarray, y: np.ndarray) -> None:
-        """Count the running variances that are below zero at each grid point."""
+    def _clipped(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Count the running variances that are below zero at each grid point (y, x)."""
         check_moves(self.axes)
-        row, mask = self.trajectory.row_of(self.spec["center"], "plane.center"), variance_mask(self.trajectory)
-        center, (along_x, along_y) = self.trajectory.buffers(row)[mask], self.axes.buffers[:, mask]
-        counts = [[int((center + a * along_x + b * along_y < 0).sum()) for a in x] for b in y]
-        text = "running variances below zero, set to zero"
-        add_array(group, "clipped_variances", ("y", "x"), data=np.array(counts), long_name=text)
+        mask = variance_mask(self.trajectory)
+        center, (along_x, along_y) = self.trajectory.buffers(self._center_row)[mask], self.axes.buffers[:, mask]
+        return np.array([[int((center + a * along_x + b * along_y < 0).sum()) for a in x] for b in y])
 
-    def _add_results(self, group: zarr.Group, nx: int, ny: int) -> None:
-        splits, iterations = len(self.problems), len(self.trajectory)
-        text = "whether the point is evaluated; at the others all metrics are interpolated"
-        add_array(group, "evaluated", ("y", "x"), shape=(ny, nx), dtype=bool, long_name=text)
-        if self._attributes()["grid"]["mode"] == "adaptive":
-            text = "largest error of the interpolated loss"
-            share = "share of the range up to the grid's maximum, of log10(loss) where 'logarithmic'"
-            add_array(group, "error", ("split",), shape=(splits,), long_name=text, units=share)
-            text = "whether the loss is interpolated on a logarithmic scale"
-            add_array(group, "logarithmic", ("split",), shape=(splits,), dtype=bool, long_name=text)
-        for name in metric_names(self.problems):
-            units_of = units_of_metric(name)
-            add_array(group, name, ("split", "y", "x"), shape=(splits, ny, nx), long_name=name, units=units_of)
-            for kind, text in (("true", "of the checkpoint itself"), ("projected", "at the checkpoint's projection")):
-                add_array(
-                    group,
-                    f"path_{kind}_{name}",
-                    ("split", "iteration"),
-                    shape=(splits, iterations),
-                    long_name=f"{kind} {name}",
-                    description=f"{name} {text}",
-                    units=units_of,
-                )
+    @staticmethod
+    def conclude(store: Store) -> dict[str, Any]:
+        """Sort the evaluations into (split, y, x) and (split, iteration) arrays; return counts for the log."""
+        evaluated = Evaluated(store)
+        for name, array in evaluated.arrays().items():
+            store[name][...] = array
+        splits = store["split"][:].tolist()
+        counts = {"points": len(evaluated.numbers)}
+        nonfinite = (~np.isfinite(evaluated.losses)).sum(axis=1).tolist()
+        counts["nonfinite_points"] = dict(zip(splits, nonfinite, strict=True))
+        store.update(nonfinite_points=counts["nonfinite_points"])
+        if evaluated.spec["mode"] == "adaptive":
+            errors = evaluated.stated_errors
+            store["error"][...], store["logarithmic"][...] = errors, [scale.log for scale in evaluated.scales]
+            store.update(rounds=int(planned(store)[-1, 1]) + 1)
+            counts |= {"grid_points": evaluated.points, "error": dict(zip(splits, errors, strict=True))}
+        if "other_evaluations" in store.attrs:
+            counts["evaluations_of_other_runs"] = store.attrs["other_evaluations"]
+        return counts
+
+
+def axes_of_plane(args: Namespace, trajectory: Trajectory) -> Axes:
+    """Read the axes that a command line names, y made orthogonal to x where the plane asks for it."""
+    axes = read_axes([args.x, args.y])
+    return orthogonalize(axes, trajectory) if args.spec["plane"]["orthogonalize"] else axes
 
 
 def check_moves(axes: Axes) -> None:
@@ -187,108 +301,6 @@ def check_moves(axes: Axes) -> None:
             "plane.batchnorm: 'interpolate' needs differences of checkpoints as axes, of which the running "
             "statistics are known; choose 'frozen' or 'recompute'"
         )
-
-
-def metric_names(problems: dict[str, Problem]) -> tuple[str, ...]:
-    """Return the metrics that all splits offer."""
-    return next(iter(problems.values())).metric_names
-
-
-def units_of_metric(name: str) -> str:
-    """Return the units of a metric; those of the user's own are means as well."""
-    return UNITS.get(name, "mean over samples")
-
-
-BATCHNORM = {
-    "frozen": "frozen: running statistics of theta_c on the plane",
-    "recompute": "recompute: at each point of the plane mean and unbiased variance over all training samples of the "
-    "evaluation subset, layer by layer",
-    "interpolate": "interpolate: running statistics move along with the parameters on the plane, clipped at zero",
-}
-"""What BatchNorm normalises by, by policy, as stores say it."""
-
-CHOICES = ("strategy", "precision")
-"""Keys of a plane's spec, and of its store's attributes, that say how its points are evaluated."""
-
-
-def choices_of(values: dict) -> dict[str, Any]:
-    """Return what ``restrict`` takes of a plane's spec or of its store's attributes; what is missing has a default."""
-    return {key: values[key] for key in CHOICES if key in values}
-
-
-def with_strategy(plane: Plane, label: str | None = None) -> Callable[[zarr.Group], None]:
-    """Return the plane's ``build``, which also chooses how points are evaluated and says so in the store.
-
-    The choice depends on the clock, and strategies differ by rounding. So it is made once, by who creates the store.
-
-    Args:
-        label: name of the job, put before what is printed; without one nothing is.
-    """
-
-    def build(group: zarr.Group) -> None:
-        plane.build(group)
-        if plane.spec.get("batchnorm", "frozen") != "frozen":
-            one_by_one(group, plane.spec, "plane")
-            return
-        row = plane.trajectory.row_of(plane.spec["center"], "plane.center")
-        at = plane.trajectory.parameters(row), plane.axes.vectors, plane.trajectory.buffers(row)
-        ends = [group[name][:][[0, -1]] for name in ("x", "y") if name in group]
-        points = np.array([np.mean(ends, axis=1), *itertools.product(*ends)])
-        choose(group, plane.problems, at, points, plane.spec, label)
-
-    return build
-
-
-def one_by_one(group: zarr.Group, spec: dict, where: str) -> None:
-    """Say in the store that running statistics change from point to point, which only one strategy can do.
-
-    Raises:
-        LossAtlasError: ``spec`` asks for another strategy or precision.
-    """
-    config.check_plain(spec, where)
-    note = "eager: running statistics change from point to point"
-    group.attrs.update(strategy="eager", strategy_note=note, precision="full")
-
-
-def choose(
-    group: zarr.Group, problems: dict[str, Problem], place: tuple, points: np.ndarray, spec: dict, label: str | None
-) -> None:
-    """Choose how the points of a new store are evaluated, and say so in it, and how well it agreed with the plain way.
-
-    Args:
-        problems: by split. The choice is made on the first one; it must agree with plain evaluation on all.
-        place: center, directions and buffers.
-        points: some points (point, k) at which ways are compared.
-        spec: has the keys of ``CHOICES``, where they were given.
-    """
-    (first, *others), count = problems.values(), group[work_units.ARRAY].shape[0]
-    chosen = first.choose_evaluation(*place, points, count, **choices_of(spec))
-    found = [p.choose_evaluation(*place, points, count, strategy=chosen.strategy) for p in others]
-    for other in found:
-        if other.strategy != chosen.strategy:  # a plainer one, for all
-            choose(group, problems, place, points, {**spec, "strategy": other.strategy}, label)
-            return
-    if label:
-        print(f"{label}: points are evaluated by strategy {chosen.told}", flush=True)
-    precision = spec.get("precision", "full")
-    group.attrs.update(strategy=chosen.strategy, strategy_note=chosen.told, precision=precision)
-    if chosen.agreement is not None:
-        group.attrs.update(agreement=_agreement([one.agreement for one in (chosen, *found)]))
-    if chosen.error is not None:
-        group.attrs.update(precision_error=chosen.error, precision_error_points=points.tolist())
-
-
-def _agreement(found: list) -> dict[str, Any]:
-    """Return what a store says of how its strategy agreed with plain evaluation, from what was found on each split."""
-    return {
-        "strategy": found[0].strategy,
-        "points": max(one.points for one in found),
-        "samples": sum(one.samples for one in found),
-        "difference": max(one.difference for one in found),
-        "rounding": max(one.rounding for one in found),
-        "summary": "difference: largest one of any output of the network from plain evaluation, as a share of the "
-        "sample's largest output; rounding: the same where samples, parameters and buffers change by their rounding",
-    }
 
 
 class Evaluator:
@@ -306,7 +318,8 @@ class Evaluator:
         self.checkpoints = [*((trajectory, row) for row in range(len(trajectory))), *evaluated]
         row = trajectory.row_of(store.attrs["center"], "plane.center")
         center, buffers = trajectory.parameters(row), trajectory.buffers(row)
-        choices = choices_of(store.attrs) | self._statistics(store.attrs["batchnorm"].split(":")[0], axes)
+        choices = evaluation.evaluated_by(store.attrs)
+        choices |= self._statistics(store.attrs["batchnorm"].split(":")[0], axes)
         self.planes = [p.restrict(center, axes.vectors, buffers, **choices) for p in problems.values()]
         x, y = store["x"][:], store["y"][:]
         grid_points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
@@ -328,9 +341,9 @@ class Evaluator:
         """Return the metrics of all splits at the points of a unit, one row each."""
         first_checkpoint, numbers = len(self.points), self.order[unit.start : unit.stop]
         on_plane = self.points[numbers[numbers < first_checkpoint]]
-        found = [np.hstack([plane.metrics(on_plane) for plane in self.planes])] if len(on_plane) else []
-        found += [self.checkpoint(n - first_checkpoint)[None] for n in numbers if n >= first_checkpoint]
-        return np.concatenate(found)
+        blocks = [np.hstack([plane.metrics(on_plane) for plane in self.planes])] if len(on_plane) else []
+        blocks += [self.checkpoint(n - first_checkpoint)[None] for n in numbers if n >= first_checkpoint]
+        return np.concatenate(blocks)
 
     def checkpoint(self, number: int) -> np.ndarray:
         """Return the metrics of all splits at a checkpoint itself, the run's own or another run's."""
@@ -371,13 +384,13 @@ def plan_round(store: Store, label: str) -> bool:
     spec, order = store.attrs["grid"], planned(store)
     if spec["mode"] == "full":
         return False
-    found, number = Evaluated(store), int(order[-1, 1])
-    told = f"error <= {max(found.errors):.2g} of the range" if number else "error not known yet"
-    print(f"{label}: round {number + 1}, {len(found.numbers)} of {found.points} points, {told}", flush=True)
-    known = found.shape, found.numbers, found.losses, found.scales
-    good = found.checked and adaptive_grid.unclear(*known) <= adaptive_grid.BORDER
-    rough = found.rough
-    if (good and not rough.any()) or len(found.numbers) == found.points:
+    evaluated, number = Evaluated(store), int(order[-1, 1])
+    told = f"error <= {max(evaluated.errors):.2g} of the range" if number else "error not known yet"
+    print(f"{label}: round {number + 1}, {len(evaluated.numbers)} of {evaluated.points} points, {told}", flush=True)
+    known = evaluated.shape, evaluated.numbers, evaluated.losses, evaluated.scales
+    good = evaluated.checked and adaptive_grid.unclear(*known) <= adaptive_grid.BORDER
+    rough = evaluated.rough
+    if (good and not rough.any()) or len(evaluated.numbers) == evaluated.points:
         return False
     points = adaptive_grid.next_round(*known, store[work_units.ARRAY].chunks[0], rough)
     order = np.concatenate([order, _of_round(points, number + 1)])
@@ -429,8 +442,8 @@ class Evaluated:
         if len(self.numbers) == self.points or not self.rounds:
             return [([0.0], adaptive_grid.KERNELS[0])] * len(self.losses)
         pairs = zip(self.losses, self.scales, strict=True)
-        found = [adaptive_grid.check(self.shape, self.numbers, *pair, self.rounds) for pair in pairs]
-        return [([adaptive_grid.SAFETY * missed for missed in rounds], kernel) for rounds, kernel in found]
+        checks = [adaptive_grid.check(self.shape, self.numbers, *pair, self.rounds) for pair in pairs]
+        return [([adaptive_grid.SAFETY * missed for missed in rounds], kernel) for rounds, kernel in checks]
 
     @property
     def errors(self) -> list[float]:
@@ -484,32 +497,12 @@ def preview(store: Store) -> "xr.Dataset":
     Raises:
         LossAtlasError: no point of the grid is evaluated yet.
     """
-    found = Evaluated(store)
-    if not len(found.numbers):
+    evaluated = Evaluated(store)
+    if not len(evaluated.numbers):
         raise LossAtlasError(f"{store.path}: no point of the grid is evaluated yet")
     import xarray as xr
 
     dataset = xr.open_zarr(store.group.store, chunks=None, consolidated=False).load()
-    for name, array in found.arrays().items():
+    for name, array in evaluated.arrays().items():
         dataset[name].values[...] = array
     return dataset
-
-
-def finish(store: Store, attempt: dict[str, Any]) -> dict:
-    """Sort the evaluations into (split, y, x) and (split, iteration) arrays; return counts for the log."""
-    found = Evaluated(store)
-    for name, array in found.arrays().items():
-        store[name][...] = array
-    splits = store["split"][:].tolist()
-    counts = {"points": len(found.numbers)}
-    nonfinite = (~np.isfinite(found.losses)).sum(axis=1).tolist()
-    counts["nonfinite_points"] = dict(zip(splits, nonfinite, strict=True))
-    store.update(nonfinite_points=counts["nonfinite_points"])
-    if found.spec["mode"] == "adaptive":
-        store["error"][...], store["logarithmic"][...] = found.stated_errors, [scale.log for scale in found.scales]
-        store.update(rounds=int(planned(store)[-1, 1]) + 1)
-        counts |= {"grid_points": found.points, "error": dict(zip(splits, found.stated_errors, strict=True))}
-    if "other_evaluations" in store.attrs:
-        counts["evaluations_of_other_runs"] = store.attrs["other_evaluations"]
-    store.finish(attempt)
-    return counts

@@ -5,20 +5,25 @@ theta_from)) between two checkpoints and beyond (Goodfellow et al. 2015; Li et a
 axis, curve by curve; a unit of work is one chunk of it.
 """
 
+from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import zarr
 
-from lossatlas.data import Subset
-from lossatlas.drivers.landscape import BATCHNORM, choose, metric_names, one_by_one, points_per_chunk, units_of_metric
+from lossatlas.data import Subset, evaluation_subsets, load_dataset
+from lossatlas.drivers import evaluation
+from lossatlas.drivers.base import Job, Plan
+from lossatlas.drivers.inputs import identities, open_others, read_problems
+from lossatlas.geometry.directions import read_directions
 from lossatlas.geometry.directions.direction_set import Axes, angles
 from lossatlas.geometry.segments import Line
-from lossatlas.io.store import Store, add_array
+from lossatlas.io.arrays import Array, create_arrays, unit_store_size
+from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
-from lossatlas.parallel import work_units
+from lossatlas.parallel import World, work_units
 from lossatlas.problem import Problem
 
 Place = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -33,7 +38,7 @@ BETWEEN = "share of the steps from 0 to 1 at which the loss decreases (1: monoto
 
 NOTES = {
     "frozen": "frozen: running statistics of theta_c",
-    "recompute": BATCHNORM["recompute"].replace("plane", "curve"),
+    "recompute": evaluation.BATCHNORM["recompute"].replace("plane", "curve"),
 }
 """What stores say of BatchNorm."""
 
@@ -41,15 +46,16 @@ NOTES = {
 class Course(Protocol):
     """Where curves run: positions ``alpha`` (point,), ``labels`` of the curves, and what a store says about them.
 
-    ``arrays`` holds more by name, as (dimensions, values, long name). ``ends`` are the positions between which barrier
-    and monotonicity are meant, None along directions.
+    ``data`` holds more about them, as ``schema`` says. ``ends`` are the positions between which barrier and
+    monotonicity are meant, None along directions.
     """
 
     alpha: np.ndarray
     labels: list[str]
     ends: tuple[float, float] | None
     attributes: dict[str, Any]
-    arrays: dict[str, tuple[tuple[str, ...], np.ndarray, str]]
+    schema: tuple[Array, ...]
+    data: dict[str, np.ndarray]
 
     def fixed(self) -> Place | None:
         """Return where the first curve runs, if running statistics are the same all along; else None."""
@@ -97,6 +103,11 @@ class Along:
     """
 
     ends = None
+    schema = (
+        Array("direction_norm", ("curve",), "Euclidean norm of the direction"),
+        Array("variance_share", ("curve",), "share of the path's variance along the direction"),
+        Array("angle", ("curve", "other_curve"), "angles between the directions in degrees"),
+    )
 
     def __init__(self, spec: dict, axes: Axes, trajectory: Trajectory):
         row = trajectory.row_of(spec["center"], "curve.center")
@@ -108,11 +119,7 @@ class Along:
             "batchnorm": NOTES[self.batchnorm],
         }
         norms = np.linalg.norm(axes.vectors, axis=1)
-        self.arrays = {
-            "direction_norm": (("curve",), norms, "Euclidean norm of the direction"),
-            "variance_share": (("curve",), axes.variance_share, "share of the path's variance along the direction"),
-            "angle": (("curve", "other_curve"), angles(axes.vectors), "angles between the directions in degrees"),
-        }
+        self.data = {"direction_norm": norms, "variance_share": axes.variance_share, "angle": angles(axes.vectors)}
 
     def fixed(self) -> Place | None:
         """Return where the first curve runs, unless running statistics are recomputed."""
@@ -134,6 +141,7 @@ class Between:
     """
 
     ends = (0.0, 1.0)
+    schema = tuple(replace(array, dims=("alpha",)) for array in Line.schema if array.name != Line.axis)
 
     def __init__(self, spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], where: str):
         self.alpha = positions(spec["range"], spec["points"], self.ends)
@@ -144,7 +152,7 @@ class Between:
         self.attributes = line.attributes
         if self.batchnorm == "recompute":
             self.attributes["batchnorm"] = NOTES["recompute"]
-        self.arrays = {name: (("alpha",), values, text) for name, (values, text) in line.arrays.items()}
+        self.data = {array.name: line.data[array.name] for array in self.schema}
 
     @property
     def _moves(self) -> bool:
@@ -166,18 +174,92 @@ class Between:
         return restricted(problem, at, self.alpha, batchnorm, reference, choices)
 
 
+STATIONARY = "whether the loss is above or below that of both neighbours (1) or not (0)"
+FEATURES = {
+    "stationary_points": "number of points whose loss is above or below that of both neighbours",
+    "barrier": "highest loss between the barrier's ends minus the larger loss at the two ends",
+    "barrier_above_chord": "largest height of the loss above the straight line through its values at these ends",
+    "barrier_from": "lower end of the barrier: 0 between checkpoints, else the lowest point at alpha <= 0",
+    "barrier_to": "upper end of the barrier: 1 between checkpoints, else the lowest point at alpha >= 0",
+    "monotonicity": "",
+    "minimum": "smallest finite loss",
+    "minimum_position": "where it lies",
+}
+"""Arrays (curve, split) that are computed from the losses when all are there."""
+
+
+def arrays(course: Course | type[Along] | type[Between], metrics: dict[str, str]) -> list[Array]:
+    """Return the arrays of a store of curves; ``metrics`` are name -> units."""
+    text = "position: 0 = from, 1 = to" if course.ends else "multiples of the direction"
+    chosen = [Array("alpha", ("alpha",), text), Array("curve", ("curve",), "curve")]
+    chosen += [Array("split", ("split",), "evaluation subset"), *course.schema]
+    points, features = ("curve", "split", "alpha"), FEATURES | {"monotonicity": BETWEEN if course.ends else ALONG}
+    chosen += [Array(name, points, name, units) for name, units in metrics.items()]
+    chosen.append(Array("stationary", points, STATIONARY, dtype="int8"))
+    return chosen + [Array(name, points[:2], text, fill_value=np.nan) for name, text in features.items()]
+
+
+def planned_size(curve: dict, directions: int, splits: int) -> tuple[int, int]:
+    """Return how many files a store of curves has, and bytes before compression, both at most.
+
+    Args:
+        directions: how many there are to walk along; 0 between two checkpoints.
+    """
+    curves, alpha = directions or 1, curve["points"] + 2  # 0 and 1 may be put in
+    sizes = {"alpha": alpha, "curve": curves, "other_curve": curves, "split": splits, "row": curves * alpha}
+    metrics, per_unit = evaluation.UNITS, evaluation.points_per_chunk(curve, sizes["row"])
+    schema = arrays(Along if directions else Between, metrics)
+    return unit_store_size(schema, sizes, len(metrics) * splits + 1, per_unit)
+
+
 @dataclass
-class Plan:
-    """Everything that a store of curves is built from.
+class LineScan(Job):
+    """The loss along a course of one or several curves; ``spec["curve"]`` says how its points are evaluated.
 
     ``random_guess`` is the loss of guessing classes at random, None where there are none.
     """
 
-    spec: dict
     course: Course
     problems: dict[str, Problem]
     subsets: dict[str, Subset]
     random_guess: float | None = None
+
+    kind: ClassVar[str] = "curves"
+
+    @classmethod
+    def read(cls, args: Namespace, world: World) -> Self:
+        """Open directions or ends, and samples, and rebuild the network on these."""
+        spec, trajectory, others = args.spec, Trajectory(args.trajectory), open_others(args)
+        dataset = load_dataset(spec["data"])
+        subsets = evaluation_subsets(dataset, spec["evaluation"])
+        problems, device = read_problems(args, world, trajectory, subsets, spec["evaluation"]["batch_size"])
+        course: Course
+        if args.x:
+            axes = read_directions(args.x)
+            course, inputs = Along(spec["curve"], axes, trajectory), identities(trajectory, subsets, axes=axes)
+        else:
+            course = Between(spec["curve"], trajectory, others, f"curves.{args.output.stem}")
+            inputs = identities(trajectory, subsets, others)
+        guess = random_guess(spec["loss"], dataset.train.targets, problems["train"].class_count)
+        return cls(spec, course, problems, subsets, guess, inputs=inputs, device=device)
+
+    @property
+    def rows(self) -> int:
+        """How many points there are on all curves."""
+        return len(self.course.labels) * len(self.course.alpha)
+
+    def plan(self) -> Plan:
+        """Choose how points are evaluated: measured on the first curve, at its ends and its middle."""
+        if (place := self.course.fixed()) is None:
+            return evaluation.one_by_one(self.spec["curve"], "curve")
+        (center, direction, buffers), alpha = place, self.course.alpha
+        points = alpha[[0, len(alpha) // 2, -1], None]
+        place = center, direction[None], buffers
+        return evaluation.choose(self.problems, place, points, self.rows, self.spec["curve"])
+
+    def evaluator(self, store: Store) -> "Evaluator":
+        """Return the function that evaluates the points of a unit."""
+        return Evaluator(self.course, self.problems, evaluation.evaluated_by(store.attrs))
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store: coordinates at once, results to be filled in."""
@@ -195,44 +277,34 @@ class Plan:
                 "subset_stratified": {name: subset.stratified for name, subset in subsets},
             }
         )
-        text = "position: 0 = from, 1 = to" if course.ends else "multiples of the direction"
-        add_array(group, "alpha", ("alpha",), data=course.alpha, long_name=text)
-        add_array(group, "curve", ("curve",), data=course.labels, long_name="curve")
-        add_array(group, "split", ("split",), data=list(self.problems), long_name="evaluation subset")
-        for name, (dims, values, text) in course.arrays.items():
-            add_array(group, name, dims, data=values, long_name=text)
-        shape = len(course.labels), len(self.problems), len(course.alpha)
-        for name in metric_names(self.problems):
-            about = {"long_name": name, "units": units_of_metric(name)}
-            add_array(group, name, ("curve", "split", "alpha"), shape=shape, **about)
-        add_array(group, "stationary", ("curve", "split", "alpha"), shape=shape, dtype="int8", long_name=STATIONARY)
-        for name, text in FEATURES.items():
-            text = (BETWEEN if course.ends else ALONG) if name == "monotonicity" else text
-            add_array(group, name, ("curve", "split"), shape=shape[:2], fill_value=np.nan, long_name=text)
-        rows = shape[0] * shape[2]
-        columns = [f"{split}/{name}" for split in self.problems for name in metric_names(self.problems)]
-        work_units.add_rows(
-            group, "One row per point, curve by curve.", rows, columns, points_per_chunk(self.spec, rows)
-        )
+        units = {name: evaluation.units_of_metric(name) for name in evaluation.metric_names(self.problems)}
+        known = {"alpha": course.alpha, "curve": course.labels, "split": list(self.problems)}
+        create_arrays(group, arrays(course, units), known | course.data)
+        columns = [f"{split}/{name}" for split in self.problems for name in units]
+        per_unit = evaluation.points_per_chunk(self.spec["curve"], self.rows)
+        work_units.add_rows(group, "One row per point, curve by curve.", self.rows, columns, per_unit)
 
-
-def with_strategy(plan: Plan, label: str | None = None) -> Callable[[zarr.Group], None]:
-    """Return the plan's ``build``, which also chooses how points are evaluated and says so; see ``landscape``."""
-
-    def build(group: zarr.Group) -> None:
-        plan.build(group)
-        if (place := plan.course.fixed()) is None:
-            one_by_one(group, plan.spec, "curve")
-            return
-        (center, direction, buffers), alpha = place, plan.course.alpha
-        points = alpha[[0, len(alpha) // 2, -1], None]
-        choose(group, plan.problems, (center, direction[None], buffers), points, plan.spec, label)
-
-    return build
+    @staticmethod
+    def conclude(store: Store) -> dict[str, Any]:
+        """Sort the points into (curve, split, alpha) arrays and characterise them; return counts for the log."""
+        alpha, splits = store["alpha"][:], store["split"][:].tolist()
+        names = [column.split("/")[1] for column in store[work_units.ARRAY].attrs["columns"][:-1]]
+        names = names[: len(names) // len(splits)]
+        values = work_units.results(store).reshape(-1, len(alpha), len(splits), len(names)).transpose(3, 0, 2, 1)
+        for name, metric in zip(names, values, strict=True):
+            store[name][...] = metric
+        loss, ends = values[0], tuple(store.attrs["ends"]) or None
+        numbers = [[features(alpha, one, ends) for one in curve] for curve in loss]
+        for name in ("stationary", *FEATURES):
+            store[name][...] = np.array([[one[name] for one in curve] for curve in numbers])
+        counts = (~np.isfinite(loss)).sum(axis=(0, 2)).tolist()
+        nonfinite = dict(zip(splits, counts, strict=True))
+        store.update(nonfinite_points=nonfinite)
+        return {"curves": len(loss), "points": len(alpha), "nonfinite_points": nonfinite}
 
 
 class Evaluator:
-    """Evaluates the points of a store of curves, by number; ``choices`` say how, see ``landscape.choices_of``."""
+    """Evaluates the points of a store of curves, by number; ``choices`` say how, see ``evaluation.evaluated_by``."""
 
     def __init__(self, course: Course, problems: dict[str, Problem], choices: dict | None = None):
         self.course, self.problems, self.choices = course, problems, choices or {}
@@ -248,20 +320,6 @@ class Evaluator:
             how = curve, self.problems["train"], self.choices
             self._ready = curve, [self.course.on(problem, *how) for problem in self.problems.values()]
         return np.hstack([evaluate(numbers) for evaluate in self._ready[1]])
-
-
-STATIONARY = "whether the loss is above or below that of both neighbours (1) or not (0)"
-FEATURES = {
-    "stationary_points": "number of points whose loss is above or below that of both neighbours",
-    "barrier": "highest loss between the barrier's ends minus the larger loss at the two ends",
-    "barrier_above_chord": "largest height of the loss above the straight line through its values at these ends",
-    "barrier_from": "lower end of the barrier: 0 between checkpoints, else the lowest point at alpha <= 0",
-    "barrier_to": "upper end of the barrier: 1 between checkpoints, else the lowest point at alpha >= 0",
-    "monotonicity": "",
-    "minimum": "smallest finite loss",
-    "minimum_position": "where it lies",
-}
-"""Arrays (curve, split) that are computed from the losses when all are there."""
 
 
 def features(alpha: np.ndarray, loss: np.ndarray, ends: tuple[float, float] | None) -> dict[str, float]:
@@ -308,25 +366,6 @@ def _lowest(alpha: np.ndarray, loss: np.ndarray) -> tuple[int, int]:
     center, height = int(np.flatnonzero(alpha == 0)[0]), np.where(np.isnan(loss), np.inf, loss)
     left, right = height[: center + 1][::-1].argmin(), height[center:].argmin()
     return center - int(left), center + int(right)
-
-
-def finish(store: Store, attempt: dict[str, Any]) -> dict:
-    """Sort the finished points into (curve, split, alpha) arrays and characterise them; return counts for the log."""
-    alpha, splits = store["alpha"][:], store["split"][:].tolist()
-    names = [column.split("/")[1] for column in store[work_units.ARRAY].attrs["columns"][:-1]]
-    names = names[: len(names) // len(splits)]
-    values = work_units.results(store).reshape(-1, len(alpha), len(splits), len(names)).transpose(3, 0, 2, 1)
-    for name, found in zip(names, values, strict=True):
-        store[name][...] = found
-    loss, ends = values[0], tuple(store.attrs["ends"]) or None
-    found = [[features(alpha, one, ends) for one in curve] for curve in loss]
-    for name in ("stationary", *FEATURES):
-        store[name][...] = np.array([[one[name] for one in curve] for curve in found])
-    counts = (~np.isfinite(loss)).sum(axis=(0, 2)).tolist()
-    nonfinite = dict(zip(splits, counts, strict=True))
-    store.update(nonfinite_points=nonfinite)
-    store.finish(attempt)
-    return {"curves": len(loss), "points": len(alpha), "nonfinite_points": nonfinite}
 
 
 def random_guess(loss: dict, targets: np.ndarray, classes: int | None = None) -> float | None:

@@ -4,17 +4,20 @@ GradVis Algorithms 2 and 5, section 3.4. A unit of work is one site and one bloc
 sites, so that what changes from one site to the next is the Hessian and not the noise.
 """
 
+from argparse import Namespace
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import zarr
 
-from lossatlas.data import Subset
+from lossatlas.drivers.hessian import TeamJob
 from lossatlas.errors import LossAtlasError
-from lossatlas.geometry.segments import Sites
-from lossatlas.io.store import Store, add_array
+from lossatlas.geometry.segments import AlongTraining, Line, Sites
+from lossatlas.io.arrays import Array, create_arrays, unit_store_size
+from lossatlas.io.store import Store
+from lossatlas.io.trajectory import Trajectory
 from lossatlas.krylov import Accuracy, Spectrum, Tridiagonal, probe_vectors, quadrature_runs
 from lossatlas.krylov.lanczos import check_steps
 from lossatlas.krylov.quadrature import BLOCK
@@ -32,33 +35,78 @@ def block_size(probes: int, tolerance: float | None = None) -> int:
     return probes if tolerance else max(size for size in range(1, min(probes, BLOCK) + 1) if probes % size == 0)
 
 
-def width(spec: dict) -> int:
-    """Return how many vectors are multiplied at once."""
-    return min(BLOCK, block_size(spec["probes"], spec["tolerance"]))
-
-
-def products(spec: dict, sites: Sites) -> int:
-    """Return how many products are computed at most."""
-    return len(sites) * spec["probes"] * spec["steps"]
-
-
 MEASURES = {"loss": "loss on the same samples", "gradient_norm": "Euclidean norm of the gradient of all parameters"}
 """What is measured at each site besides the spectrum, where the sites ask for it."""
 
 
-@dataclass
-class Plan:
-    """Everything that a spectra store is built from."""
+RUNS = {
+    "nodes": "Ritz values (Gauss nodes)",
+    "weights": "squared first components (Gauss weights)",
+    "residual_bounds": "beta_m |s_mi|, how far a node may be from an eigenvalue",
+    "alpha": "diagonal of the tridiagonal matrix",
+    "beta": "off-diagonal; the last one is what was left over",
+}
+"""Arrays (site, probe, node) of a store."""
 
-    spec: dict
-    sites: Sites
-    problem: Problem
-    subset: Subset
+SUMMARIES = {
+    "trace": "trace of the Hessian",
+    "trace_error": "standard error of the trace over probes",
+    "largest": "largest node",
+    "smallest": "smallest node",
+    "wasserstein_steps": "bound of the density's Wasserstein-1 error due to few Lanczos steps",
+    "wasserstein_probes": "estimate of the density's Wasserstein-1 error due to few probes",
+}
+"""Arrays (site,) of a store."""
+
+
+def arrays(sites: Sites | type[AlongTraining] | type[Line]) -> list[Array]:
+    """Return the arrays of a store of spectra at such sites."""
+    along, measures = (sites.axis,), {name: MEASURES[name] for name in sites.measures}
+    runs = [Array(name, (*along, "probe", "node"), text, fill_value=np.nan) for name, text in RUNS.items()]
+    return [*sites.schema, *runs, *(Array(name, along, text) for name, text in (SUMMARIES | measures).items())]
+
+
+def planned_size(sites: type[AlongTraining] | type[Line], count: int, choices: dict) -> tuple[int, int]:
+    """Return how many files a store of spectra at so many sites has, and bytes before compression, both at most."""
+    probes, steps = choices["probes"], choices["steps"]
+    sizes = {sites.axis: count, "probe": probes, "node": steps, "row": count * probes}
+    columns = 2 * steps + len(sites.measures) + 2
+    return unit_store_size(arrays(sites), sizes, columns, block_size(probes, choices["tolerance"]))
+
+
+@dataclass
+class Spectra(TeamJob):
+    """Spectra along training, or on a line between two checkpoints where the spec has one."""
+
+    kind: ClassVar[str] = "spectra"
+    points: Sites
+
+    @classmethod
+    def choose_points(cls, args: Namespace, trajectory: Trajectory, others: dict[str, Trajectory]) -> Sites:
+        """Return the sites: on the line of the spec, else along training."""
+        if "line" in args.spec:
+            return Line(args.spec["line"], trajectory, others, f"spectra_between.{args.output.stem}")
+        return AlongTraining(trajectory, args.spec["spectra"]["stride"])
+
+    @property
+    def width(self) -> int:
+        """How many vectors are multiplied at once."""
+        return min(BLOCK, block_size(self.choices["probes"], self.choices["tolerance"]))
+
+    @property
+    def products(self) -> int:
+        """How many products are computed at most."""
+        return len(self.points) * self.choices["probes"] * self.choices["steps"]
+
+    def team_evaluator(self, store: Store, saves: Saves | None = None, team: Team = ALONE) -> "Evaluator":
+        """Return the function that runs Lanczos for the rows of a unit."""
+        return Evaluator(self.as_begun(store), self.points, self.problem, saves, team)
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store."""
-        probes, steps, sites = self.spec["probes"], self.spec["steps"], self.sites
-        size = self.problem.layout.select(self.spec["parameters"]).size
+        spec, sites = self.choices, self.points
+        probes, steps = spec["probes"], spec["steps"]
+        size = self.problem.layout.select(spec["parameters"]).size
         check_steps(size, steps, probes)
         group.attrs.update(
             {
@@ -66,42 +114,50 @@ class Plan:
                 "summary": f"The density of eigenvalues at {sites.axis} i is mean over probes of sum over nodes of "
                 "weight * N(t; node, sigma^2); sigma is chosen when drawing.",
                 "parameters": size,
-                "operator": self.spec["operator"],
-                "parameter_patterns": self.spec["parameters"],
-                "distribution": self.spec["distribution"],
+                "operator": spec["operator"],
+                "parameter_patterns": spec["parameters"],
+                "distribution": spec["distribution"],
                 "samples": len(self.subset),
                 "subset_digest": self.subset.digest,
                 **sites.attributes,
-                "batchnorm": batchnorm_note(self.spec, sites.attributes["batchnorm"]),
+                "batchnorm": batchnorm_note(spec, sites.attributes["batchnorm"]),
             }
         )
-        add_array(group, sites.axis, (sites.axis,), data=sites.coordinate, long_name=sites.long_name)
-        for name, (values, text) in sites.arrays.items():
-            add_array(group, name, (sites.axis,), data=values, long_name=text)
-        for name, text in (
-            ("nodes", "Ritz values (Gauss nodes)"),
-            ("weights", "squared first components (Gauss weights)"),
-            ("residual_bounds", "beta_m |s_mi|, how far a node may be from an eigenvalue"),
-            ("alpha", "diagonal of the tridiagonal matrix"),
-            ("beta", "off-diagonal; the last one is what was left over"),
-        ):
-            dims, shape = (sites.axis, "probe", "node"), (len(sites), probes, steps)
-            add_array(group, name, dims, shape=shape, fill_value=np.nan, long_name=text)
-        for name, text in (
-            ("trace", "trace of the Hessian"),
-            ("trace_error", "standard error of the trace over probes"),
-            ("largest", "largest node"),
-            ("smallest", "smallest node"),
-            ("wasserstein_steps", "bound of the density's Wasserstein-1 error due to few Lanczos steps"),
-            ("wasserstein_probes", "estimate of the density's Wasserstein-1 error due to few probes"),
-            *((name, MEASURES[name]) for name in sites.measures),
-        ):
-            add_array(group, name, (sites.axis,), shape=(len(sites),), long_name=text)
+        create_arrays(group, arrays(sites), sites.data, probe=probes, node=steps)
         columns = [*(f"alpha_{j}" for j in range(steps)), *(f"beta_{j}" for j in range(steps)), "steps"]
         summary = f"One row per {sites.axis} and probe, in this order."
         work_units.add_rows(
-            group, summary, len(sites) * probes, [*columns, *sites.measures], block_size(probes, self.spec["tolerance"])
+            group, summary, len(sites) * probes, [*columns, *sites.measures], block_size(probes, spec["tolerance"])
         )
+
+    @staticmethod
+    def conclude(store: Store) -> dict[str, Any]:
+        """Turn tridiagonals into nodes, weights and traces; return figures for the log."""
+        size, broken = store.attrs["parameters"], 0
+        tables = {name: store[name][...] for name in RUNS}
+        dominated = False
+        scalars = {name: store[name][...] for name in SUMMARIES}
+        for i, runs in enumerate(read_runs(store)):
+            for p, run in enumerate(runs):
+                filled = slice(0, run.steps)
+                nodes, weights, bounds = run.ritz()
+                for name, values in (("nodes", nodes), ("weights", weights), ("residual_bounds", bounds)):
+                    tables[name][i, p, filled] = values
+                tables["alpha"][i, p, filled], tables["beta"][i, p, filled] = run.alpha, run.beta
+                broken += run.steps < tables["nodes"].shape[2] and run.beta[-1] == 0
+            spectrum = Spectrum.of(runs, size)
+            trace = spectrum.trace()
+            scalars["trace"][i], scalars["trace_error"][i] = trace.value, trace.standard_error
+            scalars["largest"][i], scalars["smallest"][i] = np.nanmax(spectrum.nodes), np.nanmin(spectrum.nodes)
+            errors = spectrum.accuracy()
+            scalars["wasserstein_steps"][i], scalars["wasserstein_probes"][i] = errors.steps, errors.probes
+            dominated |= errors.dominated
+        for name, values in {**tables, **scalars, **read_measures(store)}.items():
+            store[name][...] = values
+        largest = np.maximum(np.abs(scalars["largest"]), np.abs(scalars["smallest"]))
+        accuracy = Accuracy.worst(scalars["wasserstein_steps"], scalars["wasserstein_probes"], largest, dominated)
+        store.update(short_runs=int(broken), accuracy=accuracy.statement())
+        return {"spectra": len(scalars["trace"]), "short_runs": int(broken), "accuracy:": accuracy.statement()}
 
 
 class Evaluator:
@@ -156,34 +212,3 @@ def read_measures(store: Store) -> dict[str, np.ndarray]:
     columns = store[work_units.ARRAY].attrs["columns"][2 * steps + 1 : -1]
     values = work_units.results(store)[::probes, 2 * steps + 1 :]
     return dict(zip(columns, values.T, strict=True))
-
-
-def finish(store: Store, attempt: dict[str, Any]) -> dict:
-    """Turn tridiagonals into nodes, weights and traces; return figures for the log."""
-    size, broken = store.attrs["parameters"], 0
-    arrays = {n: store[n][...] for n in ("nodes", "weights", "residual_bounds", "alpha", "beta")}
-    dominated = False
-    names = ("trace", "trace_error", "largest", "smallest", "wasserstein_steps", "wasserstein_probes")
-    scalars = {n: store[n][...] for n in names}
-    for i, runs in enumerate(read_runs(store)):
-        for p, run in enumerate(runs):
-            filled = slice(0, run.steps)
-            nodes, weights, bounds = run.ritz()
-            for name, values in (("nodes", nodes), ("weights", weights), ("residual_bounds", bounds)):
-                arrays[name][i, p, filled] = values
-            arrays["alpha"][i, p, filled], arrays["beta"][i, p, filled] = run.alpha, run.beta
-            broken += run.steps < arrays["nodes"].shape[2] and run.beta[-1] == 0
-        spectrum = Spectrum.of(runs, size)
-        trace = spectrum.trace()
-        scalars["trace"][i], scalars["trace_error"][i] = trace.value, trace.standard_error
-        scalars["largest"][i], scalars["smallest"][i] = np.nanmax(spectrum.nodes), np.nanmin(spectrum.nodes)
-        errors = spectrum.accuracy()
-        scalars["wasserstein_steps"][i], scalars["wasserstein_probes"][i] = errors.steps, errors.probes
-        dominated |= errors.dominated
-    for name, values in {**arrays, **scalars, **read_measures(store)}.items():
-        store[name][...] = values
-    largest = np.maximum(np.abs(scalars["largest"]), np.abs(scalars["smallest"]))
-    accuracy = Accuracy.worst(scalars["wasserstein_steps"], scalars["wasserstein_probes"], largest, dominated)
-    store.update(short_runs=int(broken), accuracy=accuracy.statement())
-    store.finish(attempt)
-    return {"spectra": len(scalars["trace"]), "short_runs": int(broken), "accuracy:": accuracy.statement()}

@@ -5,16 +5,18 @@ iteration before; the first one starts cold, at the last iteration of the unit b
 function of its number and no eigenvector is stored.
 """
 
+from argparse import Namespace
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import zarr
 
-from lossatlas.data import Subset
+from lossatlas.drivers.hessian import TeamJob
 from lossatlas.errors import LossAtlasError
+from lossatlas.io.arrays import Array, create_arrays, unit_store_size
 from lossatlas.io.layout import ParameterLayout
-from lossatlas.io.store import Store, add_array
+from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.krylov import Eigenpairs, eigenpairs
 from lossatlas.parallel import work_units
@@ -33,16 +35,6 @@ def subspace_of(spec: dict) -> slice:
     return slice(spec["largest"] or spec["smallest"])
 
 
-def width(spec: dict) -> int:
-    """Return how many vectors are multiplied at once."""
-    return 1
-
-
-def products(spec: dict, trajectory: Trajectory) -> int:
-    """Return how many products are computed at most."""
-    return len(trajectory.every(spec["stride"])) * spec["max_products"]
-
-
 def selection(layout: ParameterLayout, patterns: list[str]) -> list[slice]:
     """Return where the chosen parameters lie in theta, in order."""
     names = {slot.name for slot in layout.select(patterns)}
@@ -55,14 +47,53 @@ def share_within(vector: np.ndarray, basis: np.ndarray) -> float:
     return float(np.sum((basis @ vector) ** 2)) / square if square > 0 else np.nan
 
 
-@dataclass
-class Plan:
-    """Everything that a tracking store is built from."""
+ALONG, PAIR = ("iteration",), ("iteration", "pair")
 
-    spec: dict
-    trajectory: Trajectory
-    problem: Problem
-    subset: Subset
+ARRAYS = (
+    Array("iteration", ALONG, "iteration"),
+    Array("row", ALONG, "row of the trajectory"),
+    Array("end", ("pair",), "end of the spectrum that the pair was searched at"),
+    Array("eigenvalue", PAIR, "eigenvalues, descending"),
+    Array("residual", PAIR, "||Hy - lambda y||"),
+    Array("converged", PAIR, "1 where the residual is below tolerance times ||H||", dtype="int8"),
+    Array("overlap", ("iteration", "previous_pair", "pair"), "|<v_j(previous), v_k(now)>|"),
+    Array("matched", PAIR, "previous pair that this one continues, -1 at the first iteration", dtype="int64"),
+    Array("crossing", ALONG, "1 where the order of the matched pairs changed", dtype="int8"),
+    Array("subspace_overlap", ALONG, "mean squared cosine of angles with the previous subspace"),
+    Array("gradient_share", ALONG, "share of the gradient in the subspace, ||Pg||^2 / ||g||^2"),
+    Array("step_share", ALONG, "share of the step to the next recorded iteration in the subspace"),
+    Array("products", ALONG, "Hessian products of the search", dtype="int64"),
+)
+"""All arrays of a store."""
+
+
+def planned_size(choices: dict, count: int) -> tuple[int, int]:
+    """Return how many files a store of so many tracked iterations has, and bytes before compression."""
+    pairs = pairs_of(choices)
+    sizes = {"iteration": count, "pair": pairs, "previous_pair": pairs, "row": count}
+    return unit_store_size(ARRAYS, sizes, pairs**2 + 3 * pairs + 4, choices["per_unit"])
+
+
+@dataclass
+class Tracking(TeamJob):
+    """Eigenvectors followed along the recorded iterations of a run."""
+
+    kind: ClassVar[str] = "tracking"
+    points: Trajectory
+
+    @classmethod
+    def choose_points(cls, args: Namespace, trajectory: Trajectory, others: dict[str, Trajectory]) -> Trajectory:
+        """Return the trajectory itself."""
+        return trajectory
+
+    @property
+    def products(self) -> int:
+        """How many products are computed at most."""
+        return len(self.points.every(self.choices["stride"])) * self.choices["max_products"]
+
+    def team_evaluator(self, store: Store, saves: Saves | None = None, team: Team = ALONE) -> "Evaluator":
+        """Return the function that searches the pairs of the tracked iterations of a unit."""
+        return Evaluator(self.as_begun(store), self.points, self.problem, saves, team)
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store.
@@ -70,8 +101,8 @@ class Plan:
         Raises:
             LossAtlasError: more pairs than parameters, or a pattern of ``parameters`` that matches none.
         """
-        spec, pairs = self.spec, pairs_of(self.spec)
-        size, rows = self.problem.layout.select(spec["parameters"]).size, self.trajectory.every(spec["stride"])
+        spec, pairs = self.choices, pairs_of(self.choices)
+        size, rows = self.problem.layout.select(spec["parameters"]).size, self.points.every(spec["stride"])
         if pairs > size:
             raise LossAtlasError(f"tracking: largest + smallest is {pairs}; the matrix has only {size} parameters")
         group.attrs.update(
@@ -88,35 +119,41 @@ class Plan:
                 "batchnorm": batchnorm_note(spec, "frozen: each checkpoint's own running statistics"),
             }
         )
-        iterations = self.trajectory.iterations[rows]
+        iterations = self.points.iterations[rows]
         ends = ["largest"] * spec["largest"] + ["smallest"] * spec["smallest"]
-        add_array(group, "iteration", ("iteration",), data=iterations, long_name="iteration")
-        add_array(group, "row", ("iteration",), data=rows, long_name="row of the trajectory")
-        add_array(group, "end", ("pair",), data=ends, long_name="end of the spectrum that the pair was searched at")
-        _add_results(group, len(rows), pairs)
+        known = {"iteration": iterations, "row": rows, "end": ends}
+        create_arrays(group, ARRAYS, known, previous_pair=pairs)
         columns = [f"{name}_{k}" for name in ("eigenvalue", "residual", "converged") for k in range(pairs)]
         columns += [f"overlap_{j}_{k}" for j in range(pairs) for k in range(pairs)]
         columns += ["products", "gradient_share", "step_share"]
         work_units.add_rows(group, "One row per tracked iteration.", len(rows), columns, spec["per_unit"])
 
-
-def _add_results(group: zarr.Group, rows: int, pairs: int) -> None:
-    """Create the arrays that ``finish`` fills."""
-    pair, both = ("iteration", "pair"), ("iteration", "previous_pair", "pair")
-    for name, dims, dtype, text in (
-        ("eigenvalue", pair, "float64", "eigenvalues, descending"),
-        ("residual", pair, "float64", "||Hy - lambda y||"),
-        ("converged", pair, "int8", "1 where the residual is below tolerance times ||H||"),
-        ("overlap", both, "float64", "|<v_j(previous), v_k(now)>|"),
-        ("matched", pair, "int64", "previous pair that this one continues, -1 at the first iteration"),
-        ("crossing", ("iteration",), "int8", "1 where the order of the matched pairs changed"),
-        ("subspace_overlap", ("iteration",), "float64", "mean squared cosine of angles with the previous subspace"),
-        ("gradient_share", ("iteration",), "float64", "share of the gradient in the subspace, ||Pg||^2 / ||g||^2"),
-        ("step_share", ("iteration",), "float64", "share of the step to the next recorded iteration in the subspace"),
-        ("products", ("iteration",), "int64", "Hessian products of the search"),
-    ):
-        shape = (rows, pairs, pairs)[: len(dims)]
-        add_array(group, name, dims, shape=shape, dtype=dtype, long_name=text)
+    @staticmethod
+    def conclude(store: Store) -> dict[str, Any]:
+        """Sort the rows into labelled arrays and match the pairs; return figures for the log."""
+        table, (rows, pairs) = work_units.results(store), store["eigenvalue"].shape
+        values, residuals, converged, overlap, scalars = np.split(
+            table, np.cumsum([pairs, pairs, pairs, pairs**2]), axis=1
+        )
+        overlap, top = overlap.reshape(rows, pairs, pairs), store.attrs["subspace_dimension"]
+        matched = np.array([np.full(pairs, -1), *map(match, overlap[1:])])
+        crossing = (matched != np.arange(pairs)).any(axis=1) & (np.arange(rows) > 0)
+        for name, array in (
+            ("eigenvalue", values),
+            ("residual", residuals),
+            ("converged", converged),
+            ("overlap", overlap),
+            ("matched", matched),
+            ("crossing", crossing),
+            ("subspace_overlap", np.square(overlap[:, :top, :top]).sum(axis=(1, 2)) / top),
+            ("products", scalars[:, 0]),
+            ("gradient_share", scalars[:, 1]),
+            ("step_share", scalars[:, 2]),
+        ):
+            store[name][...] = array
+        unconverged = int((converged == 0).any(axis=1).sum())
+        figures = {"iterations": rows, "crossings": int(crossing.sum()), "not_converged": unconverged}
+        return figures | {"products": int(scalars[:, 0].sum())}
 
 
 class Evaluator:
@@ -184,29 +221,3 @@ def match(overlap: np.ndarray) -> np.ndarray:
 
     previous, present = linear_sum_assignment(overlap, maximize=True)
     return previous[np.argsort(present)]
-
-
-def finish(store: Store, attempt: dict[str, Any]) -> dict:
-    """Sort the rows into labelled arrays and match the pairs; return figures for the log."""
-    table, (rows, pairs) = work_units.results(store), store["eigenvalue"].shape
-    values, residuals, converged, overlap, scalars = np.split(table, np.cumsum([pairs, pairs, pairs, pairs**2]), axis=1)
-    overlap, top = overlap.reshape(rows, pairs, pairs), store.attrs["subspace_dimension"]
-    matched = np.array([np.full(pairs, -1), *map(match, overlap[1:])])
-    crossing = (matched != np.arange(pairs)).any(axis=1) & (np.arange(rows) > 0)
-    for name, array in (
-        ("eigenvalue", values),
-        ("residual", residuals),
-        ("converged", converged),
-        ("overlap", overlap),
-        ("matched", matched),
-        ("crossing", crossing),
-        ("subspace_overlap", np.square(overlap[:, :top, :top]).sum(axis=(1, 2)) / top),
-        ("products", scalars[:, 0]),
-        ("gradient_share", scalars[:, 1]),
-        ("step_share", scalars[:, 2]),
-    ):
-        store[name][...] = array
-    store.finish(attempt)
-    unconverged = int((converged == 0).any(axis=1).sum())
-    figures = {"iterations": rows, "crossings": int(crossing.sum()), "not_converged": unconverged}
-    return figures | {"products": int(scalars[:, 0].sum())}

@@ -1,19 +1,27 @@
-"""Driver: train (or read checkpoints) and record the trajectory, resumable bit for bit."""
+"""Driver: train and record the trajectory, resumable bit for bit."""
 
 import hashlib
 import os
 import time
+from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
+import zarr
 
+from lossatlas import backends
+from lossatlas.data import load_dataset
+from lossatlas.drivers.base import Job, Order
 from lossatlas.errors import room_for
 from lossatlas.io.store import Store
-from lossatlas.io.trajectory import RowWriter, rows_on_disk
-from lossatlas.parallel import signals
+from lossatlas.io.trajectory import Recording, RowWriter, check_disk, rows_on_disk
+from lossatlas.parallel import Timing, World, signals
 from lossatlas.parallel.progress import Progress
+from lossatlas.problem.readiness import check_memory
+from lossatlas.zoo import weights
 
 
 class Trainer(Protocol):
@@ -31,6 +39,60 @@ class Trainer(Protocol):
 
     def load_state(self, state: bytes) -> None:
         """Go on from a state."""
+
+
+@dataclass
+class TrajectoryJob(Job):
+    """A job that makes a trajectory; ``recording`` says of what."""
+
+    recording: Recording
+
+    kind: ClassVar[str] = "trajectory"
+
+    def build(self, group: zarr.Group) -> None:
+        """Create all arrays of the trajectory."""
+        self.recording.build(group)
+
+
+@dataclass
+class Training(TrajectoryJob):
+    """A run that is trained."""
+
+    trainer: Trainer
+
+    @classmethod
+    def read(cls, args: Namespace, world: World) -> Self:
+        """Build the network, with published weights where the model asks for them, and load the samples.
+
+        Raises:
+            LossAtlasError: the disk has no room for the trajectory, or a later job's ``memory_gb`` is too little.
+        """
+        spec, backend = args.spec, backends.backend(args.spec["backend"])
+        device = backend.set_up(args.device, spec["dtype"], args.threads)
+        model = spec["model"]
+        network = backend.FlatNetwork(backend.build_module(model, spec["seed"]), device)
+        if "pretrained" in model:
+            file = weights.locate(model["name"], model["pretrained"], Path(model["data_root"]))
+            backend.read_pretrained(file, network)
+        samples = load_dataset(spec["data"]).train
+        trainer = backend.Trainer(network, backend.build_loss(spec["loss"]), samples, spec["train"], spec["seed"])
+        iterations = recorded_iterations(trainer.steps, spec["train"]["record_every"])
+        recording = network.recording(iterations, trainer.steps_per_epoch)
+        print(check_disk(args.run_dir, recording), flush=True)
+        check_memory(backend, network, spec["loss"], samples, args.needs)
+        return cls(spec, recording, trainer, inputs={"data": samples.digest}, device=device.description)
+
+    def compute(self, store: Store, order: Order, world: World, timing: Timing) -> int:
+        """Train to the end; see ``record_training``."""
+        with timing("compute"):
+            self.effort["steps"] = record_training(self.trainer, store, order.label)
+        return 0
+
+    @staticmethod
+    def conclude(store: Store) -> dict[str, Any]:
+        """Return the first loss and the last ones."""
+        losses = store["batch_loss"][:]
+        return {"mini-batch loss": f"{losses[0]:.4f} -> {np.mean(losses[-11:-1]):.4f} (mean of the last ten)"}
 
 
 def recorded_iterations(steps: int, every: int) -> np.ndarray:
@@ -56,12 +118,12 @@ def record_training(
     recorded = set(store["iteration"][:].tolist())
     resume = ResumeFile(store.path.with_suffix(".resume"), store.fingerprint)
     writer, start = RowWriter(store), 0
-    found = resume.read(log)
-    if found and not rows_on_disk(store, found[1]):
+    saved = resume.read(log)
+    if saved and not rows_on_disk(store, saved[1]):
         log(f"{label}: chunks of {store.path} are missing; training begins anew")
-        found = None
-    if found:
-        start, writer.written, state = found
+        saved = None
+    if saved:
+        start, writer.written, state = saved
         trainer.load_state(state)
         log(
             f"{label}: resuming at iteration {start} of {trainer.steps}; "

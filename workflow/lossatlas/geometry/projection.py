@@ -1,13 +1,12 @@
 """Paths on a plane: the run's own, and those of other runs with the same network."""
 
+import itertools
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import zarr
 
 from lossatlas.errors import LossAtlasError
-from lossatlas.io.store import add_array
+from lossatlas.io.arrays import Array
 from lossatlas.io.trajectory import Trajectory
 
 
@@ -71,23 +70,44 @@ class Others:
         """Project every run's path, see ``project_path``."""
         return [project_path(run, center, vectors) for run in self.runs.values()]
 
-    def build(self, group: zarr.Group, paths: list[Path], metrics: dict[str, str], splits: int) -> None:
-        """Create the arrays of a landscape store: positions at once, ``metrics`` (name -> units) to be filled in."""
+    def schema(self, metrics: dict[str, str]) -> list[Array]:
+        """Return the arrays of a landscape store that show these runs; ``metrics`` are name -> units."""
+        return other_arrays(metrics if self.losses else {}) if self.runs else []
+
+    def data(self, paths: list[Path]) -> dict[str, np.ndarray | list]:
+        """Return what is known of their projected ``paths`` at once, by array."""
         if not self.runs:
-            return
-        path, dims = join(paths), ("other_checkpoint",)
-        names = [name for name, run in self.runs.items() for _ in range(len(run))]
-        iterations = np.concatenate([run.iterations for run in self.runs.values()])
-        add_array(group, "other_run", dims, data=names, long_name="run of the other checkpoint")
-        add_array(group, "other_iteration", dims, data=iterations, long_name="iteration of the other run")
-        for k, name in enumerate(("x", "y")):
-            text = f"projection of the other run's path on {name}"
-            add_array(group, f"other_{name}", dims, data=path.coefficients[:, k], long_name=text)
-        text = "distance of the other checkpoint from the plane"
-        add_array(group, "other_residual", dims, data=path.residual, long_name=text, units="Euclidean norm")
-        for name, units_of in metrics.items() if self.losses else ():
-            for kind, text in (("true", "of the checkpoint itself"), ("projected", "at the checkpoint's projection")):
-                about: Any = {"long_name": f"{kind} {name}", "description": f"{name} {text}", "units": units_of}
-                shape, along = (splits, len(names)), ("split", *dims)
-                add_array(group, f"other_{kind}_{name}", along, shape=shape, **about)
-        group.attrs["other_evaluations"] = 2 * len(self.evaluated) * splits
+            return {}
+        path = join(paths)
+        return {
+            "other_run": [name for name, run in self.runs.items() for _ in range(len(run))],
+            "other_iteration": np.concatenate([run.iterations for run in self.runs.values()]),
+            "other_x": path.coefficients[:, 0],
+            "other_y": path.coefficients[:, 1],
+            "other_residual": path.residual,
+        }
+
+
+_ALONG = ("other_checkpoint",)
+_CHECKPOINTS = (
+    Array("other_run", _ALONG, "run of the other checkpoint"),
+    Array("other_iteration", _ALONG, "iteration of the other run"),
+    Array("other_x", _ALONG, "projection of the other run's path on x"),
+    Array("other_y", _ALONG, "projection of the other run's path on y"),
+    Array("other_residual", _ALONG, "distance of the other checkpoint from the plane", "Euclidean norm"),
+)
+"""Where the checkpoints of other runs are."""
+
+
+def other_arrays(metrics: dict[str, str]) -> list[Array]:
+    """Return the arrays that show other runs, evaluated by ``metrics``, name -> units."""
+    values = (path_arrays("other", *_ALONG, *metric) for metric in metrics.items())
+    return [*_CHECKPOINTS, *itertools.chain(*values)]
+
+
+def path_arrays(who: str, along: str, name: str, units: str) -> list[Array]:
+    """Return the arrays of a metric at checkpoints and at their projections; ``who`` begins their names."""
+    return [
+        Array(f"{who}_{kind}_{name}", ("split", along), f"{kind} {name}", units, f"{name} {text}")
+        for kind, text in (("true", "of the checkpoint itself"), ("projected", "at the checkpoint's projection"))
+    ]

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.io.arrays import Array
 from lossatlas.io.layout import is_variance
 from lossatlas.io.trajectory import Trajectory
 
@@ -13,15 +14,14 @@ from lossatlas.io.trajectory import Trajectory
 class Sites(Protocol):
     """Points of parameter space in a row, and what a store says about them.
 
-    ``axis`` and ``long_name`` name the ``coordinate`` (site,); ``arrays`` holds more about the sites by name, as
-    (values, long name); ``attributes`` says what the sites are; ``measures`` names what is to be measured at each
-    besides the spectrum.
+    ``axis`` names the ``coordinate`` (site,); ``data`` holds it and more about the sites, as ``schema`` says;
+    ``attributes`` says what the sites are; ``measures`` names what is to be measured at each besides the spectrum.
     """
 
     axis: str
-    long_name: str
+    schema: tuple[Array, ...]
     coordinate: np.ndarray
-    arrays: dict[str, tuple[np.ndarray, str]]
+    data: dict[str, np.ndarray]
     attributes: dict[str, Any]
     measures: tuple[str, ...]
 
@@ -37,14 +37,15 @@ class Sites(Protocol):
 class AlongTraining:
     """Every ``stride``-th recorded iteration and the last (GradVis Algorithm 5)."""
 
-    axis = long_name = "iteration"
+    axis = "iteration"
+    schema = (Array(axis, (axis,), "iteration"), Array("row", (axis,), "row of the trajectory"))
     measures = ()
 
     def __init__(self, trajectory: Trajectory, stride: int):
         self.trajectory = trajectory
         self.rows = trajectory.every(stride)
         self.coordinate = trajectory.iterations[self.rows]
-        self.arrays = {"row": (self.rows, "row of the trajectory")}
+        self.data = {"iteration": self.coordinate, "row": self.rows}
         self.attributes = {"batchnorm": "frozen: each checkpoint's own running statistics"}
 
     def __len__(self) -> int:
@@ -83,7 +84,12 @@ class Line:
             point.
     """
 
-    axis, long_name = "position", "position on the line: 0 = from, 1 = to"
+    axis = "position"
+    schema = (
+        Array(axis, (axis,), "position on the line: 0 = from, 1 = to"),
+        Array("distance", (axis,), "signed distance from 'from' (Euclidean norm)"),
+        Array("clipped_variances", (axis,), "running variances below zero on the line, set to zero"),
+    )
     measures = ("loss", "gradient_norm")
 
     def __init__(
@@ -108,10 +114,7 @@ class Line:
         self.coordinate = coordinate
         self._variances = variance_mask(trajectory)
         clipped = np.array([int(self._below_zero(t).sum()) for t in self.coordinate])
-        self.arrays = {
-            "distance": (self.coordinate * length, "signed distance from 'from' (Euclidean norm)"),
-            "clipped_variances": (clipped, "running variances below zero on the line, set to zero"),
-        }
+        self.data = {"position": coordinate, "distance": coordinate * length, "clipped_variances": clipped}
         policies = {
             "interpolate": "interpolate: running statistics move along with the parameters, variances clipped at zero",
             "frozen": "frozen: running statistics of 'from'",

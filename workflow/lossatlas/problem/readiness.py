@@ -8,10 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from lossatlas.io import store
-from lossatlas.problem import Choice
+from lossatlas.krylov import check_deterministic
+from lossatlas.problem import Choice, Problem, choices_of
 
 
 class Remembered:
@@ -77,3 +80,31 @@ def check_memory(backend: ModuleType, network: Any, loss: dict, samples: Split, 
                 f"{key}.memory_gb: {spec['memory_gb']:.3g} is too little: at least about {least:.2g} for one vector "
                 "and one sample at once"
             )
+
+
+def choose_products(
+    problem: Problem,
+    at: tuple[np.ndarray, np.ndarray],
+    width: int,
+    spec: dict,
+    remembered: Remembered | None = None,
+    count: int | None = None,
+) -> Choice:
+    """Choose how Hessian products are computed, and check that they are deterministic.
+
+    Args:
+        at: theta and buffers of a point where products are tried.
+        width: vectors at once.
+        spec: the choices of a driver, see ``choices_of``; all that chunks depend on may be among them.
+        remembered: choices of other jobs of the run, which are then not made and checked again.
+        count: products that are ahead, about, if that is known.
+    """
+    choices = choices_of(spec)
+
+    def checked() -> Choice:
+        choice = problem.choose_strategy(*at, width, **choices, count=count)
+        check_deterministic(lambda: problem.linearize(*at, **{**choices, "strategy": choice.strategy}))
+        return choice
+
+    chunks = {key: spec[key] for key in ("batch_size", "batchnorm") if key in spec}
+    return remembered.choice(checked, width, count, **choices, **chunks) if remembered else checked()

@@ -4,9 +4,9 @@ import numpy as np
 
 from lossatlas.geometry.directions.unnormalized import RawDirections
 from lossatlas.io.trajectory import Trajectory
-from lossatlas.krylov import check_deterministic, eigenpairs
-from lossatlas.problem import Choice, Problem, batchnorm_note, choices_of
-from lossatlas.problem.readiness import Remembered
+from lossatlas.krylov import eigenpairs
+from lossatlas.problem import Problem, batchnorm_note, choices_of
+from lossatlas.problem.readiness import Remembered, choose_products
 
 
 def eigen(
@@ -20,17 +20,8 @@ def eigen(
         remembered: choices of other jobs of the run.
     """
     theta, buffers = trajectory.parameters(center), trajectory.buffers(center)
-    choices = choices_of(spec)
-
-    def checked() -> Choice:
-        choice = problem.choose_strategy(theta, buffers, 1, **choices, count=spec["max_products"])
-        check_deterministic(lambda: problem.linearize(theta, buffers, **{**choices, "strategy": choice.strategy}))
-        return choice
-
-    chunks = {key: spec[key] for key in ("batch_size", "batchnorm") if key in spec}
-    ahead = spec["max_products"]
-    choice = remembered.choice(checked, 1, ahead, **choices, **chunks) if remembered else checked()
-    choices["strategy"] = choice.strategy
+    choice = choose_products(problem, (theta, buffers), 1, spec, remembered, spec["max_products"])
+    choices = {**choices_of(spec), "strategy": choice.strategy}
     operator = problem.linearize(theta, buffers, **choices)
     pairs = eigenpairs(
         operator, spec["largest"], spec["smallest"], spec["tolerance"], spec["max_products"], spec["seed"]

@@ -1,0 +1,63 @@
+"""What jobs read: trajectories, samples and the network of a run, as their command lines name them."""
+
+from argparse import Namespace
+from typing import Any
+
+from lossatlas import backends
+from lossatlas.data import Subset, evaluation_subsets, load_dataset
+from lossatlas.geometry.directions.direction_set import Axes
+from lossatlas.io.trajectory import Trajectory
+from lossatlas.parallel import World
+from lossatlas.problem import Problem
+
+
+def open_others(args: Namespace) -> dict[str, Trajectory]:
+    """Open the trajectories of other runs that a command line names."""
+    return {name: Trajectory(file) for name, file in args.other}
+
+
+def read_problems(
+    args: Namespace,
+    world: World,
+    trajectory: Trajectory,
+    subsets: dict[str, Subset],
+    batch_size: int,
+    batchnorm: str = "frozen",
+) -> tuple[dict[str, Problem], str]:
+    """Set up the device and rebuild a run's network as one problem per subset; return these, and the device in words.
+
+    From here on this process has the threads that it was given, and no more.
+    """
+    backend = backends.backend(args.spec["backend"])
+    device = backend.set_up(args.device, args.spec["dtype"], args.threads, world.local_rank)
+    problems = backends.problems_of_run(backend, device, args.spec, trajectory, subsets, batch_size, batchnorm)
+    return problems, device.description
+
+
+def read_problem(args: Namespace, world: World, trajectory: Trajectory, choices: dict) -> tuple[Problem, Subset, str]:
+    """Return the problem of the training samples alone, these, and the device in words.
+
+    Args:
+        choices: of the driver, with the keys ``batch_size`` and ``batchnorm``.
+    """
+    subset = training_subset(args.spec)
+    chunks = choices["batch_size"], choices["batchnorm"]
+    problems, device = read_problems(args, world, trajectory, {"train": subset}, *chunks)
+    return problems["train"], subset, device
+
+
+def training_subset(spec: dict) -> Subset:
+    """Return the training samples of the evaluation subset."""
+    return evaluation_subsets(load_dataset(spec["data"]), {**spec["evaluation"], "test_samples": 0})["train"]
+
+
+def identities(
+    trajectory: Trajectory,
+    subsets: dict[str, Subset],
+    others: dict[str, Trajectory] | None = None,
+    axes: Axes | None = None,
+) -> dict[str, Any]:
+    """Return the identities of all that a job reads, by name."""
+    known = {"trajectory": trajectory.store.identity, **(axes.identities if axes else {})}
+    known |= {f"subset/{name}": subset.digest for name, subset in subsets.items()}
+    return known | {f"run/{name}": other.store.identity for name, other in (others or {}).items()}
