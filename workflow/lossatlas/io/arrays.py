@@ -31,8 +31,8 @@ class Array:
 
     def create(self, group: zarr.Group, sizes: Mapping[str, int], data: np.ndarray | list | None = None) -> None:
         """Create it in a group: holding ``data``, or to be filled in, of the ``sizes`` of its dimensions."""
-        about = {"long_name": self.long_name, "description": self.description, "units": self.units}
-        about = {key: text for key, text in about.items() if text}
+        told = {"long_name": self.long_name, "description": self.description, "units": self.units}
+        about: dict[str, Any] = {key: text for key, text in told.items() if text}
         if data is None:
             shape = tuple(sizes[dim] for dim in self.dims)
             about |= {"shape": shape, "dtype": self.dtype, "fill_value": self.fill_value}

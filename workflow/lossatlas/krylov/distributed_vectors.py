@@ -1,11 +1,13 @@
 """A symmetric matrix, and arithmetic with vectors, of which each process holds a part."""
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lossatlas.krylov.collective import Collective
-from lossatlas.krylov.operator import SymmetricOperator
+from lossatlas.krylov.operator import PartialOperator, SymmetricOperator
 
 
 class DistributedVectors:
@@ -24,9 +26,9 @@ class DistributedVectors:
         vectors = self.team.whole(parts, self.size)
         if self.team.size == 1:
             return self.operator.matmat(vectors)
-        return self.team.share(self.operator.partial(vectors, self.team.leaves))
+        return self.team.share(cast(PartialOperator, self.operator).partial(vectors, self.team.leaves))
 
-    def sum(self, term: Callable[[slice], np.ndarray]) -> np.ndarray:
+    def sum(self, term: Callable[[slice], ArrayLike]) -> np.ndarray:
         """Return the sum over all entries of vectors; ``term`` returns that over some of this process's."""
         return self.team.total([np.array(term(leaf), np.float64) for leaf in self.leaves])
 

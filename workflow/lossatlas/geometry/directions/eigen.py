@@ -1,5 +1,7 @@
 """Hessian eigenvectors at a checkpoint: GradVis's proposal for planes that show real curvature (section 3.2)."""
 
+from typing import Any
+
 import numpy as np
 
 from lossatlas.geometry.directions.unnormalized import RawDirections
@@ -21,7 +23,7 @@ def eigen(
     """
     theta, buffers = trajectory.parameters(center), trajectory.buffers(center)
     choice = choose_products(problem, (theta, buffers), 1, spec, remembered, spec["max_products"])
-    choices = {**choices_of(spec), "strategy": choice.strategy}
+    choices: dict[str, Any] = {**choices_of(spec), "strategy": choice.strategy}
     operator = problem.linearize(theta, buffers, **choices)
     pairs = eigenpairs(
         operator, spec["largest"], spec["smallest"], spec["tolerance"], spec["max_products"], spec["seed"]
