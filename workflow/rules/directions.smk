@@ -3,28 +3,28 @@
 
 rule directions:
     input:
-        trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
-        others=lambda wildcards: trajectories(other_runs(wildcards)),
-        file=lambda wildcards: directions_spec(wildcards).get("path", []),
+        trajectory=TRAJECTORY,
+        others=trajectories_of(Run.directions_others, "directions"),
+        file=of_run(Run.directions_file, "directions"),
     output:
-        directory(f"{RESULTS}/{{run}}/directions/{{directions}}.zarr"),
+        directory(f"{RUN}/directions/{{directions}}.zarr"),
     log:
-        f"{RESULTS}/{{run}}/logs/directions/{{directions}}.log",
+        f"{LOGS}/directions/{{directions}}.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/directions/{{directions}}.benchmark.tsv"
+        f"{LOGS}/directions/{{directions}}.benchmark.tsv"
     wildcard_constraints:
         directions=sets_of_kind("random", "difference", "file"),
     conda:
         environment
-    threads: lambda wildcards: directions_spec(wildcards)["threads"]
+    threads: of_run(Run.directions_threads, "directions")
     resources:
         mem_mb=4000,
         runtime=growing(30),
     params:
         script=SCRIPTS / "directions.py",
-        run_dir=run_dir,
-        spec=lambda wildcards: as_json(directions_spec(wildcards)),
-        others=lambda wildcards: other_arguments(other_runs(wildcards)),
+        run_dir=RUN,
+        spec=of_run(Run.directions_spec, "directions"),
+        others=of_run(Run.directions_arguments, "directions"),
         fresh=fresh(),
     message:
         "Directions {wildcards.directions} of {wildcards.run}"
@@ -35,67 +35,53 @@ rule directions:
         " 2>&1 | logged {log:q}"
 
 
-rule pca:
+use rule mpi as pca with:
     input:
-        trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
+        trajectory=TRAJECTORY,
     output:
-        directory(f"{RESULTS}/{{run}}/directions/{{directions}}.zarr"),
+        directory(f"{RUN}/directions/{{directions}}.zarr"),
     log:
-        f"{RESULTS}/{{run}}/logs/directions/{{directions}}.log",
+        f"{LOGS}/directions/{{directions}}.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/directions/{{directions}}.benchmark.tsv"
+        f"{LOGS}/directions/{{directions}}.benchmark.tsv"
     wildcard_constraints:
         directions=sets_of_kind("pca"),
     conda:
         "../../envs/torch.yaml"
-    threads: MPI["ranks"] * MPI["threads_per_rank"]
     resources:
-        mpi="mpiexec",
-        tasks=MPI["ranks"],
-        cpus_per_task=MPI["threads_per_rank"],
-        mem_mb=4000,
-        runtime=growing(30),
+        **ranks(4000, 30),
     params:
         script=SCRIPTS / "pca.py",
-        run_dir=run_dir,
-        spec=lambda wildcards: as_json(directions_spec(wildcards)),
-        timing=f"{RESULTS}/{{run}}/logs/directions/{{directions}}.timing.json",
-        fresh=fresh(),
+        spec=of_run(Run.directions_spec, "directions"),
+        timing=f"{LOGS}/directions/{{directions}}.timing.json",
     message:
         "Principal components {wildcards.directions} of {wildcards.run} by {resources.tasks} MPI ranks"
-    shell:
-        "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
-        "{resources.mpi} -n {resources.tasks} python {params.script:q} --output {output:q}"
-        " --run-dir {params.run_dir:q} --label {wildcards.run:q}/directions/{wildcards.directions:q}"
-        " --spec {params.spec:q} --trajectory {input.trajectory:q} --timing {params.timing:q}"
-        " --ranks {resources.tasks} --threads {resources.cpus_per_task} {params.fresh:q}"
-        " 2>&1 | logged {log:q}"
 
 
 rule eigen:
     input:
-        dataset_ready,
-        trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
+        of_run(Run.data_ready),
+        trajectory=TRAJECTORY,
     output:
-        directory(f"{RESULTS}/{{run}}/directions/{{directions}}.zarr"),
+        directory(f"{RUN}/directions/{{directions}}.zarr"),
     log:
-        f"{RESULTS}/{{run}}/logs/directions/{{directions}}.log",
+        f"{LOGS}/directions/{{directions}}.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/directions/{{directions}}.benchmark.tsv"
+        f"{LOGS}/directions/{{directions}}.benchmark.tsv"
     wildcard_constraints:
         directions=sets_of_kind("eigen"),
     conda:
         environment
-    threads: lambda wildcards: directions_spec(wildcards)["threads"]
+    threads: of_run(Run.directions_threads, "directions")
     resources:
         mem_mb=8000,
         runtime=growing(240),
     params:
         script=SCRIPTS / "derivatives.py",
-        run_dir=run_dir,
-        spec=lambda wildcards: as_json(derivatives_spec(wildcards)),
-        device=lambda wildcards: RUNS[wildcards.run]["device"],
-        threads=lambda wildcards: directions_spec(wildcards)["threads"],
+        run_dir=RUN,
+        spec=of_run(Run.derivatives_spec, "directions"),
+        device=setting("device"),
+        threads=of_run(Run.directions_threads, "directions"),
         fresh=fresh(),
     message:
         "Hessian eigenvectors {wildcards.directions} of {wildcards.run}"

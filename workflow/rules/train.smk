@@ -41,29 +41,29 @@ rule weights:
 
 rule train:
     input:
-        dataset_ready,
-        weights_ready,
+        of_run(Run.data_ready),
+        of_run(Run.weights_ready),
     output:
-        directory(f"{RESULTS}/{{run}}/trajectory.zarr"),
+        directory(TRAJECTORY),
     log:
-        f"{RESULTS}/{{run}}/logs/train.log",
+        f"{LOGS}/train.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/train.benchmark.tsv"
+        f"{LOGS}/train.benchmark.tsv"
     wildcard_constraints:
-        run="|".join(TRAINED) or "(?!)",
+        run=runs_that(are_trained=True),
     conda:
         environment
-    threads: lambda wildcards: RUNS[wildcards.run]["train"]["threads"]
+    threads: setting("train", "threads")
     resources:
         mem_mb=4000,
         runtime=growing(60),
     params:
         script=SCRIPTS / "train.py",
-        run_dir=run_dir,
-        spec=lambda wildcards: as_json(training_spec(wildcards.run)),
+        run_dir=RUN,
+        spec=of_run(Run.trajectory_spec),
         needs=needs,
-        device=lambda wildcards: RUNS[wildcards.run]["device"],
-        threads=lambda wildcards: RUNS[wildcards.run]["train"]["threads"],
+        device=setting("device"),
+        threads=setting("train", "threads"),
         fresh=fresh(),
     message:
         "Train {wildcards.run} and record its trajectory"
@@ -76,15 +76,15 @@ rule train:
 
 rule checkpoints:
     input:
-        files=lambda wildcards: CHECKPOINTS[wildcards.run],
+        files=lambda wildcards: RUNS[wildcards.run].checkpoints,
     output:
-        directory(f"{RESULTS}/{{run}}/trajectory.zarr"),
+        directory(TRAJECTORY),
     log:
-        f"{RESULTS}/{{run}}/logs/checkpoints.log",
+        f"{LOGS}/checkpoints.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/checkpoints.benchmark.tsv"
+        f"{LOGS}/checkpoints.benchmark.tsv"
     wildcard_constraints:
-        run="|".join(IMPORTED) or "(?!)",
+        run=runs_that(are_trained=False),
     conda:
         environment
     resources:
@@ -92,8 +92,8 @@ rule checkpoints:
         runtime=growing(60),
     params:
         script=SCRIPTS / "import_checkpoints.py",
-        run_dir=run_dir,
-        spec=lambda wildcards: as_json(PROBLEMS[wildcards.run]),
+        run_dir=RUN,
+        spec=of_run(Run.trajectory_spec),
         needs=needs,
         fresh=fresh(),
     message:

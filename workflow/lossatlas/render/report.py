@@ -14,32 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossatlas.errors import room_for
 from lossatlas.krylov import Spectrum
+from lossatlas.render import registry
 from lossatlas.render.style import percent
 
 _MEDIA = {".png": "image/png", ".mp4": "video/mp4"}
-_CAPTIONS = {
-    "contour": "The loss on the plane from above, with the projected path.",
-    "surface": "The same as a surface; the path lies at the loss of its projection.",
-    "metrics": "Accuracy and the user's own metrics on the plane, with the projected path.",
-    "curvature": "|λ_min / λ_max| of the Hessian: near 0 the surface is convex, larger values tell of negative "
-    "curvature that the plane may hide. Lines are contours of the loss, with the projected path.",
-    "loss": "The loss of the checkpoints themselves and (dashed) of their projections.",
-    "null": "The path in its first two principal components, a random walk with steps as long in its own, and the "
-    "variance that components explain. What both show says nothing about the loss (Antognini & Sohl-Dickstein 2018).",
-    "density": "Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
-    "intervals over probes, too narrow where isolated eigenvalues dominate.",
-    "distribution": "Share of eigenvalues up to a value; bands hold the spread over probes and the quadrature's own "
-    "bounds.",
-    "variants": "Densities of several matrices at the last iteration.",
-    "tracking": "Eigenvalues along training in the colours of their eigenvectors; overlaps with the tracked iteration "
-    "before; shares of gradient and step in the subspace of the eigenvectors.",
-    "curve": "Loss and accuracy on straight lines through parameter space. Circles are stationary points; an arrow "
-    "shows the barrier, from the higher end to the highest point between the ends.",
-    "evolution": "Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes, too narrow "
-    "where isolated eigenvalues dominate.",
-    "between": "Loss, extreme eigenvalues with the trace (bars are 95 % intervals over probes), and the density of the "
-    "Hessian's eigenvalues on the straight line between the two checkpoints, which dotted lines mark.",
-}
 _WORKS = {
     "landscape": "H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein. Visualizing the Loss Landscape of Neural Nets. "
     "NeurIPS 2018. (planes, filter normalisation, PCA of the path, "
@@ -69,6 +47,7 @@ _WORKS = {
 class Materials:
     """What a report is made from. Datasets are opened stores; paths are files; ``settings`` is the run's config.
 
+    ``figures`` holds the files of ``render.registry.figure_files``, by what is drawn: ``plane pca``, ``spectra``.
     ``jobs`` lists (job, seconds, peak MB); ``timings`` holds the MPI jobs' timing records.
     """
 
@@ -109,7 +88,7 @@ def render(materials: Materials) -> str:
         planes=[_plane(name, m) for name in m.landscapes],
         curves=[_curve(name, m) for name in m.curves],
         spectra=_spectra(m),
-        nulls=[_null(name, m) for name in m.directions if f"directions/{name}" in m.figures],
+        nulls=[_null(name, m) for name in m.directions if f"directions {name}" in m.figures],
         lines=[_line(name, m) for name in m.lines],
         tracking=_tracking(m),
         settings=m.settings_text,
@@ -170,7 +149,8 @@ def _end(landscapes: dict[str, xr.Dataset]) -> str:
 
 
 def _figures(files: Iterable[Path]) -> list[dict]:
-    return [{"source": embed(file), "caption": _CAPTIONS[file.stem.rsplit("_", 1)[1]]} for file in files]
+    known = registry.figures()
+    return [{"source": embed(file), "caption": known[file.stem.rsplit("_", 1)[1]].caption} for file in files]
 
 
 def _plane(name: str, m: Materials) -> dict:
@@ -196,7 +176,12 @@ def _plane(name: str, m: Materials) -> dict:
         apart = f"up to {plane['other_residual'].values.max():.3g} from the plane"
         facts.append(("paths of other runs", f"{runs}; {apart}; {count:,} evaluations"))
     facts += _curvature_facts(m.curvatures[name]) if name in m.curvatures else []
-    return {"name": name, "video": embed(m.videos[name]), "facts": facts, "figures": _figures(m.figures[name])}
+    return {
+        "name": name,
+        "video": embed(m.videos[name]),
+        "facts": facts,
+        "figures": _figures(m.figures[f"plane {name}"]),
+    }
 
 
 def _null(name: str, m: Materials) -> dict:
@@ -212,7 +197,7 @@ def _null(name: str, m: Materials) -> dict:
         facts.append(("similarity of the paths", f"{similar:.3f}; 1 is a random walk up to rotation and scale"))
     wide = f"{pca.attrs['walk_spread']:.3g} times the random walk's; more than 1 where steps go on in one direction"
     facts.append(("spread of the path", wide))
-    return {"name": name, "facts": facts, "figures": _figures(m.figures[f"directions/{name}"])}
+    return {"name": name, "facts": facts, "figures": _figures(m.figures[f"directions {name}"])}
 
 
 _COMPARED = ("path_share", "walk_share", "walk_correlation")
@@ -262,7 +247,7 @@ def _curve(name: str, m: Materials) -> dict:
                                                         "barrier_above_chord", "monotonicity")]  # fmt: skip
         rows.append([str(one["curve"].values), str(one["split"].values), *numbers])
     return {"name": name, "facts": facts, "head": _CURVE_HEAD, "rows": rows,
-            "figures": _figures(m.figures[f"curves/{name}"])}  # fmt: skip
+            "figures": _figures(m.figures[f"curve {name}"])}  # fmt: skip
 
 
 def _spectra(m: Materials) -> dict | None:
@@ -319,7 +304,7 @@ def _line(name: str, m: Materials) -> dict:
         at, *quadrature = _spectrum_row(one)
         rows.append([at, *(f"{float(one[key]):.4g}" for key in ("loss", "gradient_norm")), *quadrature])
     return {"name": name, "facts": facts, "head": ["position", "loss", "gradient norm", *_SPECTRUM_HEAD],
-            "rows": rows, "figures": _figures(m.figures[f"spectra_between/{name}"])}  # fmt: skip
+            "rows": rows, "figures": _figures(m.figures[f"line {name}"])}  # fmt: skip
 
 
 def _tracking(m: Materials) -> dict | None:

@@ -1,20 +1,37 @@
 """The plane as a surface in three dimensions, with the path at the loss of its projection."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Line3D
 
+from lossatlas.render.registry import FigureSpec
+from lossatlas.render.scale import LossScale, loss_scale
 from lossatlas.render.style import (
+    CHOICES,
     COLORMAP,
     NOTE,
     NOW_MARKER,
     PATH_COLOR,
-    LossScale,
     OtherPath,
     axis_labels,
     nonfinite_note,
+    noted,
+    other_paths,
+)
+
+SURFACE = FigureSpec(
+    kind="surface",
+    draw="surface_figure",
+    of="plane",
+    needs=("landscape",),
+    rule="figures",
+    log="planes",
+    caption="The loss on the plane as a surface; the path lies at the loss of its projection.",
+    details="That is not the loss of the checkpoints themselves.",
 )
 
 
@@ -65,3 +82,23 @@ def path_lines(axes: Axes3D, animated: bool = False) -> tuple[Line3D, Line3D]:
     (path,) = axes.plot([], [], [], "-", color=PATH_COLOR, linewidth=2, animated=animated, zorder=10)
     (now,) = axes.plot([], [], [], animated=animated, zorder=11, **(NOW_MARKER | {"markersize": 8}))
     return path, now
+
+
+def surface_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
+    """Return the surface with the whole path at the loss of its projection."""
+    figure = plt.figure(figsize=(7.2, 6.2))
+    axes = figure.add_axes((0.0, 0.03, 0.93, 0.9), projection="3d")
+    scale = loss_scale(landscape, choices)
+    draw_surface(axes, landscape, scale, choices)
+    heights = scale(landscape["path_projected_loss"].sel(split="train").values)
+    path, now = path_lines(axes)
+    path.set_data_3d(landscape["path_x"].values, landscape["path_y"].values, heights)
+    now.set_data_3d(landscape["path_x"].values[-1:], landscape["path_y"].values[-1:], heights[-1:])
+    paths = other_paths(landscape)
+    for line, other in zip(other_lines(axes, paths), paths, strict=True):
+        line.set_data_3d(other.x, other.y, scale(other.loss))
+    if paths:
+        path.set_label("this run")
+        axes.legend(handles=axes.get_lines()[:1] + axes.get_lines()[2:], loc="upper left", bbox_to_anchor=(0.05, 0.97))
+    axes.set_title(noted(title, landscape))
+    return figure

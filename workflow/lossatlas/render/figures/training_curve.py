@@ -2,12 +2,27 @@
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lossatlas.render.style import NOW_COLOR, NOW_MARKER, PATH_COLOR, TEST_COLOR
+from lossatlas.render.registry import FigureSpec
+from lossatlas.render.scale import logarithmic
+from lossatlas.render.style import CHOICES, NOW_COLOR, NOW_MARKER, PATH_COLOR, TEST_COLOR, other_losses
+
+LOSS = FigureSpec(
+    kind="loss",
+    draw="loss_figure",
+    of="plane",
+    needs=("landscape", "trajectory"),
+    rule="figures",
+    log="planes",
+    caption="The loss of the checkpoints themselves and (dashed) of their projections.",
+    details="The checkpoints are evaluated on the training and test subsets; grey is the loss of the mini-batches.",
+)
 
 
 def draw_curve(axes: Axes, landscape: xr.Dataset, trajectory: xr.Dataset, others: Sequence[tuple] = ()) -> None:
@@ -47,7 +62,7 @@ def draw_curve(axes: Axes, landscape: xr.Dataset, trajectory: xr.Dataset, others
         axes.plot(steps, np.where(np.isfinite(values), values, np.nan), label=run, color=color, linewidth=1.4)
     drawn = [line.get_ydata() for line in axes.get_lines()]
     finite = np.concatenate([y[np.isfinite(y)] for y in drawn]) if drawn else np.ones(1)
-    if finite.size and finite.min() > 0 and finite.max() / finite.min() > 30:
+    if finite.size and logarithmic(finite.min(), finite.max()):
         axes.set_yscale("log")
     ends = [iterations[-1], iterations[0] + 1, *(steps[-1] for _, _, steps, _ in others)]
     axes.set_xlim(iterations[0], max(ends))
@@ -62,3 +77,11 @@ def now_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
     line = axes.axvline(0, color=NOW_COLOR, linewidth=0.8, animated=animated)
     (now,) = axes.plot([], [], animated=animated, clip_on=False, **NOW_MARKER)
     return line, now
+
+
+def loss_figure(landscape: xr.Dataset, trajectory: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
+    """Return the loss along training."""
+    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+    draw_curve(axes, landscape, trajectory, other_losses(landscape))
+    axes.set_title(title)
+    return figure
