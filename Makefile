@@ -14,7 +14,7 @@ help:
 	@echo "make test-slurm   the workflow on a real, private one-node Slurm (needs root; installs Slurm on Debian)"
 	@echo "make test-all     these three, one after the other"
 	@echo "make bench   speed against peers, into results/bench.json"
-	@echo "make docs    regenerate config/README.md from the schema"
+	@echo "make docs    regenerate config/README.md from the schema, and the captions of figures"
 	@echo "make prune   remove stores of former settings that were set aside"
 	@echo "make clean   remove all results, hidden stores included"
 
@@ -47,6 +47,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	python scripts/config_docs.py > config/README.md
+	python -m lossatlas.render.registry workflow/report
 
 install: $(STAMP)
 

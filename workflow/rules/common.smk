@@ -95,6 +95,10 @@ def setting(*keys):
     return told
 
 
+def run_dir(wildcards):
+    return RUNS[wildcards.run].folder
+
+
 def trajectories_of(method, *names):
     """Return a function of wildcards: the trajectories of the other runs that a method of ``Run`` names."""
     others = of_run(method, *names)
@@ -108,6 +112,17 @@ def as_json(spec):
 def growing(minutes):
     """Return a runtime that grows when a job is tried again."""
     return lambda wildcards, attempt: minutes * attempt
+
+
+def ranks(memory, minutes):
+    """Return the resources of an MPI job: MB, and minutes, which grow when it is tried again."""
+    size = {"tasks": MPI["ranks"], "cpus_per_task": MPI["threads_per_rank"]}
+    return {"mpi": "mpiexec", **size, "mem_mb": memory, "runtime": growing(minutes)}
+
+
+def job_of(wildcards, output):
+    """Return the name of a job within its run: that of the store that it makes."""
+    return os.path.relpath(output[0], run_dir(wildcards)).removesuffix(".zarr")
 
 
 def reported(file, kind, group):

@@ -1,7 +1,7 @@
 # The loss on straight lines, by MPI ranks that share one queue.
 
 
-use rule mpi as curves with:
+use rule landscape as curves with:
     input:
         of_run(Run.data_ready),
         of_run(Run.direction_stores, "curve"),
@@ -19,6 +19,5 @@ use rule mpi as curves with:
         script=SCRIPTS / "curves.py",
         spec=of_run(Run.curve_spec, "curve"),
         arguments=of_run(Run.curve_arguments, "curve"),
-        timing=f"{LOGS}/curves/{{curve}}.timing.json",
     message:
         "Loss on curve {wildcards.curve} of {wildcards.run} by {resources.tasks} MPI ranks"

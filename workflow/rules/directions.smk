@@ -22,7 +22,7 @@ rule directions:
         runtime=growing(30),
     params:
         script=SCRIPTS / "directions.py",
-        run_dir=RUN,
+        run_dir=run_dir,
         spec=of_run(Run.directions_spec, "directions"),
         others=of_run(Run.directions_arguments, "directions"),
         fresh=fresh(),
@@ -35,7 +35,7 @@ rule directions:
         " 2>&1 | logged {log:q}"
 
 
-use rule mpi as pca with:
+use rule landscape as pca with:
     input:
         trajectory=TRAJECTORY,
     output:
@@ -53,7 +53,7 @@ use rule mpi as pca with:
     params:
         script=SCRIPTS / "pca.py",
         spec=of_run(Run.directions_spec, "directions"),
-        timing=f"{LOGS}/directions/{{directions}}.timing.json",
+        arguments=[],
     message:
         "Principal components {wildcards.directions} of {wildcards.run} by {resources.tasks} MPI ranks"
 
@@ -78,7 +78,7 @@ rule eigen:
         runtime=growing(240),
     params:
         script=SCRIPTS / "derivatives.py",
-        run_dir=RUN,
+        run_dir=run_dir,
         spec=of_run(Run.derivatives_spec, "directions"),
         device=setting("device"),
         threads=of_run(Run.directions_threads, "directions"),

@@ -1,7 +1,9 @@
 # The loss on planes and its curvature there, by MPI ranks that share one queue.
 
 
-use rule mpi as landscape with:
+# The template of all jobs whose MPI ranks share one queue: rules that use it say what they read and make, and in
+# `arguments` what their script is told besides.
+rule landscape:
     input:
         of_run(Run.data_ready),
         trajectory=TRAJECTORY,
@@ -13,15 +15,27 @@ use rule mpi as landscape with:
         f"{LOGS}/landscape/{{plane}}.log",
     benchmark:
         f"{LOGS}/landscape/{{plane}}.benchmark.tsv"
+    conda:
+        environment
+    threads: MPI["ranks"] * MPI["threads_per_rank"]
     resources:
         **ranks(8000, 240),
     params:
         script=SCRIPTS / "landscape.py",
         spec=of_run(Run.plane_spec, "plane"),
         arguments=of_run(Run.plane_arguments, "plane"),
-        timing=f"{LOGS}/landscape/{{plane}}.timing.json",
+        run_dir=run_dir,
+        label=lambda wildcards, output: f"{wildcards.run}/{job_of(wildcards, output)}",
+        timing=lambda wildcards, output: f"{run_dir(wildcards)}/logs/{job_of(wildcards, output)}.timing.json",
+        fresh=fresh(),
     message:
         "Loss on plane {wildcards.plane} of {wildcards.run} by {resources.tasks} MPI ranks"
+    shell:
+        "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
+        "{resources.mpi} -n {resources.tasks} python {params.script:q} --output {output:q}"
+        " --run-dir {params.run_dir:q} --label {params.label:q} --spec {params.spec:q}"
+        " --trajectory {input.trajectory:q} {params.arguments:q} --timing {params.timing:q}"
+        " --ranks {resources.tasks} --threads {resources.cpus_per_task} {params.fresh:q} 2>&1 | logged {log:q}"
 
 
 use rule landscape as curvature with:
@@ -34,6 +48,5 @@ use rule landscape as curvature with:
     params:
         script=SCRIPTS / "curvature.py",
         spec=of_run(Run.curvature_spec, "plane"),
-        timing=f"{LOGS}/curvature/{{plane}}.timing.json",
     message:
         "Extreme Hessian eigenvalues on plane {wildcards.plane} of {wildcards.run} by {resources.tasks} MPI ranks"

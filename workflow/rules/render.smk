@@ -26,7 +26,7 @@ for drawing in registry.drawings():
             kinds=drawing.kinds,
             stores=of_run(drawing.arguments, drawing.of),
             choices=of_run(drawing.choices, drawing.of),
-            prefix=f"{RUN}/figures/{drawing.wildcard or 'spectra'}",
+            prefix=of_run(drawing.prefix, drawing.of),
             title=of_run(drawing.title, drawing.of),
             thing=drawing.group,
         message:

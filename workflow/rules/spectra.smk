@@ -1,7 +1,7 @@
 # Hessian spectra along training and on lines between checkpoints, by MPI ranks that share one queue.
 
 
-use rule mpi as spectra with:
+use rule landscape as spectra with:
     input:
         of_run(Run.data_ready),
         trajectory=TRAJECTORY,
@@ -20,6 +20,5 @@ use rule mpi as spectra with:
         script=SCRIPTS / "spectra.py",
         spec=of_run(Run.spectra_spec, "spectra"),
         arguments=of_run(Run.spectra_arguments, "spectra"),
-        timing=f"{LOGS}/{{spectra}}.timing.json",
     message:
         "Hessian {wildcards.spectra} of {wildcards.run} by {resources.tasks} MPI ranks"

@@ -1,7 +1,7 @@
 # Hessian eigenvectors followed along training, by MPI ranks that share one queue.
 
 
-use rule mpi as tracking with:
+use rule landscape as tracking with:
     input:
         of_run(Run.data_ready),
         trajectory=TRAJECTORY,
@@ -17,6 +17,5 @@ use rule mpi as tracking with:
         script=SCRIPTS / "tracking.py",
         spec=of_run(Run.tracking_spec),
         arguments=of_run(Run.spectra_arguments),
-        timing=f"{LOGS}/tracking.timing.json",
     message:
         "Hessian eigenvectors along training of {wildcards.run} by {resources.tasks} MPI ranks"

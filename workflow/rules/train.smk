@@ -59,7 +59,7 @@ rule train:
         runtime=growing(60),
     params:
         script=SCRIPTS / "train.py",
-        run_dir=RUN,
+        run_dir=run_dir,
         spec=of_run(Run.trajectory_spec),
         needs=needs,
         device=setting("device"),
@@ -92,7 +92,7 @@ rule checkpoints:
         runtime=growing(60),
     params:
         script=SCRIPTS / "import_checkpoints.py",
-        run_dir=RUN,
+        run_dir=run_dir,
         spec=of_run(Run.trajectory_spec),
         needs=needs,
         fresh=fresh(),

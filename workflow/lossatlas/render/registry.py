@@ -119,6 +119,10 @@ class Drawing:
         """Return the stores as scripts/figures.py takes them."""
         return [f"{need}={store}" for need, store in self.stores(run, name).items()]
 
+    def prefix(self, run: Run, name: str) -> str:
+        """Return how the names of its files begin."""
+        return f"{run.folder}/figures/{name or 'spectra'}"
+
     def files(self, folder: str, name: str, suffix: str = "png") -> list[str]:
         """Return the files of the figures of one thing, below the folder of its run."""
         return [f"{folder}/figures/{name or 'spectra'}_{kind}.{suffix}" for kind in self.kinds]
@@ -196,7 +200,7 @@ def report_captions() -> dict[str, str]:
 
 
 def _template(text: str) -> str:
-    """Return a caption in which Snakemake fills in the wildcards, broken into lines."""
+    """Return a caption in which Snakemake fills in the wildcards."""
     for wildcard in ("run", *GROUPS):
         text = text.replace(f"{{{wildcard}}}", f"{{{{ snakemake.wildcards.{wildcard} }}}}")
     return text.strip() + "\n"
