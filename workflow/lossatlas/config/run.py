@@ -112,6 +112,12 @@ class Run:
             raise LossAtlasError(f"config: runs.{self.name}.{section}: no {name!r}") from None
         return found
 
+    def _asked_for(self, key: str) -> dict:
+        """Return the settings of spectra or tracking, which a run may do without."""
+        if key not in self.settings:
+            raise LossAtlasError(f"config: runs.{self.name}: no {key}")
+        return self.settings[key]
+
     def _sets_in_use(self) -> list[str]:
         """Return the direction sets that planes and curves lie in."""
         axes = [plane[axis] for plane in self.settings["planes"].values() for axis in ("x", "y")]
@@ -187,7 +193,7 @@ class Run:
             where = {key: line[key] for key in LINE_KEYS}
             chosen = {key: value for key, value in line.items() if key not in LINE_KEYS}
             return {**self._evaluated(), "spectra": chosen, "line": where}
-        spectra, variant = self.settings["spectra"], name.removeprefix("spectra").removeprefix("/")
+        spectra, variant = self._asked_for("spectra"), name.removeprefix("spectra").removeprefix("/")
         chosen = {key: value for key, value in spectra.items() if key != "variants"}
         return {**self._evaluated(), "spectra": chosen | (self._entry("spectra.variants", variant) if variant else {})}
 
@@ -198,9 +204,7 @@ class Run:
 
     def tracking_spec(self) -> dict:
         """Return what determines eigenvectors along training."""
-        if "tracking" not in self.settings:
-            raise LossAtlasError(f"config: runs.{self.name}: no tracking")
-        return {**self._evaluated(), "tracking": self.settings["tracking"]}
+        return {**self._evaluated(), "tracking": self._asked_for("tracking")}
 
     # What jobs read besides.
 
