@@ -24,7 +24,7 @@ def main(args, _world) -> None:
         run=run.name,
         settings=run.settings,
         settings_text=yaml.safe_dump(
-            args.settings, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
+            args.settings, sort_keys=True, allow_unicode=True, width=110, default_flow_style=None
         ),
         trajectory=opened["trajectory"][""],
         landscapes=opened["landscape"],

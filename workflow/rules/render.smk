@@ -101,7 +101,7 @@ rule report:
         runtime=growing(10),
     params:
         script=SCRIPTS / "report.py",
-        settings=of_run(Run.config_alone),
+        settings=lambda wildcards: json.dumps(RUNS[wildcards.run].config_alone()),  # in the order of the config
     message:
         "Report of {wildcards.run}"
     shell:
