@@ -10,7 +10,7 @@ import pytest
 import torch
 from lossatlas.errors import LossAtlasError
 from lossatlas.render.figures.contour import contour_figure
-from lossatlas.render.figures.line_scans import curves_figure
+from lossatlas.render.figures.line_scans import curve_figure
 from lossatlas.render.style import CHOICES, save
 from scipy.sparse.linalg import eigsh
 from torch import nn
@@ -252,7 +252,7 @@ def test_a_curve_to_another_model_starts_here_and_ends_there(tmp_path):
             assert at[alpha] == pytest.approx(functional.cross_entropy(module(data[0]), data[1]).item(), rel=1e-12)
     assert curve.attrs["random_guess"] == pytest.approx(np.log(3))
     assert curve.sizes == {"curve": 1, "split": 1, "alpha": 11}
-    save(curves_figure(curve, CHOICES, "mine"), [tmp_path / "curve.png"])
+    save(curve_figure(curve, CHOICES, "mine"), [tmp_path / "curve.png"])
     assert (tmp_path / "curve.png").stat().st_size > 5000
 
 

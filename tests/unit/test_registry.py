@@ -106,7 +106,7 @@ import matplotlib.pyplot as plt
 
 from lossatlas.render.registry import FigureSpec
 
-TRACE = FigureSpec(kind="trace", draw="trace_figure", of="spectra", needs=("spectra",), caption="It is " "|tr|.")
+TRACE = FigureSpec(kind="trace", needs=("spectra",), caption="It is " "|tr|.")
 
 
 def trace_figure(spectra, choices, title):
@@ -145,8 +145,8 @@ def test_a_new_figure_is_one_module(new_module):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('of="spectra"', 'of="spectrum"', "new_figure_of_a_test.py, line 7: .*'spectrum'"),
-        ('("spectra",)', '("spectre",)', "line 7: needs: no stores 'spectre'; there are trajectory, landscape"),
+        ('("spectra",)', '("spectre",)', "line 7: needs: no stores 'spectre'; there are landscape, metrics"),
+        ('("spectra",)', '("spectra", "x")', "line 7: needs: no stores 'x'; there are trajectory, landscape"),
         ('kind="trace"', "kind=NAME", "line 7: a FigureSpec of literals"),
         ("caption=", "capton=", "line 7: .*capton"),
         ("TRACE = FigureSpec", "TRACE = dict", "new_figure_of_a_test.py: no FigureSpec stands above the functions"),

@@ -10,10 +10,10 @@ from lossatlas.config import resolve
 from lossatlas.render import report, style, video
 from lossatlas.render.figures.contour import contour_figure
 from lossatlas.render.figures.curvature_map import curvature_figure
-from lossatlas.render.figures.line_scans import curves_figure
+from lossatlas.render.figures.line_scans import curve_figure
 from lossatlas.render.figures.metrics import metrics_figure
 from lossatlas.render.figures.random_walk import null_figure
-from lossatlas.render.figures.spectra_between import line_figure
+from lossatlas.render.figures.spectra_between import between_figure
 from lossatlas.render.figures.surface import surface_figure
 from lossatlas.render.figures.training_curve import loss_figure
 from lossatlas.render.frame import FrameRenderer
@@ -288,7 +288,7 @@ def test_a_line_has_three_panels_over_one_axis():
         attrs={"parameters": 100, "from": "iteration 3", "to": "b, iteration 9"},
     )
     with style.style():
-        figure = line_figure(line, CHOICES, "test")
+        figure = between_figure(line, CHOICES, "test")
         figure.canvas.draw()
     panels = [axes for axes in figure.axes if axes.axison and axes.get_ylabel()]
     labels = [axes.get_ylabel() for axes in panels]
@@ -383,7 +383,7 @@ def marked(axes, marker):
 
 
 def test_a_curve_shows_its_barrier_stationary_points_and_the_random_guess():
-    figure = curves_figure(line(BARRIER, ends=(0.0, 1.0), guess=1.2), CHOICES, "a title")
+    figure = curve_figure(line(BARRIER, ends=(0.0, 1.0), guess=1.2), CHOICES, "a title")
     above, below = figure.axes[:2]
     assert "barrier 1.5" in texts(above)
     assert "random guess, log C = 1.2" in texts(above)
@@ -394,14 +394,14 @@ def test_a_curve_shows_its_barrier_stationary_points_and_the_random_guess():
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["train samples", "test samples", "stationary points, train: 1"]
     assert above.get_yscale() == "linear"
-    assert curves_figure(line(BARRIER), {**CHOICES, "scale": "log"}, "").axes[0].get_yscale() == "log"
+    assert curve_figure(line(BARRIER), {**CHOICES, "scale": "log"}, "").axes[0].get_yscale() == "log"
     plt.close("all")
 
 
 def test_own_metrics_of_curves_have_panels_below():
     curves = line(BARRIER)
     curves["margin"] = 2 * curves["loss"]
-    figure = curves_figure(curves, CHOICES, "")
+    figure = curve_figure(curves, CHOICES, "")
     assert [axes.get_ylabel() for axes in figure.axes[1:3]] == ["accuracy", "margin"]
     train = [drawn for drawn in figure.axes[2].lines if len(drawn.get_xdata()) == len(BARRIER)]
     assert any(np.array_equal(drawn.get_ydata(), 2 * curves["loss"].values[0, 0]) for drawn in train)
@@ -412,7 +412,7 @@ def test_losses_beyond_the_view_and_nan_and_inf_are_marked_and_counted():
     loss = np.linspace(0.1, 9.1, 31)
     loss[[3, 5]] = np.nan, np.inf
     data = line(loss, guess=40.0)
-    above, *_ = (figure := curves_figure(data, {**CHOICES, "view": {"loss": [1, 5], "x": [-0.5, 1]}}, "")).axes
+    above, *_ = (figure := curve_figure(data, {**CHOICES, "view": {"loss": [1, 5], "x": [-0.5, 1]}}, "")).axes
     low, high = above.get_ylim()
     alpha, test = data["alpha"].values, loss + 0.1
     assert 0.7 < low < 1
@@ -430,21 +430,21 @@ def test_losses_beyond_the_view_and_nan_and_inf_are_marked_and_counted():
     accuracy = figure.axes[1]
     assert np.array_equal(marked(accuracy, "x"), np.tile(alpha[[3]], 2))
     assert "2 of 62 points are NaN or inf (crosses)" in texts(accuracy)
-    maximum = curves_figure(data, {**CHOICES, "maximum": 3.0}, "").axes[0]
+    maximum = curve_figure(data, {**CHOICES, "maximum": 3.0}, "").axes[0]
     assert 3 < maximum.get_ylim()[1] < 3.3
     plt.close("all")
 
 
 def test_a_logarithmic_axis_holds_exploding_losses_and_the_smallest_ones():
-    low, high = curves_figure(line(np.geomspace(1e15, 0.5, 31)), CHOICES, "").axes[0].get_ylim()
+    low, high = curve_figure(line(np.geomspace(1e15, 0.5, 31)), CHOICES, "").axes[0].get_ylim()
     assert low < 0.5 < 1e15 < high
-    zeros = curves_figure(line(np.linspace(0.0, 5.0, 31)), {**CHOICES, "scale": "log"}, "").axes[0]
+    zeros = curve_figure(line(np.linspace(0.0, 5.0, 31)), {**CHOICES, "scale": "log"}, "").axes[0]
     assert 0 < zeros.get_ylim()[0] < 1e-11
     plt.close("all")
 
 
 def test_all_curves_of_a_store_share_one_axis():
-    figure = curves_figure(line(BARRIER, count=5), CHOICES, "")
+    figure = curve_figure(line(BARRIER, count=5), CHOICES, "")
     above = figure.axes[0]
     drawn = [one for one in above.lines if len(one.get_xdata()) == 31 and one.get_linestyle() in ("-", "--")]
     assert len(drawn) == 10
@@ -456,7 +456,7 @@ def test_all_curves_of_a_store_share_one_axis():
 
 
 def test_curves_that_are_nowhere_finite_are_drawn():
-    figure = curves_figure(line(np.full(31, np.nan), guess=None), CHOICES, "")
+    figure = curve_figure(line(np.full(31, np.nan), guess=None), CHOICES, "")
     assert marked(figure.axes[0], "x").size == 62
     plt.close("all")
 

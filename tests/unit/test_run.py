@@ -170,6 +170,7 @@ def test_arguments_of_scripts(run):
     teams = ["--data-ranks", "auto", "--save-minutes", str(run.config["mpi"]["save_minutes"])]
     assert run.spectra_arguments("spectra/ggn") == run.spectra_arguments() == [*mpi, *teams]
     assert run.spectra_arguments("spectra_between/over") == ["--other=b=out/b/trajectory.zarr", *mpi, *teams]
+    assert run.derivatives_arguments("sharp") == [*mpi[:2], "--threads", "2"] == run.train_arguments()
     assert run.trajectories(["b", "c"]) == ["out/b/trajectory.zarr", "out/c/trajectory.zarr"]
     assert run.figure_choices("curves", "ahead")["view"] == {"loss": [0, 2]}
     assert run.figure_choices("metrics")["metrics"] == []
@@ -194,15 +195,6 @@ def test_a_config_alone_makes_a_run_again(run):
     assert "fresh" not in alone
     assert resolve(alone)["runs"] == {name: run.config["runs"][name] for name in ("a", "b", "c")}
     assert Run("a", alone).plane_spec("curved") == run.plane_spec("curved")
-
-
-def test_the_plan_knows_what_sizes_depend_on(run):
-    plan = run.planned_stores()
-    assert plan["directions"] == {"pca": 2, "sharp": 2, "to-b": 2, "unused": 2}
-    assert plan["spectra_stores"] == ["spectra", "spectra/ggn", "spectra/head"]
-    assert plan["splits"] == ["train"]
-    assert plan["curves"]["ahead"]["axes"] == ["sharp", "pca/2"] and plan["curves"]["over"]["axes"] == []
-    assert Run("b", run.config).planned_stores()["splits"] == ["train", "test"]
 
 
 @pytest.mark.parametrize(

@@ -83,26 +83,13 @@ def of_run(method, *names):
     return told
 
 
-def setting(*keys):
-    """Return a function of wildcards: a run's setting; a dict becomes JSON."""
-
-    def told(wildcards):
-        value = RUNS[wildcards.run].settings
-        for key in keys:
-            value = value[key]
-        return as_json(value) if isinstance(value, dict) else value
-
-    return told
-
-
 def run_dir(wildcards):
     return RUNS[wildcards.run].folder
 
 
-def trajectories_of(method, *names):
-    """Return a function of wildcards: the trajectories of the other runs that a method of ``Run`` names."""
-    others = of_run(method, *names)
-    return lambda wildcards: RUNS[wildcards.run].trajectories(others(wildcards))
+def trajectories_of(section, name):
+    """Return a function of wildcards: the trajectories of the other runs that something in a run leads to."""
+    return of_run(lambda run, name: run.trajectories(run.others(section, name)), name)
 
 
 def as_json(spec):

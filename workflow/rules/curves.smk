@@ -6,7 +6,7 @@ use rule landscape as curves with:
         of_run(Run.data_ready),
         of_run(Run.direction_stores, "curve"),
         trajectory=TRAJECTORY,
-        others=trajectories_of(Run.curve_others, "curve"),
+        others=trajectories_of("curves", "curve"),
     output:
         directory(f"{RUN}/curves/{{curve}}.zarr"),
     log:

@@ -3,9 +3,9 @@
 
 rule directions:
     input:
+        of_run(Run.directions_file, "directions"),
         trajectory=TRAJECTORY,
-        others=trajectories_of(Run.directions_others, "directions"),
-        file=of_run(Run.directions_file, "directions"),
+        others=trajectories_of("directions", "directions"),
     output:
         directory(f"{RUN}/directions/{{directions}}.zarr"),
     log:
@@ -24,15 +24,38 @@ rule directions:
         script=SCRIPTS / "directions.py",
         run_dir=run_dir,
         spec=of_run(Run.directions_spec, "directions"),
-        others=of_run(Run.directions_arguments, "directions"),
+        arguments=of_run(Run.directions_arguments, "directions"),
         fresh=fresh(),
     message:
         "Directions {wildcards.directions} of {wildcards.run}"
     shell:
         "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q}"
         " --label {wildcards.run:q}/directions/{wildcards.directions:q} --spec {params.spec:q}"
-        " --trajectory {input.trajectory:q} {params.others:q} {params.fresh:q}"
-        " 2>&1 | logged {log:q}"
+        " --trajectory {input.trajectory:q} {params.arguments:q} {params.fresh:q} 2>&1 | logged {log:q}"
+
+
+use rule directions as eigen with:
+    input:
+        of_run(Run.data_ready),
+        trajectory=TRAJECTORY,
+    wildcard_constraints:
+        directions=sets_of_kind("eigen"),
+    resources:
+        mem_mb=8000,
+        runtime=growing(240),
+    params:
+        script=SCRIPTS / "derivatives.py",
+        spec=of_run(Run.derivatives_spec, "directions"),
+        arguments=of_run(Run.derivatives_arguments, "directions"),
+    message:
+        "Hessian eigenvectors {wildcards.directions} of {wildcards.run}"
+
+
+use rule eigen as gradient with:
+    wildcard_constraints:
+        directions=sets_of_kind("gradient"),
+    message:
+        "Negative gradients {wildcards.directions} of {wildcards.run}"
 
 
 use rule landscape as pca with:
@@ -56,44 +79,3 @@ use rule landscape as pca with:
         arguments=[],
     message:
         "Principal components {wildcards.directions} of {wildcards.run} by {resources.tasks} MPI ranks"
-
-
-rule eigen:
-    input:
-        of_run(Run.data_ready),
-        trajectory=TRAJECTORY,
-    output:
-        directory(f"{RUN}/directions/{{directions}}.zarr"),
-    log:
-        f"{LOGS}/directions/{{directions}}.log",
-    benchmark:
-        f"{LOGS}/directions/{{directions}}.benchmark.tsv"
-    wildcard_constraints:
-        directions=sets_of_kind("eigen"),
-    conda:
-        environment
-    threads: of_run(Run.directions_threads, "directions")
-    resources:
-        mem_mb=8000,
-        runtime=growing(240),
-    params:
-        script=SCRIPTS / "derivatives.py",
-        run_dir=run_dir,
-        spec=of_run(Run.derivatives_spec, "directions"),
-        device=setting("device"),
-        threads=of_run(Run.directions_threads, "directions"),
-        fresh=fresh(),
-    message:
-        "Hessian eigenvectors {wildcards.directions} of {wildcards.run}"
-    shell:
-        "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q}"
-        " --label {wildcards.run:q}/directions/{wildcards.directions:q} --spec {params.spec:q}"
-        " --trajectory {input.trajectory:q} --device {params.device:q} --threads {params.threads:q} {params.fresh:q}"
-        " 2>&1 | logged {log:q}"
-
-
-use rule eigen as gradient with:
-    wildcard_constraints:
-        directions=sets_of_kind("gradient"),
-    message:
-        "Negative gradients {wildcards.directions} of {wildcards.run}"

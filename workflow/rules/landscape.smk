@@ -7,7 +7,7 @@ rule landscape:
     input:
         of_run(Run.data_ready),
         trajectory=TRAJECTORY,
-        others=trajectories_of(Run.plane_others, "plane"),
+        others=trajectories_of("planes", "plane"),
         axes=of_run(Run.plane_axes, "plane"),
     output:
         directory(f"{RUN}/landscape/{{plane}}.zarr"),

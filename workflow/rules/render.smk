@@ -8,10 +8,10 @@ for drawing in registry.drawings():
         name:
             drawing.rule
         input:
-            of_run(drawing.inputs, drawing.of),
+            of_run(drawing.inputs, drawing.key),
         output:
             drawing.files(RUN, drawing.wildcard, "pdf"),
-            [reported(*one, drawing.group) for one in zip(drawing.files(RUN, drawing.wildcard), drawing.kinds)],
+            [reported(*one, drawing.thing) for one in zip(drawing.files(RUN, drawing.wildcard), drawing.kinds)],
         log:
             f"{LOGS}/figures/{drawing.log}.log",
         benchmark:
@@ -24,11 +24,11 @@ for drawing in registry.drawings():
         params:
             script=SCRIPTS / "figures.py",
             kinds=drawing.kinds,
-            stores=of_run(drawing.arguments, drawing.of),
-            choices=of_run(drawing.choices, drawing.of),
-            prefix=of_run(drawing.prefix, drawing.of),
-            title=of_run(drawing.title, drawing.of),
-            thing=drawing.group,
+            stores=of_run(drawing.arguments, drawing.key),
+            choices=of_run(drawing.choices, drawing.key),
+            prefix=of_run(drawing.prefix, drawing.key),
+            title=of_run(drawing.title, drawing.key),
+            thing=drawing.thing,
         message:
             "Figures of {params.thing} of {wildcards.run}: {params.kinds}"
         shell:
@@ -43,7 +43,7 @@ rule video:
         spectra=lambda wildcards: RUNS[wildcards.run].stores("spectra"),
     output:
         f"{RUN}/video/{{plane}}.mp4",
-        reported(f"{RUN}/video/{{plane}}.html", "video", registry.GROUPS["plane"]),
+        reported(f"{RUN}/video/{{plane}}.html", "video", "plane {plane}"),
     log:
         f"{LOGS}/video/{{plane}}.log",
     benchmark:

@@ -5,7 +5,7 @@ use rule landscape as spectra with:
     input:
         of_run(Run.data_ready),
         trajectory=TRAJECTORY,
-        others=trajectories_of(Run.spectra_others, "spectra"),
+        others=of_run(lambda run, name: run.trajectories(run.spectra_others(name)), "spectra"),
     output:
         directory(f"{RUN}/{{spectra}}.zarr"),
     log:

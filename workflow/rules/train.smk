@@ -53,52 +53,41 @@ rule train:
         run=runs_that(are_trained=True),
     conda:
         environment
-    threads: setting("train", "threads")
+    threads: of_run(Run.train_threads)
     resources:
         mem_mb=4000,
         runtime=growing(60),
     params:
         script=SCRIPTS / "train.py",
+        job="train",
         run_dir=run_dir,
         spec=of_run(Run.trajectory_spec),
         needs=needs,
-        device=setting("device"),
-        threads=setting("train", "threads"),
+        arguments=of_run(Run.train_arguments),
         fresh=fresh(),
     message:
         "Train {wildcards.run} and record its trajectory"
     shell:
-        "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q} --label {wildcards.run:q}/train"
-        " --spec {params.spec:q} --needs {params.needs:q} --device {params.device:q} --threads {params.threads:q}"
-        " {params.fresh:q}"
-        " 2>&1 | logged {log:q}"
+        "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q} --label {wildcards.run:q}/{params.job}"
+        " --spec {params.spec:q} --needs {params.needs:q} {params.arguments:q} {params.fresh:q} 2>&1 | logged {log:q}"
 
 
-rule checkpoints:
+use rule train as checkpoints with:
     input:
-        files=lambda wildcards: RUNS[wildcards.run].checkpoints,
-    output:
-        directory(TRAJECTORY),
+        lambda wildcards: RUNS[wildcards.run].checkpoints,
     log:
         f"{LOGS}/checkpoints.log",
     benchmark:
         f"{LOGS}/checkpoints.benchmark.tsv"
     wildcard_constraints:
         run=runs_that(are_trained=False),
-    conda:
-        environment
+    threads: 1
     resources:
         mem_mb=8000,
         runtime=growing(60),
     params:
         script=SCRIPTS / "import_checkpoints.py",
-        run_dir=run_dir,
-        spec=of_run(Run.trajectory_spec),
-        needs=needs,
-        fresh=fresh(),
+        job="checkpoints",
+        arguments=lambda wildcards, input: ["--files", *input],
     message:
         "Read the checkpoints of {wildcards.run} into a trajectory"
-    shell:
-        "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q} --label {wildcards.run:q}/checkpoints"
-        " --spec {params.spec:q} --needs {params.needs:q} --files {input.files:q} {params.fresh:q}"
-        " 2>&1 | logged {log:q}"

@@ -7,7 +7,7 @@ from functools import cached_property
 from glob import glob
 
 from lossatlas.config import imports, sizes
-from lossatlas.config.resolve import axes_of, count, split_axis
+from lossatlas.config.resolve import axes_of, split_axis
 from lossatlas.config.value_checks import plain_path
 from lossatlas.errors import LossAtlasError
 
@@ -245,25 +245,16 @@ class Run:
         plane = self._entry("planes", name)
         return [self.store("directions", split_axis(plane[axis])[0]) for axis in ("x", "y")]
 
-    def directions_threads(self, name: str) -> int:
-        """Return the threads of a job that makes directions."""
-        return self.directions_spec(name)["threads"]
-
-    def directions_others(self, name: str) -> list[str]:
-        """Return the other runs at the other ends of differences."""
-        return sorted({end["run"] for end in self.directions_spec(name).get("to", []) if "run" in end})
-
-    def plane_others(self, name: str) -> list[str]:
-        """Return the other runs whose paths a plane shows."""
-        return self._entry("planes", name).get("paths", [])
-
-    def curve_others(self, name: str) -> list[str]:
-        """Return the other run at the end of a curve, if it is another one."""
-        return _run_of(self._entry("curves", name).get("to", {}))
+    def others(self, section: str, name: str) -> list[str]:
+        """Return the other runs that a direction set, plane, curve or line (by section of the config) leads to."""
+        entry = self._entry(section, name)
+        ends = entry.get("to", [])
+        ends = [ends] if isinstance(ends, dict) else ends
+        return [*entry.get("paths", []), *sorted({end["run"] for end in ends if "run" in end})]
 
     def spectra_others(self, name: str) -> list[str]:
         """Return the other run at the end of a line with spectra, if it is another one."""
-        return _run_of(self._line(name).get("to", {}))
+        return self.others(*name.split("/")) if self._line(name) else []
 
     def trajectories(self, others: Iterable[str]) -> list[str]:
         """Return the trajectories of other runs."""
@@ -275,20 +266,36 @@ class Run:
         """Return the arguments that hand a script the trajectories of other runs."""
         return [f"--other={other}={Run(other, self.config).store('trajectory')}" for other in others]
 
+    def train_threads(self) -> int:
+        """Return the threads of training."""
+        return self.settings["train"]["threads"]
+
+    def train_arguments(self) -> list[str]:
+        """Return the arguments for how training is computed."""
+        return ["--device", self.settings["device"], "--threads", str(self.train_threads())]
+
+    def directions_threads(self, name: str) -> int:
+        """Return the threads of a job that makes directions."""
+        return self.directions_spec(name)["threads"]
+
     def directions_arguments(self, name: str) -> list[str]:
         """Return the arguments for what directions are made of."""
-        return self._other_arguments(self.directions_others(name))
+        return self._other_arguments(self.others("directions", name))
+
+    def derivatives_arguments(self, name: str) -> list[str]:
+        """Return the arguments for how eigenvectors and gradients are computed."""
+        return ["--device", self.settings["device"], "--threads", str(self.directions_threads(name))]
 
     def plane_arguments(self, name: str) -> list[str]:
         """Return the arguments for what a plane is made of."""
         plane = self._entry("planes", name)
         axes = [word for axis in ("x", "y") for word in (f"--{axis}", self._axis_argument(plane[axis]))]
-        return [*self._other_arguments(self.plane_others(name)), *axes, *self._device_and_queue()]
+        return [*self._other_arguments(self.others("planes", name)), *axes, *self._device_and_queue()]
 
     def curve_arguments(self, name: str) -> list[str]:
         """Return the arguments for what a curve is made of; a set without a number is taken whole."""
         axes = [f"--x={self._axis_argument(axis)}" for axis in axes_of(self._entry("curves", name))]
-        return [*axes, *self._other_arguments(self.curve_others(name)), *self._device_and_queue()]
+        return [*axes, *self._other_arguments(self.others("curves", name)), *self._device_and_queue()]
 
     def _axis_argument(self, axis: str) -> str:
         name, number = split_axis(axis)
@@ -333,12 +340,9 @@ class Run:
         }
 
     def _leads_to(self) -> set[str]:
-        """Return the other runs that differences, lines and planes name."""
-        ends = [end for directions in self.settings["directions"].values() for end in directions.get("to", [])]
-        ends += [line["to"] for line in self.settings["spectra_between"].values()]
-        ends += [curve["to"] for curve in self.settings["curves"].values() if "to" in curve]
-        shown = [other for plane in self.settings["planes"].values() for other in plane.get("paths", [])]
-        return {*(end["run"] for end in ends if "run" in end), *shown}
+        """Return the other runs that direction sets, planes, curves and lines lead to."""
+        sections = ("directions", "planes", "curves", "spectra_between")
+        return {run for part in sections for name in self.settings[part] for run in self.others(part, name)}
 
     def config_alone(self) -> dict:
         """Return a config by which this run alone, and those that it leads to, can be made again."""
@@ -348,30 +352,6 @@ class Run:
             reached = {other for name in more for other in Run(name, self.config)._leads_to()}
         kept = {key: value for key, value in self.config.items() if key not in ("runs", "fresh")}
         return {**kept, "runs": {name: self.config["runs"][name] for name in names}}
-
-    def planned_stores(self) -> dict:
-        """Return what the size of the run's stores depends on."""
-        settings = self.settings
-        trained = {"train": settings["train"]} if self.is_trained else {"checkpoints": len(self.checkpoints)}
-        spectra = ["spectra", *(f"spectra/{name}" for name in self.names("variants"))] if "spectra" in settings else []
-        return {
-            **self.problem,
-            **trained,
-            "directions": {name: count(directions) or 2 for name, directions in settings["directions"].items()},
-            "pca": [name for name, directions in settings["directions"].items() if directions["kind"] == "pca"],
-            "planes": settings["planes"],
-            "curves": {name: {**curve, "axes": axes_of(curve)} for name, curve in settings["curves"].items()},
-            "spectra": settings.get("spectra"),
-            "spectra_stores": spectra,
-            "spectra_between": settings["spectra_between"],
-            "tracking": settings.get("tracking"),
-            "splits": ["train"] if settings["evaluation"].get("test_samples") == 0 else ["train", "test"],
-        }
-
-
-def _run_of(end: dict) -> list[str]:
-    """Return the run of a line's end, if it is another one."""
-    return [end["run"]] if "run" in end else []
 
 
 def _natural(name: str) -> list:

@@ -23,15 +23,17 @@ MODULES = (
 )
 """Modules of ``render.figures`` with figures, in the order in which reports show these."""
 
-GROUPS = {
-    "plane": "plane {plane}",
-    "curve": "curve {curve}",
-    "line": "line {line}",
-    "directions": "directions {directions}",
+THINGS = {
+    "landscape": "plane",
+    "metrics": "plane",
+    "curvature": "plane",
+    "curves": "curve",
+    "spectra_between": "line",
+    "pca": "directions",
     "spectra": "spectra",
     "tracking": "tracking",
 }
-"""What figures are drawn of, and what reports call it; where a run may have several it is also a wildcard."""
+"""What figures show, by the kind of store that they are drawn from; also the wildcard where a run may have several."""
 
 VIDEO_CAPTION = (
     "Training of **{run}** on plane **{plane}**, one frame per recorded iteration. The path on the surface lies at the "
@@ -43,26 +45,24 @@ VIDEO_CAPTION = (
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """One kind of figure.
+    """One kind of figure, drawn by the function ``<kind>_figure`` of its module.
+
+    The function is called as ``function(*datasets, choices=..., title=...)`` and returns a Matplotlib figure. Where
+    several stores meet one need, a dict holds their datasets by name.
 
     Args:
         kind: how its files end: ``<name>_<kind>.png``.
-        draw: the function of its module, called as ``draw(*datasets, choices=..., title=...)``, which returns a
-            Matplotlib figure. Where several stores meet one need, a dict holds their datasets by name.
-        of: what it is drawn of, a key of ``GROUPS``.
-        needs: kinds of stores (``config.run.STORES``), in the order of ``draw``'s arguments. It is drawn for each
+        needs: kinds of stores (``config.run.STORES``), in the order of the function's arguments. It is drawn for each
             store of the first kind for which a run has the others too.
         caption: what it shows, below the figure in report.html.
         details: further sentences in Snakemake's report, in reStructuredText.
-        rule: the rule that draws it, together with the other figures that name this rule.
-        log: the name of the rule's log.
-        title: what stands above it; ``{run}`` and ``{plane}`` (or another key of ``GROUPS``) are filled in.
+        rule: the rule that draws it, together with the figures above it that name this rule.
+        log: the name of the rule's log; as the title, of the first figure of a rule.
+        title: what stands above it; ``{run}`` and ``{plane}`` (or another of ``THINGS``) are filled in.
         module: where it is registered; known to the registry.
     """
 
     kind: str
-    draw: str
-    of: str
     needs: tuple[str, ...]
     caption: str
     details: str = ""
@@ -74,14 +74,24 @@ class FigureSpec:
     @property
     def function(self) -> Callable[..., Any]:
         """The function that draws; its module is imported."""
-        return getattr(importlib.import_module(f"lossatlas.render.figures.{self.module}"), self.draw)
+        return getattr(importlib.import_module(f"lossatlas.render.figures.{self.module}"), f"{self.kind}_figure")
+
+    @property
+    def wildcard(self) -> str:
+        """The wildcard by which a run's several planes, curves, ... are told apart; empty where there is one."""
+        return f"{{{THINGS[self.needs[0]]}}}" if "{}" in STORES[self.needs[0]] else ""
+
+    @property
+    def thing(self) -> str:
+        """What reports call the thing that it shows, with the wildcard: ``plane {plane}``, ``spectra``."""
+        return f"{THINGS[self.needs[0]]} {self.wildcard}".strip()
 
     @property
     def report_caption(self) -> str:
         """The caption in Snakemake's report: reStructuredText in a Jinja template."""
-        thing = f", {self.of} **{{{self.of}}}**" if "{" in GROUPS[self.of] else ""
+        where = f", {THINGS[self.needs[0]]} **{self.wildcard}**" if self.wildcard else ""
         caption = self.caption.replace("|", r"\|")
-        return _template(f"**{{run}}**{thing}. {caption} {self.details}")
+        return _template(f"**{{run}}**{where}. {caption} {self.details}")
 
 
 class Drawing:
@@ -90,9 +100,8 @@ class Drawing:
     def __init__(self, figures: list[FigureSpec]):
         self.figures, first = figures, figures[0]
         self.rule, self.kinds, self.needs = first.rule, [one.kind for one in figures], first.needs
-        self.of, self.group = first.of, GROUPS[first.of]
-        self.wildcard = f"{{{first.of}}}" if "{" in self.group else ""
-        self.log = f"{first.log}/{self.wildcard}".removesuffix("/")
+        self.thing, self.wildcard, self.log = first.thing, first.wildcard, f"{first.log}/{first.wildcard}".strip("/")
+        self.key = first.wildcard.strip("{}")
 
     def names(self, run: Run) -> list[str]:
         """Return the names of what a run has to draw, ``[""]`` where that has no name."""
@@ -129,7 +138,7 @@ class Drawing:
 
     def title(self, run: Run, name: str) -> str:
         """Return what stands above the figures."""
-        return self.figures[0].title.format(run=run.name, **{self.of: name})
+        return self.figures[0].title.format(run=run.name, **{self.key: name})
 
     def choices(self, run: Run, name: str) -> dict:
         """Return what decides how the figures look."""
@@ -165,14 +174,14 @@ def _read(call: ast.Call, module: str) -> FigureSpec:
     where = f"render/figures/{module}.py, line {call.lineno}"
     try:
         given = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-        kind, group = given["kind"], GROUPS[given["of"]]
-        defaults = {"rule": f"{kind}_figure", "log": kind, "title": f"{{run}}: {group}", "module": module}
-        figure = FigureSpec(**{**defaults, **given})
-    except (KeyError, TypeError, ValueError) as error:
+        figure = FigureSpec(**given)
+    except (TypeError, ValueError) as error:
         raise LossAtlasError(f"{where}: a FigureSpec of literals with its keys is needed: {error}") from error
-    if unknown := [need for need in figure.needs if need not in STORES]:
-        raise LossAtlasError(f"{where}: needs: no stores {unknown[0]!r}; there are {', '.join(STORES)}")
-    return figure
+    for place, need in enumerate(figure.needs):
+        if need not in (known := STORES if place else THINGS):
+            raise LossAtlasError(f"{where}: needs: no stores {need!r}; there are {', '.join(known)}")
+    defaults = {"rule": f"{figure.kind}_figure", "log": figure.kind, "title": f"{{run}}: {figure.thing}"}
+    return FigureSpec(**{**defaults, **given, "module": module})
 
 
 @cache
@@ -189,7 +198,7 @@ def figure_files(run: Run) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for drawing in drawings():
         for name in drawing.names(run):
-            files = found.setdefault(drawing.group.format(**{drawing.of: name}), [])
+            files = found.setdefault(drawing.thing.format(**{drawing.key: name}), [])
             files += drawing.files(run.folder, name)
     return found
 
@@ -201,7 +210,7 @@ def report_captions() -> dict[str, str]:
 
 def _template(text: str) -> str:
     """Return a caption in which Snakemake fills in the wildcards."""
-    for wildcard in ("run", *GROUPS):
+    for wildcard in ("run", *THINGS.values()):
         text = text.replace(f"{{{wildcard}}}", f"{{{{ snakemake.wildcards.{wildcard} }}}}")
     return text.strip() + "\n"
 

@@ -28,8 +28,6 @@ from lossatlas.render.style import (
 
 CONTOUR = FigureSpec(
     kind="contour",
-    draw="contour_figure",
-    of="plane",
     needs=("landscape",),
     rule="figures",
     log="planes",

@@ -17,8 +17,6 @@ LARGEST_RATIO = 1.0
 
 CURVATURE = FigureSpec(
     kind="curvature",
-    draw="curvature_figure",
-    of="plane",
     needs=("curvature", "landscape"),
     title="{run}: curvature on plane {plane}",
     caption="|λ_min / λ_max| of the Hessian: near 0 the surface is convex, larger values tell of negative "

@@ -21,8 +21,6 @@ STYLES = {"train": "-", "test": "--"}
 
 CURVE = FigureSpec(
     kind="curve",
-    draw="curves_figure",
-    of="curve",
     needs=("curves",),
     log="curves",
     caption="Loss and accuracy on straight lines through parameter space. Circles are stationary points; an arrow "
@@ -32,7 +30,7 @@ CURVE = FigureSpec(
 )
 
 
-def curves_figure(curves: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
+def curve_figure(curves: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
     """Return loss, accuracy where there is one, and the user's own metrics against alpha.
 
     Args:

@@ -15,8 +15,6 @@ LEVELS = 16
 
 METRICS = FigureSpec(
     kind="metrics",
-    draw="metrics_figure",
-    of="plane",
     needs=("metrics",),
     caption="Accuracy and the user's own metrics on the plane, with the projected path.",
     details="They are means over the evaluation subset of the training set. Grey, hatched cells are NaN or infinite.",

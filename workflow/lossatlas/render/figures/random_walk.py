@@ -16,8 +16,6 @@ TIME_COLORMAP, WALK_COLOR = "plasma", "#555555"
 
 NULL = FigureSpec(
     kind="null",
-    draw="null_figure",
-    of="directions",
     needs=("pca",),
     caption="The path in its first two principal components, a random walk with steps as long in its own, and the "
     "variance that components explain. What both show says nothing about the loss (Antognini & Sohl-Dickstein 2018).",

@@ -15,8 +15,6 @@ from lossatlas.render.style import CHOICES, COLORMAP, NOW_COLOR, PATH_COLOR, TES
 
 BETWEEN = FigureSpec(
     kind="between",
-    draw="line_figure",
-    of="line",
     needs=("spectra_between",),
     rule="line_figure",
     log="between",
@@ -27,7 +25,7 @@ BETWEEN = FigureSpec(
 )
 
 
-def line_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
+def between_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
     """Return loss, extreme nodes with the trace, and the density at positions between two checkpoints.
 
     The three panels share the axis of positions (GradVis section 3.4).

@@ -17,8 +17,6 @@ FLOOR = 0.1
 
 DENSITY = FigureSpec(
     kind="density",
-    draw="density_figure",
-    of="spectra",
     needs=("spectra",),
     rule="spectra_figures",
     log="spectra",
@@ -29,31 +27,21 @@ DENSITY = FigureSpec(
 )
 DISTRIBUTION = FigureSpec(
     kind="distribution",
-    draw="distribution_figure",
-    of="spectra",
     needs=("spectra",),
     rule="spectra_figures",
-    log="spectra",
-    title="{run}: Hessian spectra",
     caption="Share of eigenvalues up to a value; bands hold the spread over probes and the quadrature's own bounds.",
     details="At the first, the sharpest (largest eigenvalue) and the last iteration.",
 )
 EVOLUTION = FigureSpec(
     kind="evolution",
-    draw="evolution_figure",
-    of="spectra",
     needs=("spectra",),
     rule="spectra_figures",
-    log="spectra",
-    title="{run}: Hessian spectra",
     caption="Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes, too narrow "
     "where isolated eigenvalues dominate.",
     details="Extreme eigenvalues are the largest and the smallest node of the Lanczos quadrature.",
 )
 VARIANTS = FigureSpec(
     kind="variants",
-    draw="variants_figure",
-    of="spectra",
     needs=("spectra", "variants"),
     title="{run}: spectra of several matrices",
     caption="Densities of several matrices at the last iteration.",

@@ -25,11 +25,8 @@ from lossatlas.render.style import (
 
 SURFACE = FigureSpec(
     kind="surface",
-    draw="surface_figure",
-    of="plane",
     needs=("landscape",),
     rule="figures",
-    log="planes",
     caption="The loss on the plane as a surface; the path lies at the loss of its projection.",
     details="That is not the loss of the checkpoints themselves.",
 )

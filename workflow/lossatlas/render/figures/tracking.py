@@ -17,8 +17,6 @@ SAME = np.sqrt(0.5)
 
 TRACKING = FigureSpec(
     kind="tracking",
-    draw="tracking_figure",
-    of="tracking",
     needs=("tracking",),
     title="{run}: Hessian eigenvectors along training",
     caption="Eigenvalues along training in the colours of their eigenvectors; overlaps with the tracked iteration "

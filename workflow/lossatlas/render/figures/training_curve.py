@@ -15,11 +15,8 @@ from lossatlas.render.style import CHOICES, NOW_COLOR, NOW_MARKER, PATH_COLOR, T
 
 LOSS = FigureSpec(
     kind="loss",
-    draw="loss_figure",
-    of="plane",
     needs=("landscape", "trajectory"),
     rule="figures",
-    log="planes",
     caption="The loss of the checkpoints themselves and (dashed) of their projections.",
     details="The checkpoints are evaluated on the training and test subsets; grey is the loss of the mini-batches.",
 )
