@@ -7,35 +7,18 @@ import csv
 import json
 from pathlib import Path
 
-import yaml
 from lossatlas.config.run import Run
 from lossatlas.drivers import command_line
 from lossatlas.io.store import open_dataset
-from lossatlas.render import registry, report, targets
+from lossatlas.render import report, targets
 
 
 def main(args, _world) -> None:
     run = Run(args.run, args.settings)
-    logs = Path(run.folder, "logs")
-    opened = {
-        kind: {name: open_dataset(Path(run.store(kind, name))) for name in run.names(kind)} for kind in targets.REPORTED
-    }
+    logs, names = Path(run.folder, "logs"), {kind: run.names(kind) for kind in targets.REPORTED}
     materials = report.Materials(
-        run=run.name,
-        settings=run.settings,
-        settings_text=yaml.safe_dump(
-            args.settings, sort_keys=True, allow_unicode=True, width=110, default_flow_style=None
-        ),
-        trajectory=opened["trajectory"][""],
-        landscapes=opened["landscape"],
-        directions=opened["directions"],
-        videos={plane: Path(file) for plane, file in targets.videos(run).items()},
-        figures={thing: [Path(file) for file in files] for thing, files in registry.figure_files(run).items()},
-        spectra=opened["spectra"].get(""),
-        curvatures=opened["curvature"],
-        curves=opened["curves"],
-        lines=opened["spectra_between"],
-        tracking=opened["tracking"].get(""),
+        run=run,
+        datasets={kind: {name: open_dataset(Path(run.store(kind, name))) for name in names[kind]} for kind in names},
         jobs=jobs(logs),
         timings=[json.loads(file.read_text()) for file in sorted(logs.rglob("*.timing.json"))],
     )

@@ -1,5 +1,7 @@
 """Pictures and videos, decoded again and compared with what they were made from."""
 
+from pathlib import Path
+
 import imageio_ffmpeg
 import matplotlib.image
 import matplotlib.pyplot as plt
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 import xarray as xr
 from lossatlas.config import resolve
-from lossatlas.render import report, style, video
+from lossatlas.config.run import Run
+from lossatlas.render import registry, report, style, targets, video
 from lossatlas.render.figures.contour import contour_figure
 from lossatlas.render.figures.curvature_map import curvature_figure
 from lossatlas.render.figures.line_scans import curve_figure
@@ -503,11 +506,13 @@ def test_the_report_says_what_batchnorm_a_plane_and_its_curvature_had(tmp_path, 
     curvature = xr.Dataset({name: (("y", "x"), np.ones((2, 2))) for name in ("largest", "smallest")})
     curvature.attrs |= {"batchnorm": f"{policy}; held", "operator": "hessian", "parameters": 5, "samples": 9}
     curvature.attrs |= {"nonfinite_points": 0, "unconverged_points": 0}
-    (tmp_path / "v.mp4").write_bytes(b"video")
-    materials = report.Materials(
-        "run", {}, "", trajectory, {"p": plane}, {}, {"p": tmp_path / "v.mp4"}, {"plane p": []}
-    )
-    materials.curvatures["p"] = curvature
+    settings = {"model": {"name": "lenet"}, "planes": {"p": {"x": "pca/1", "y": "pca/2"}}}
+    run = Run("r", resolve({"results": str(tmp_path), "runs": {"r": settings}}))
+    for file in (*targets.videos(run).values(), *registry.figure_files(run)["plane p"]):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_bytes(b"a picture")
+    kinds = {"trajectory": {"": trajectory}, "landscape": {"p": plane}, "curvature": {"p": curvature}}
+    materials = report.Materials(run, kinds)
     facts = dict(report._plane("p", materials)["facts"])
     assert facts["BatchNorm"] == policy
     assert facts["BatchNorm of the matrix"] == f"{policy}; held"

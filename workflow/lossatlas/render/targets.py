@@ -3,8 +3,8 @@
 from lossatlas.config.run import Run
 from lossatlas.render.registry import figure_files
 
-REPORTED = ("trajectory", "landscape", "directions", "curves", "spectra_between", "curvature", "tracking", "spectra")
-"""Kinds of stores that a report reads."""
+REPORTED = ("trajectory", "directions", "landscape", "curvature", "curves", "spectra", "spectra_between", "tracking")
+"""Kinds of stores that a report reads and lists."""
 
 
 def videos(run: Run) -> dict[str, str]:
