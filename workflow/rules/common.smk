@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import sys
 import time
@@ -14,7 +13,7 @@ from lossatlas import config as config_module
 from lossatlas.config import profile, value_checks
 from lossatlas.config.run import Run, runs_of
 from lossatlas.errors import LossAtlasError
-from lossatlas.render import registry, targets
+from lossatlas.render import outcome, registry, targets
 
 
 def checked(function, *arguments):
@@ -46,8 +45,6 @@ RUNS = checked(runs_of, CONFIG)
 MPI = CONFIG["mpi"]
 RUN, LOGS = f"{RESULTS}/{{run}}", f"{RESULTS}/{{run}}/logs"
 TRAJECTORY = f"{RUN}/trajectory.zarr"
-FAILED = r": error: |stopped by |rank \d+ of \d+ failed|task \d+: |EXIT STRING"
-FAILED_JOB = r"^Error in [r]ule (\w+):\n(?:    .*\n)*?    log: (.+?) \(check log"
 STARTED = time.time()
 SCRIPTS = Path(workflow.basedir) / "scripts"
 # conda or a container brings the programs, and our package comes from here; otherwise they are those of the environment
@@ -152,38 +149,6 @@ def check_submission():
     """Refuse folders that the plugins of schedulers, which put them between double quotes, would hand to a shell."""
     for path in (os.getcwd(), workflow.basedir, *workflow.configfiles) if not workflow.local_exec else ():
         checked(value_checks.check_submitted, os.path.abspath(path))
-
-
-def summary():
-    """Return what was made and how long each stage took the last time that it ran."""
-    lines = ["", "stage                                             seconds"]
-    for run in RUNS:
-        for file in sorted(Path(RESULTS, run, "logs").rglob("*.benchmark.tsv"), key=lambda f: f.stat().st_mtime):
-            stage = f"{run}/{file.relative_to(Path(RESULTS, run, 'logs'))}".removesuffix(".benchmark.tsv")
-            seconds = float(file.read_text().splitlines()[1].split()[0])
-            lines.append(f"{stage:<48}{seconds:>9.1f}")
-    made = [("video", file) for run in RUNS.values() for file in targets.videos(run).values()]
-    made += [("report", f"{RESULTS}/{run}/report.html") for run in RUNS]
-    lines += ["", *(f"{what}: {file}" for what, file in made if Path(file).exists())]
-    return "\n".join(lines)
-
-
-def failures(records):
-    """Return what the jobs of this run said when they failed, a line each, out of their logs.
-
-    Jobs that were killed say nothing; that they failed stands in snakemake's own records.
-    """
-    lines = []
-    for run in RUNS:
-        for file in sorted(Path(RESULTS, run, "logs").rglob("*.log")):
-            if file.stat().st_mtime >= STARTED:
-                said = [line for line in file.read_text(errors="replace").splitlines() if re.search(FAILED, line)]
-                lines += [f"  {line}  ({file})" for line in said[-1:]]
-    told = "\n".join(lines)
-    for rule, file in re.findall(FAILED_JOB, "".join(Path(record).read_text() for record in records), re.M):
-        if f"({file})" not in told:
-            lines.append(f"  {rule}: ended without a word; it was killed, perhaps for lack of memory  ({file})")
-    return "\n".join(["", "What failed:", *lines]) if lines else ""
 
 
 def environment(wildcards):

@@ -105,8 +105,8 @@ class Drawing:
 
     def names(self, run: Run) -> list[str]:
         """Return the names of what a run has to draw, ``[""]`` where that has no name."""
-        first, *others = ([run.names(need), need] for need in self.needs)
-        return [name for name in first[0] if all(_met(name, names, need) for names, need in others)]
+        first, *others = self.needs
+        return [name for name in run.names(first) if all(_has(run, need, name) for need in others)]
 
     def stores(self, run: Run, name: str) -> dict[str, str]:
         """Return the stores to draw from by need; ``variants/ggn`` is one of several that meet a need."""
@@ -145,8 +145,9 @@ class Drawing:
         return run.figure_choices(self.needs[0], name)
 
 
-def _met(name: str, names: list[str], need: str) -> bool:
-    """Return whether a run that has stores of these names has what a figure of ``name`` needs besides."""
+def _has(run: Run, need: str, name: str) -> bool:
+    """Return whether a run has the store of this name or, for what has no name, any of a kind."""
+    names = run.names(need)
     return name in names if name and "{}" in STORES[need] else bool(names)
 
 
