@@ -107,16 +107,8 @@ def other_lines(axes: Axes, paths: list[OtherPath], animated: bool = False) -> l
 
 def path_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
     """Add an empty path and an empty marker of the current iteration."""
-    (path,) = axes.plot(
-        [],
-        [],
-        "-o",
-        color=PATH_COLOR,
-        markersize=2,
-        linewidth=1.4,
-        animated=animated,
-        label="path, projected",
-    )
+    looks = {"color": PATH_COLOR, "markersize": 2, "linewidth": 1.4, "label": "path, projected"}
+    (path,) = axes.plot([], [], "-o", animated=animated, **looks)
     (now,) = axes.plot([], [], animated=animated, **NOW_MARKER)
     return path, now
 

@@ -37,20 +37,10 @@ def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices:
     x, y = np.meshgrid(landscape["x"].values, landscape["y"].values)
     heights = scale(landscape["loss"].sel(split=split).values)
     low, high = scale.limits
-    axes.plot_surface(
-        x,
-        y,
-        heights,
-        cmap=COLORMAP,
-        vmin=low,
-        vmax=high,
-        rstride=1,
-        cstride=1,
-        linewidth=0.15,
-        edgecolor=(1, 1, 1, 0.35),
-        antialiased=True,
-        alpha=0.9,
-    )
+    colors = {"cmap": COLORMAP, "vmin": low, "vmax": high}
+    # Matplotlib applies these in their order; alpha holds for edges too.
+    edges = {"linewidth": 0.15, "edgecolor": (1, 1, 1, 0.35), "antialiased": True, "alpha": 0.9}
+    axes.plot_surface(x, y, heights, rstride=1, cstride=1, **colors, **edges)
     axes.view_init(elev=choices["elevation"], azim=choices["azimuth"])
     axes.set_xlim(x[0, 0], x[0, -1])
     axes.set_ylim(y[0, 0], y[-1, 0])

@@ -29,29 +29,17 @@ def draw_curve(axes: Axes, landscape: xr.Dataset, trajectory: xr.Dataset, others
         others: name, colour, iterations and losses of other runs, on their training samples.
     """
     iterations = landscape["iteration"].values
-    curves = [
-        (trajectory["batch_loss"].values, "mini-batch", {"color": "0.75", "linewidth": 0.8}),
-        (
-            landscape["path_true_loss"].sel(split="train").values,
-            "train subset",
-            {"color": PATH_COLOR, "linewidth": 1.8},
-        ),
-        (
-            landscape["path_projected_loss"].sel(split="train").values,
-            "train subset, on the plane",
-            {"color": PATH_COLOR, "linewidth": 1.2, "linestyle": "--"},
-        ),
-    ]
+
+    def losses(name: str, split: str = "train") -> np.ndarray:
+        return landscape[name].sel(split=split).values
+
+    dashed = {"color": PATH_COLOR, "linewidth": 1.2, "linestyle": "--"}
+    curves = [("mini-batch", trajectory["batch_loss"].values, {"color": "0.75", "linewidth": 0.8})]
+    curves += [("train subset", losses("path_true_loss"), {"color": PATH_COLOR, "linewidth": 1.8})]
     if "test" in landscape["split"].values:
-        curves.insert(
-            2,
-            (
-                landscape["path_true_loss"].sel(split="test").values,
-                "test subset",
-                {"color": TEST_COLOR, "linewidth": 1.4},
-            ),
-        )
-    for values, label, looks in curves:
+        curves += [("test subset", losses("path_true_loss", "test"), {"color": TEST_COLOR, "linewidth": 1.4})]
+    curves += [("train subset, on the plane", losses("path_projected_loss"), dashed)]
+    for label, values, looks in curves:
         values = np.where(np.isfinite(values), values, np.nan)
         if np.isfinite(values).any():
             axes.plot(iterations, values, label=label, **looks)
