@@ -20,7 +20,7 @@ from lossatlas.render.figures.spectra_between import between_figure
 from lossatlas.render.figures.surface import surface_figure
 from lossatlas.render.figures.training_curve import loss_figure
 from lossatlas.render.frame import FrameRenderer
-from lossatlas.render.scale import loss_scale
+from lossatlas.render.scale import logarithmic, loss_scale
 from lossatlas.render.style import HEIGHT, WIDTH, percent
 
 CHOICES = {"scale": "auto", "levels": 12, "elevation": 35, "azimuth": -60}
@@ -323,6 +323,17 @@ def test_scale_is_logarithmic_only_for_steep_surfaces():
     assert clipped.high == 5.0
     assert clipped.clipped
     assert np.nanmax(clipped(steep["loss"].values)) == pytest.approx(np.log10(5.0))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "choice", "log"),
+    [
+        *((1.0, 30.0, "auto", False), (1.0, 30.1, "auto", True), (0.0, 1e6, "auto", False), (-1.0, 1e6, "auto", False)),
+        *((np.nan, np.nan, "auto", False), (1.0, 1e6, "linear", False), (0.0, 1.0, "log", True)),
+    ],
+)
+def test_a_scale_is_logarithmic_where_positive_values_span_more_than_a_factor_of_30(low, high, choice, log):
+    assert logarithmic(low, high, choice) == log
 
 
 def test_figures_are_written_as_pdf_and_png_and_repeat_bit_for_bit(tmp_path):
