@@ -9,8 +9,8 @@ from pathlib import Path
 from lossatlas.drivers import command_line, landscape
 from lossatlas.errors import LossAtlasError
 from lossatlas.io import store
-from lossatlas.render.figures import planes
-from lossatlas.render.style import CHOICES
+from lossatlas.render import registry
+from lossatlas.render.style import CHOICES, save, style
 
 
 def main(args, _world) -> None:
@@ -19,11 +19,12 @@ def main(args, _world) -> None:
         raise LossAtlasError(f"{path}: no such store; its job has not begun")
     dataset = landscape.preview(store.Store(path))
     title, choices = f"{args.run_dir.name}: plane {args.plane}", CHOICES | args.choices
-    with planes.style():
-        for name, draw in (("contour", planes.contour_figure), ("surface", planes.surface_figure)):
-            file = args.run_dir / "figures" / f"{args.plane}_preview_{name}.png"
-            planes.save(draw(dataset, choices, title), [file])
-            print(file)
+    with style():
+        for kind, figure in registry.figures().items():
+            if figure.needs == ("landscape",):
+                file = args.run_dir / "figures" / f"{args.plane}_preview_{kind}.png"
+                save(figure.function(dataset, choices=choices, title=title), [file])
+                print(file)
 
 
 if __name__ == "__main__":

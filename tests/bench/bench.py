@@ -19,8 +19,8 @@ from lossatlas.data import load_dataset
 from lossatlas.drivers.training import record_training, recorded_iterations
 from lossatlas.io import store
 from lossatlas.render import video
-from lossatlas.render.figures import planes
 from lossatlas.render.frame import FrameRenderer
+from lossatlas.render.style import style
 
 from tests.bench import adaptive, curvature, grid, pca, products_keras, spectra
 from tests.bench.table import Row, interleaved, report, row
@@ -77,7 +77,7 @@ def frames_per_second() -> Row:
     for _, artist in renderer._moving:
         artist.set_animated(False)
     renderer._place(60)
-    with planes.style():
+    with style():
         start = time.perf_counter()
         renderer.canvas.draw()
         redraw = time.perf_counter() - start

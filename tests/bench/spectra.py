@@ -6,7 +6,7 @@ import numpy as np
 import pyhessian
 import torch
 from lossatlas.krylov import Spectrum, lanczos
-from lossatlas.render.figures import planes
+from lossatlas.render.style import style
 from matplotlib import pyplot as plt
 from scipy.stats import norm, wasserstein_distance
 from torch.nn import functional
@@ -31,7 +31,7 @@ def draw(path: Path, samples: int = 100, steps: int = 30) -> float:
     ours = Spectrum.of(lanczos(problem.linearize(network.parameters(), network.buffers()), probe, steps), probe.size)
     sigma, span = ours.width(), ours.nodes[0][[0, -1]]
     at = np.linspace(*(span + np.array([-0.05, 0.05]) * np.ptp(span)), 2000)
-    with planes.style():
+    with style():
         figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
         density = ours.density(at).value
         axes.semilogy(at, density, label="LossAtlas", linewidth=3, alpha=0.6)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from lossatlas.errors import LossAtlasError
-from lossatlas.render.figures import planes
-from lossatlas.render.figures.line_scans import curves_figure
-from lossatlas.render.style import CHOICES
+from lossatlas.render.figures.contour import contour_figure
+from lossatlas.render.figures.line_scans import curve_figure
+from lossatlas.render.style import CHOICES, save
 from scipy.sparse.linalg import eigsh
 from torch import nn
 from torch.nn import functional
@@ -252,7 +252,7 @@ def test_a_curve_to_another_model_starts_here_and_ends_there(tmp_path):
             assert at[alpha] == pytest.approx(functional.cross_entropy(module(data[0]), data[1]).item(), rel=1e-12)
     assert curve.attrs["random_guess"] == pytest.approx(np.log(3))
     assert curve.sizes == {"curve": 1, "split": 1, "alpha": 11}
-    planes.save(curves_figure(curve, CHOICES, {}, "mine"), [tmp_path / "curve.png"])
+    save(curve_figure(curve, CHOICES, "mine"), [tmp_path / "curve.png"])
     assert (tmp_path / "curve.png").stat().st_size > 5000
 
 
@@ -347,7 +347,7 @@ def test_a_plane_says_what_it_was_drawn_along_and_can_be_saved_and_drawn(tmp_pat
         assert np.linalg.norm(dense @ vector - value * vector) < 2e-3 * np.linalg.norm(dense, 2)
     assert plane["converged"].all()
     assert plane.attrs["samples_train"] == 31
-    planes.save(planes.contour_figure(plane, title="mine"), [tmp_path / "contour.png"])
+    save(contour_figure(plane, title="mine"), [tmp_path / "contour.png"])
     assert (tmp_path / "contour.png").stat().st_size > 5000
     assert not any(isinstance(value, dict) for value in plane.attrs.values()), "NetCDF has no dicts"
 

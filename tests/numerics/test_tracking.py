@@ -220,7 +220,7 @@ def test_every_array_is_labelled_and_drawn(planted):
     _, tracked = planted
     assert all(variable.attrs["long_name"] for variable in tracked.variables.values())
     assert tracked["overlap"].dims == ("iteration", "previous_pair", "pair")
-    figure = tracking_figure(tracked, "planted")
+    figure = tracking_figure(tracked, title="planted")
     above, middle, below = figure.axes
     assert "order changed" in above.get_legend_handles_labels()[1]
     assert len(middle.get_lines()) == 3 + 3

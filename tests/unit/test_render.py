@@ -1,5 +1,7 @@
 """Pictures and videos, decoded again and compared with what they were made from."""
 
+from pathlib import Path
+
 import imageio_ffmpeg
 import matplotlib.image
 import matplotlib.pyplot as plt
@@ -7,15 +9,19 @@ import numpy as np
 import pytest
 import xarray as xr
 from lossatlas.config import resolve
-from lossatlas.render import report, style, video
-from lossatlas.render.figures import planes
+from lossatlas.config.run import Run
+from lossatlas.render import registry, report, style, targets, video
+from lossatlas.render.figures.contour import contour_figure
 from lossatlas.render.figures.curvature_map import curvature_figure
-from lossatlas.render.figures.line_scans import curves_figure
+from lossatlas.render.figures.line_scans import curve_figure
 from lossatlas.render.figures.metrics import metrics_figure
 from lossatlas.render.figures.random_walk import null_figure
-from lossatlas.render.figures.spectrum import line_figure
+from lossatlas.render.figures.spectra_between import between_figure
+from lossatlas.render.figures.surface import surface_figure
+from lossatlas.render.figures.training_curve import loss_figure
 from lossatlas.render.frame import FrameRenderer
-from lossatlas.render.style import HEIGHT, WIDTH, loss_scale, percent
+from lossatlas.render.scale import logarithmic, loss_scale
+from lossatlas.render.style import HEIGHT, WIDTH, percent
 
 CHOICES = {"scale": "auto", "levels": 12, "elevation": 35, "azimuth": -60}
 
@@ -71,7 +77,7 @@ def test_a_blitted_frame_equals_the_figure_drawn_anew():
     blitted = renderer.render(7)[:, :, :3].copy()
     for _, artist in renderer._moving:
         artist.set_animated(False)
-    with planes.style():
+    with style.style():
         renderer.canvas.draw()
     anew = np.asarray(renderer.canvas.buffer_rgba())[:, :, :3]
     different = (np.abs(blitted.astype(int) - anew) > 60).any(axis=2)
@@ -121,9 +127,9 @@ def test_paths_of_other_runs_have_names_colours_and_heights(evaluated):
     assert (b.run, c.run) == ("b", "c")
     assert b.color != c.color
     assert np.allclose(c.loss, 0.5 + c.x**2 + c.y**2, atol=1e-9 if evaluated else (0.286**2 + 0.2**2) / 4)
-    with planes.style():
-        contours = planes.contour_figure(landscape, CHOICES, "t")
-        surface = planes.surface_figure(landscape, CHOICES, "t")
+    with style.style():
+        contours = contour_figure(landscape, CHOICES, "t")
+        surface = surface_figure(landscape, CHOICES, "t")
     for figure, named in ((contours, "this run"), (surface, "this run")):
         legend = figure.axes[0].get_legend()
         assert [text.get_text() for text in legend.get_texts()] == [named, "b", "c"]
@@ -136,7 +142,7 @@ def test_losses_of_other_runs_are_drawn_along_their_training():
     landscape, trajectory = datasets()
     losses = np.array([3.0, 2.0, 1.0, 0.5, np.inf])
     landscape = with_others(landscape, True).assign(other_true_loss=(("split", "other_checkpoint"), [losses] * 2))
-    (axes,) = planes.curve_figure(landscape, trajectory, "t").axes
+    (axes,) = loss_figure(landscape, trajectory, CHOICES, "t").axes
     drawn = {line.get_label(): line for line in axes.get_lines()}
     assert drawn["b"].get_xdata().tolist() == [0, 5, 30]
     assert drawn["b"].get_ydata().tolist() == [3, 2, 1]
@@ -162,18 +168,18 @@ def broken(x, y):
 
 def test_nan_and_inf_are_hatched_counted_and_never_filled(tmp_path):
     landscape, _ = datasets(broken)
-    with planes.style():
-        figure = planes.contour_figure(landscape, CHOICES, "broken")
+    with style.style():
+        figure = contour_figure(landscape, CHOICES, "broken")
         axes = figure.axes[0]
         bad = int((~np.isfinite(landscape["loss"].sel(split="train"))).sum())
         assert any(f"{bad} of 165 points are NaN or inf" in text.get_text() for text in axes.texts)
         (hatched,) = [patch for patch in axes.patches if patch.get_hatch()]
         figure.canvas.draw()
         assert np.allclose(hatched.get_window_extent().bounds, axes.get_window_extent().bounds, atol=1)
-        planes.save(figure, [tmp_path / "contour.png"])
-        solid = planes.surface_figure(landscape, CHOICES, "broken")
+        style.save(figure, [tmp_path / "contour.png"])
+        solid = surface_figure(landscape, CHOICES, "broken")
         assert f"{bad} of 165 points are NaN or inf (holes)" in texts(solid.axes[0])
-        planes.save(solid, [tmp_path / "surface.png"])
+        style.save(solid, [tmp_path / "surface.png"])
     assert matplotlib.image.imread(tmp_path / "contour.png").std() > 0.05
 
 
@@ -182,9 +188,9 @@ def test_evaluated_points_are_dotted_and_the_title_says_how_good_the_rest_is():
     evaluated = np.zeros((11, 15), bool)
     evaluated[::2, ::2] = True
     landscape["evaluated"], landscape["error"] = (("y", "x"), evaluated), ("split", [0.0042, 0.3])
-    with planes.style():
-        figure = planes.contour_figure(landscape, CHOICES, "test")
-        surface = planes.surface_figure(landscape, CHOICES, "test")
+    with style.style():
+        figure = contour_figure(landscape, CHOICES, "test")
+        surface = surface_figure(landscape, CHOICES, "test")
     assert figure.axes[0].get_title() == "test\n48 of 165 points evaluated, error ≤ 0.42 % of the range"
     assert surface.axes[0].get_title() == figure.axes[0].get_title()
     dots = {tuple(point) for line in figure.axes[0].get_lines() for point in line.get_xydata().round(9).tolist()}
@@ -192,10 +198,10 @@ def test_evaluated_points_are_dotted_and_the_title_says_how_good_the_rest_is():
     assert {(x[i], y[j]) for j in range(0, 11, 2) for i in range(0, 15, 2)} <= dots
     assert (x[1], y[1]) not in dots
     assert FrameRenderer(landscape, trajectory, CHOICES, "test").render(3).std() > 5
-    unfinished = planes.contour_figure(landscape.assign_attrs(finished=False), CHOICES, "test")
+    unfinished = contour_figure(landscape.assign_attrs(finished=False), CHOICES, "test")
     assert unfinished.axes[0].get_title() == "test\npreview: 48 of 165 points evaluated"
     landscape["evaluated"][:] = True
-    assert planes.contour_figure(landscape, CHOICES, "test").axes[0].get_title() == "test"
+    assert contour_figure(landscape, CHOICES, "test").axes[0].get_title() == "test"
 
 
 def curvatures(landscape):
@@ -213,7 +219,7 @@ def curvatures(landscape):
 
 def test_the_curvature_is_mapped_with_unknown_and_unconverged_points():
     landscape, _ = datasets(broken)
-    with planes.style():
+    with style.style():
         figure = curvature_figure(curvatures(landscape), landscape, CHOICES, "test")
         figure.canvas.draw()
     axes, bar = figure.axes
@@ -235,8 +241,8 @@ def test_metrics_have_a_panel_each_with_the_path_and_what_is_nan():
     gap = landscape["loss"].values.copy()
     gap[:, 0, 0] = np.nan
     landscape = landscape.assign(mine=(landscape["loss"].dims, gap), same=landscape["loss"] * 0 + 3)
-    with planes.style():
-        figure = metrics_figure(landscape, ["mine", "same"], "test")
+    with style.style():
+        figure = metrics_figure(landscape, {"metrics": ["mine", "same"]}, "test")
         figure.canvas.draw()
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in panels] == [
@@ -254,7 +260,7 @@ def test_metrics_have_a_panel_each_with_the_path_and_what_is_nan():
 
 def test_checkpoints_that_axes_lead_to_are_marked_and_named():
     landscape = datasets()[0].assign_attrs(end_names=["iteration 0 of b", "last"], end_points=[[1.0, 0.0], [0.25, 0.5]])
-    (axes, _) = planes.contour_figure(landscape, CHOICES, "t").axes
+    (axes, _) = contour_figure(landscape, CHOICES, "t").axes
     marked = [line.get_xydata()[0].tolist() for line in axes.get_lines() if line.get_marker() == "D"]
     assert marked == [[1.0, 0.0], [0.25, 0.5]]
     assert {"iteration 0 of b", "last"} <= {text.get_text() for text in axes.texts}
@@ -264,7 +270,7 @@ def test_checkpoints_that_axes_lead_to_are_marked_and_named():
 def test_a_curvature_of_nothing_but_nan_is_drawn():
     landscape, _ = datasets(lambda x, y: np.full((11, 15), np.nan))
     unknown = curvatures(landscape) * np.nan
-    with planes.style():
+    with style.style():
         curvature_figure(unknown, landscape, CHOICES, "nan").canvas.draw()
 
 
@@ -284,8 +290,8 @@ def test_a_line_has_three_panels_over_one_axis():
         coords={"position": position},
         attrs={"parameters": 100, "from": "iteration 3", "to": "b, iteration 9"},
     )
-    with planes.style():
-        figure = line_figure(line, None, "test")
+    with style.style():
+        figure = between_figure(line, CHOICES, "test")
         figure.canvas.draw()
     panels = [axes for axes in figure.axes if axes.axison and axes.get_ylabel()]
     labels = [axes.get_ylabel() for axes in panels]
@@ -319,12 +325,23 @@ def test_scale_is_logarithmic_only_for_steep_surfaces():
     assert np.nanmax(clipped(steep["loss"].values)) == pytest.approx(np.log10(5.0))
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "choice", "log"),
+    [
+        *((1.0, 30.0, "auto", False), (1.0, 30.1, "auto", True), (0.0, 1e6, "auto", False), (-1.0, 1e6, "auto", False)),
+        *((np.nan, np.nan, "auto", False), (1.0, 1e6, "linear", False), (0.0, 1.0, "log", True)),
+    ],
+)
+def test_a_scale_is_logarithmic_where_positive_values_span_more_than_a_factor_of_30(low, high, choice, log):
+    assert logarithmic(low, high, choice) == log
+
+
 def test_figures_are_written_as_pdf_and_png_and_repeat_bit_for_bit(tmp_path):
     landscape, trajectory = datasets()
     for folder in ("a", "b"):
-        with planes.style():
-            figure = planes.curve_figure(landscape, trajectory, "test")
-            planes.save(figure, [tmp_path / folder / "loss.pdf", tmp_path / folder / "loss.png"])
+        with style.style():
+            figure = loss_figure(landscape, trajectory, CHOICES, "test")
+            style.save(figure, [tmp_path / folder / "loss.pdf", tmp_path / folder / "loss.png"])
     assert (tmp_path / "a/loss.pdf").read_bytes()[:5] == b"%PDF-"
     assert matplotlib.image.imread(tmp_path / "a/loss.png").shape[2] == 4
     for name in ("loss.pdf", "loss.png"):
@@ -332,7 +349,7 @@ def test_figures_are_written_as_pdf_and_png_and_repeat_bit_for_bit(tmp_path):
 
 
 def test_axis_labels_carry_the_share_of_variance():
-    figure = planes.contour_figure(datasets()[0], CHOICES, "t")
+    figure = contour_figure(datasets()[0], CHOICES, "t")
     assert figure.axes[0].get_xlabel() == "PCA 1 (90.0 % of path variance)"
     assert [percent(s) for s in (0.9, 0.004, 1e-6, 0.0)] == ["90.0 %", "0.40 %", "<0.01 %", "0.00 %"]
 
@@ -380,7 +397,7 @@ def marked(axes, marker):
 
 
 def test_a_curve_shows_its_barrier_stationary_points_and_the_random_guess():
-    figure = curves_figure(line(BARRIER, ends=(0.0, 1.0), guess=1.2), CHOICES, {}, "a title")
+    figure = curve_figure(line(BARRIER, ends=(0.0, 1.0), guess=1.2), CHOICES, "a title")
     above, below = figure.axes[:2]
     assert "barrier 1.5" in texts(above)
     assert "random guess, log C = 1.2" in texts(above)
@@ -391,14 +408,14 @@ def test_a_curve_shows_its_barrier_stationary_points_and_the_random_guess():
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["train samples", "test samples", "stationary points, train: 1"]
     assert above.get_yscale() == "linear"
-    assert curves_figure(line(BARRIER), {**CHOICES, "scale": "log"}, {}, "").axes[0].get_yscale() == "log"
+    assert curve_figure(line(BARRIER), {**CHOICES, "scale": "log"}, "").axes[0].get_yscale() == "log"
     plt.close("all")
 
 
 def test_own_metrics_of_curves_have_panels_below():
     curves = line(BARRIER)
     curves["margin"] = 2 * curves["loss"]
-    figure = curves_figure(curves, CHOICES, {}, "")
+    figure = curve_figure(curves, CHOICES, "")
     assert [axes.get_ylabel() for axes in figure.axes[1:3]] == ["accuracy", "margin"]
     train = [drawn for drawn in figure.axes[2].lines if len(drawn.get_xdata()) == len(BARRIER)]
     assert any(np.array_equal(drawn.get_ydata(), 2 * curves["loss"].values[0, 0]) for drawn in train)
@@ -409,7 +426,7 @@ def test_losses_beyond_the_view_and_nan_and_inf_are_marked_and_counted():
     loss = np.linspace(0.1, 9.1, 31)
     loss[[3, 5]] = np.nan, np.inf
     data = line(loss, guess=40.0)
-    above, *_ = (figure := curves_figure(data, CHOICES, {"loss": [1, 5], "x": [-0.5, 1]}, "")).axes
+    above, *_ = (figure := curve_figure(data, {**CHOICES, "view": {"loss": [1, 5], "x": [-0.5, 1]}}, "")).axes
     low, high = above.get_ylim()
     alpha, test = data["alpha"].values, loss + 0.1
     assert 0.7 < low < 1
@@ -427,21 +444,21 @@ def test_losses_beyond_the_view_and_nan_and_inf_are_marked_and_counted():
     accuracy = figure.axes[1]
     assert np.array_equal(marked(accuracy, "x"), np.tile(alpha[[3]], 2))
     assert "2 of 62 points are NaN or inf (crosses)" in texts(accuracy)
-    maximum = curves_figure(data, {**CHOICES, "maximum": 3.0}, {}, "").axes[0]
+    maximum = curve_figure(data, {**CHOICES, "maximum": 3.0}, "").axes[0]
     assert 3 < maximum.get_ylim()[1] < 3.3
     plt.close("all")
 
 
 def test_a_logarithmic_axis_holds_exploding_losses_and_the_smallest_ones():
-    low, high = curves_figure(line(np.geomspace(1e15, 0.5, 31)), CHOICES, {}, "").axes[0].get_ylim()
+    low, high = curve_figure(line(np.geomspace(1e15, 0.5, 31)), CHOICES, "").axes[0].get_ylim()
     assert low < 0.5 < 1e15 < high
-    zeros = curves_figure(line(np.linspace(0.0, 5.0, 31)), {**CHOICES, "scale": "log"}, {}, "").axes[0]
+    zeros = curve_figure(line(np.linspace(0.0, 5.0, 31)), {**CHOICES, "scale": "log"}, "").axes[0]
     assert 0 < zeros.get_ylim()[0] < 1e-11
     plt.close("all")
 
 
 def test_all_curves_of_a_store_share_one_axis():
-    figure = curves_figure(line(BARRIER, count=5), CHOICES, {}, "")
+    figure = curve_figure(line(BARRIER, count=5), CHOICES, "")
     above = figure.axes[0]
     drawn = [one for one in above.lines if len(one.get_xdata()) == 31 and one.get_linestyle() in ("-", "--")]
     assert len(drawn) == 10
@@ -453,7 +470,7 @@ def test_all_curves_of_a_store_share_one_axis():
 
 
 def test_curves_that_are_nowhere_finite_are_drawn():
-    figure = curves_figure(line(np.full(31, np.nan), guess=None), CHOICES, {}, "")
+    figure = curve_figure(line(np.full(31, np.nan), guess=None), CHOICES, "")
     assert marked(figure.axes[0], "x").size == 62
     plt.close("all")
 
@@ -474,8 +491,8 @@ def test_a_path_is_drawn_beside_a_random_walk():
         coords={"iteration": 10 * time, "component": components},
         attrs={"walk_similarity": 0.8764, "walk_spread": 3.21},
     )
-    with planes.style():
-        figure = null_figure(directions, "r: directions pca")
+    with style.style():
+        figure = null_figure(directions, CHOICES, "r: directions pca")
         figure.canvas.draw()
     ours, theirs, spectrum = figure.axes[:3]
     assert "similarity 0.876, spread 3.21 times" in figure.get_suptitle()
@@ -484,8 +501,10 @@ def test_a_path_is_drawn_beside_a_random_walk():
     assert ours.get_xlabel() == "component 1 (90.0 %)"
     assert [text.get_text() for text in spectrum.texts] == ["0.99", "0.50", "0.20", "0.10", "0.00"]
     assert np.allclose(spectrum.get_lines()[1].get_ydata(), shares)
-    with planes.style():
-        figure = null_figure(directions.isel(component=slice(0, 1)).assign_attrs(walk_similarity=np.nan), "one")
+    with style.style():
+        figure = null_figure(
+            directions.isel(component=slice(0, 1)).assign_attrs(walk_similarity=np.nan), CHOICES, "one"
+        )
         figure.canvas.draw()
     assert "similarity" not in figure.get_suptitle()
 
@@ -498,9 +517,13 @@ def test_the_report_says_what_batchnorm_a_plane_and_its_curvature_had(tmp_path, 
     curvature = xr.Dataset({name: (("y", "x"), np.ones((2, 2))) for name in ("largest", "smallest")})
     curvature.attrs |= {"batchnorm": f"{policy}; held", "operator": "hessian", "parameters": 5, "samples": 9}
     curvature.attrs |= {"nonfinite_points": 0, "unconverged_points": 0}
-    (tmp_path / "v.mp4").write_bytes(b"video")
-    materials = report.Materials("run", {}, "", trajectory, {"p": plane}, {}, {"p": tmp_path / "v.mp4"}, {"p": []})
-    materials.curvatures["p"] = curvature
+    settings = {"model": {"name": "lenet"}, "planes": {"p": {"x": "pca/1", "y": "pca/2"}}}
+    run = Run("r", resolve({"results": str(tmp_path), "runs": {"r": settings}}))
+    for file in (*targets.videos(run).values(), *registry.figure_files(run)["plane p"]):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_bytes(b"a picture")
+    kinds = {"trajectory": {"": trajectory}, "landscape": {"p": plane}, "curvature": {"p": curvature}}
+    materials = report.Materials(run, kinds)
     facts = dict(report._plane("p", materials)["facts"])
     assert facts["BatchNorm"] == policy
     assert facts["BatchNorm of the matrix"] == f"{policy}; held"

@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 from lossatlas.render import report, style
-from lossatlas.render.figures import planes
+from lossatlas.render.figures.contour import contour_figure
 
 from tests.unit.test_render import CHOICES, datasets
 
@@ -29,7 +29,7 @@ def test_labels_of_directions_are_no_formulas():
     landscape, _ = datasets()
     landscape.attrs |= {"x_label": CRUEL, "y_label": "one $ alone"}
     x, y = style.axis_labels(landscape)
-    figure = planes.contour_figure(landscape, CHOICES, "title")
+    figure = contour_figure(landscape, CHOICES, "title")
     figure.canvas.draw()
     shown = [axes.get_xlabel() for axes in figure.axes]
     assert x in shown

@@ -299,7 +299,7 @@ def curve(
     The dataset is what ``curves/<name>.zarr`` of the workflow holds: ``loss(curve, split, alpha)``, ``accuracy`` where
     targets are classes, and for each curve stationary points, barrier, monotonicity and minimum; besides, the vectors
     ``direction(curve, parameter)`` and for eigenvectors ``eigenvalue``, ``residual`` and ``converged``.
-    ``render.figures.line_scans.curves_figure`` draws it.
+    ``render.figures.line_scans.curve_figure`` draws it.
 
     Args:
         model, loss, data, test, metrics, batch_size, dtype, strategy, precision: as for ``plane``.

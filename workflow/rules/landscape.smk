@@ -1,62 +1,52 @@
 # The loss on planes and its curvature there, by MPI ranks that share one queue.
 
 
+# The template of all jobs whose MPI ranks share one queue: rules that use it say what they read and make, and in
+# `arguments` what their script is told besides.
 rule landscape:
     input:
-        dataset_ready,
-        trajectory=f"{RESULTS}/{{run}}/trajectory.zarr",
-        others=lambda wildcards: trajectories(plane_paths(wildcards)),
-        x=lambda wildcards: axis_store(wildcards, "x"),
-        y=lambda wildcards: axis_store(wildcards, "y"),
+        of_run(Run.data_ready),
+        trajectory=TRAJECTORY,
+        others=trajectories_of("planes", "plane"),
+        axes=of_run(Run.plane_axes, "plane"),
     output:
-        directory(f"{RESULTS}/{{run}}/landscape/{{plane}}.zarr"),
+        directory(f"{RUN}/landscape/{{plane}}.zarr"),
     log:
-        f"{RESULTS}/{{run}}/logs/landscape/{{plane}}.log",
+        f"{LOGS}/landscape/{{plane}}.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/landscape/{{plane}}.benchmark.tsv"
+        f"{LOGS}/landscape/{{plane}}.benchmark.tsv"
     conda:
         environment
     threads: MPI["ranks"] * MPI["threads_per_rank"]
     resources:
-        mpi="mpiexec",
-        tasks=MPI["ranks"],
-        cpus_per_task=MPI["threads_per_rank"],
-        mem_mb=8000,
-        runtime=growing(240),
+        **ranks(8000, 240),
     params:
         script=SCRIPTS / "landscape.py",
-        job="landscape",
+        spec=of_run(Run.plane_spec, "plane"),
+        arguments=of_run(Run.plane_arguments, "plane"),
         run_dir=run_dir,
-        spec=lambda wildcards: as_json(plane_spec(wildcards)),
-        others=lambda wildcards: other_arguments(plane_paths(wildcards)),
-        x=lambda wildcards: axis_argument(wildcards, "x"),
-        y=lambda wildcards: axis_argument(wildcards, "y"),
-        device=lambda wildcards: RUNS[wildcards.run]["device"],
-        timing=f"{RESULTS}/{{run}}/logs/landscape/{{plane}}.timing.json",
-        queue=MPI["queue"],
+        label=lambda wildcards, output: f"{wildcards.run}/{job_of(wildcards, output)}",
+        timing=lambda wildcards, output: f"{run_dir(wildcards)}/logs/{job_of(wildcards, output)}.timing.json",
         fresh=fresh(),
     message:
         "Loss on plane {wildcards.plane} of {wildcards.run} by {resources.tasks} MPI ranks"
     shell:
         "export SRUN_CPUS_PER_TASK={resources.cpus_per_task}; "
         "{resources.mpi} -n {resources.tasks} python {params.script:q} --output {output:q}"
-        " --run-dir {params.run_dir:q} --label {wildcards.run:q}/{params.job:q}/{wildcards.plane:q} --spec {params.spec:q}"
-        " --trajectory {input.trajectory:q} {params.others:q} --x {params.x:q} --y {params.y:q} --timing {params.timing:q}"
-        " --ranks {resources.tasks} --threads {resources.cpus_per_task} --device {params.device:q}"
-        " --queue {params.queue:q} {params.fresh:q} 2>&1 | logged {log:q}"
+        " --run-dir {params.run_dir:q} --label {params.label:q} --spec {params.spec:q}"
+        " --trajectory {input.trajectory:q} {params.arguments:q} --timing {params.timing:q}"
+        " --ranks {resources.tasks} --threads {resources.cpus_per_task} {params.fresh:q} 2>&1 | logged {log:q}"
 
 
 use rule landscape as curvature with:
     output:
-        directory(f"{RESULTS}/{{run}}/curvature/{{plane}}.zarr"),
+        directory(f"{RUN}/curvature/{{plane}}.zarr"),
     log:
-        f"{RESULTS}/{{run}}/logs/curvature/{{plane}}.log",
+        f"{LOGS}/curvature/{{plane}}.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/curvature/{{plane}}.benchmark.tsv"
+        f"{LOGS}/curvature/{{plane}}.benchmark.tsv"
     params:
         script=SCRIPTS / "curvature.py",
-        job="curvature",
-        spec=lambda wildcards: as_json(curvature_spec(wildcards)),
-        timing=f"{RESULTS}/{{run}}/logs/curvature/{{plane}}.timing.json",
+        spec=of_run(Run.curvature_spec, "plane"),
     message:
         "Extreme Hessian eigenvalues on plane {wildcards.plane} of {wildcards.run} by {resources.tasks} MPI ranks"

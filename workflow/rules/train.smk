@@ -43,64 +43,53 @@ rule weights:
 
 rule train:
     input:
-        dataset_ready,
-        weights_ready,
+        of_run(Run.data_ready),
+        of_run(Run.weights_ready),
     output:
-        directory(f"{RESULTS}/{{run}}/trajectory.zarr"),
+        directory(TRAJECTORY),
     log:
-        f"{RESULTS}/{{run}}/logs/train.log",
+        f"{LOGS}/train.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/train.benchmark.tsv"
+        f"{LOGS}/train.benchmark.tsv"
     wildcard_constraints:
-        run="|".join(TRAINED) or "(?!)",
+        run=runs_that(are_trained=True),
     conda:
         environment
-    threads: lambda wildcards: RUNS[wildcards.run]["train"]["threads"]
+    threads: of_run(Run.train_threads)
     resources:
         mem_mb=4000,
         runtime=growing(60),
     params:
         script=SCRIPTS / "train.py",
+        job="train",
         run_dir=run_dir,
-        spec=lambda wildcards: as_json(training_spec(wildcards.run)),
+        spec=of_run(Run.trajectory_spec),
         needs=needs,
-        device=lambda wildcards: RUNS[wildcards.run]["device"],
-        threads=lambda wildcards: RUNS[wildcards.run]["train"]["threads"],
+        arguments=of_run(Run.train_arguments),
         fresh=fresh(),
     message:
         "Train {wildcards.run} and record its trajectory"
     shell:
-        "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q} --label {wildcards.run:q}/train"
-        " --spec {params.spec:q} --needs {params.needs:q} --device {params.device:q} --threads {params.threads:q}"
-        " {params.fresh:q}"
-        " 2>&1 | logged {log:q}"
+        "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q} --label {wildcards.run:q}/{params.job}"
+        " --spec {params.spec:q} --needs {params.needs:q} {params.arguments:q} {params.fresh:q} 2>&1 | logged {log:q}"
 
 
-rule checkpoints:
+use rule train as checkpoints with:
     input:
-        files=lambda wildcards: CHECKPOINTS[wildcards.run],
-    output:
-        directory(f"{RESULTS}/{{run}}/trajectory.zarr"),
+        lambda wildcards: RUNS[wildcards.run].checkpoints,
     log:
-        f"{RESULTS}/{{run}}/logs/checkpoints.log",
+        f"{LOGS}/checkpoints.log",
     benchmark:
-        f"{RESULTS}/{{run}}/logs/checkpoints.benchmark.tsv"
+        f"{LOGS}/checkpoints.benchmark.tsv"
     wildcard_constraints:
-        run="|".join(IMPORTED) or "(?!)",
-    conda:
-        environment
+        run=runs_that(are_trained=False),
+    threads: 1
     resources:
         mem_mb=8000,
         runtime=growing(60),
     params:
         script=SCRIPTS / "import_checkpoints.py",
-        run_dir=run_dir,
-        spec=lambda wildcards: as_json(PROBLEMS[wildcards.run]),
-        needs=needs,
-        fresh=fresh(),
+        job="checkpoints",
+        arguments=lambda wildcards, input: ["--files", *input],
     message:
         "Read the checkpoints of {wildcards.run} into a trajectory"
-    shell:
-        "python {params.script:q} --output {output:q} --run-dir {params.run_dir:q} --label {wildcards.run:q}/checkpoints"
-        " --spec {params.spec:q} --needs {params.needs:q} --files {input.files:q} {params.fresh:q}"
-        " 2>&1 | logged {log:q}"

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lossatlas.render.figures import contour, spectrum, surface, training_curve
-from lossatlas.render.style import DPI, HEIGHT, PATH_COLOR, WIDTH, evaluation_note, loss_scale, other_paths, style
+from lossatlas.render.scale import loss_scale
+from lossatlas.render.style import DPI, HEIGHT, PATH_COLOR, WIDTH, evaluation_note, other_paths, style
 
 THREE_PANELS = {
     "surface": (0.0, 0.04, 0.53, 0.86),

@@ -10,36 +10,17 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lossatlas.config.run import STORES, Run
 from lossatlas.errors import room_for
 from lossatlas.krylov import Spectrum
+from lossatlas.render import registry
 from lossatlas.render.style import percent
+from lossatlas.render.targets import REPORTED, videos
 
 _MEDIA = {".png": "image/png", ".mp4": "video/mp4"}
-_CAPTIONS = {
-    "contour": "The loss on the plane from above, with the projected path.",
-    "surface": "The same as a surface; the path lies at the loss of its projection.",
-    "metrics": "Accuracy and the user's own metrics on the plane, with the projected path.",
-    "curvature": "|λ_min / λ_max| of the Hessian: near 0 the surface is convex, larger values tell of negative "
-    "curvature that the plane may hide. Lines are contours of the loss, with the projected path.",
-    "loss": "The loss of the checkpoints themselves and (dashed) of their projections.",
-    "null": "The path in its first two principal components, a random walk with steps as long in its own, and the "
-    "variance that components explain. What both show says nothing about the loss (Antognini & Sohl-Dickstein 2018).",
-    "density": "Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
-    "intervals over probes, too narrow where isolated eigenvalues dominate.",
-    "distribution": "Share of eigenvalues up to a value; bands hold the spread over probes and the quadrature's own "
-    "bounds.",
-    "variants": "Densities of several matrices at the last iteration.",
-    "tracking": "Eigenvalues along training in the colours of their eigenvectors; overlaps with the tracked iteration "
-    "before; shares of gradient and step in the subspace of the eigenvectors.",
-    "curve": "Loss and accuracy on straight lines through parameter space. Circles are stationary points; an arrow "
-    "shows the barrier, from the higher end to the highest point between the ends.",
-    "evolution": "Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes, too narrow "
-    "where isolated eigenvalues dominate.",
-    "between": "Loss, extreme eigenvalues with the trace (bars are 95 % intervals over probes), and the density of the "
-    "Hessian's eigenvalues on the straight line between the two checkpoints, which dotted lines mark.",
-}
 _WORKS = {
     "landscape": "H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein. Visualizing the Loss Landscape of Neural Nets. "
     "NeurIPS 2018. (planes, filter normalisation, PCA of the path, "
@@ -67,52 +48,48 @@ _WORKS = {
 
 @dataclass
 class Materials:
-    """What a report is made from. Datasets are opened stores; paths are files; ``settings`` is the run's config.
+    """What a report is made from.
 
-    ``jobs`` lists (job, seconds, peak MB); ``timings`` holds the MPI jobs' timing records.
+    Args:
+        datasets: opened stores by kind (``targets.REPORTED``) and name; one without a name is ``""``.
+        jobs: (job, seconds, peak MB) of each.
+        timings: what the ranks of each MPI job did.
     """
 
-    run: str
-    settings: dict
-    settings_text: str
-    trajectory: xr.Dataset
-    landscapes: dict[str, xr.Dataset]
-    directions: dict[str, xr.Dataset]
-    videos: dict[str, Path]
-    figures: dict[str, list[Path]]
-    spectra: xr.Dataset | None = None
-    curvatures: dict[str, xr.Dataset] = field(default_factory=dict)
-    curves: dict[str, xr.Dataset] = field(default_factory=dict)
-    lines: dict[str, xr.Dataset] = field(default_factory=dict)
-    tracking: xr.Dataset | None = None
+    run: Run
+    datasets: dict[str, dict[str, xr.Dataset]]
     jobs: list[tuple[str, float, float]] = field(default_factory=list)
     timings: list[dict] = field(default_factory=list)
 
+    def all(self, kind: str) -> dict[str, xr.Dataset]:
+        """Return the stores of a kind by name."""
+        return self.datasets.get(kind, {})
 
-def render(materials: Materials) -> str:
+    @property
+    def recorded(self) -> int:
+        """The number of recorded iterations."""
+        return self.datasets["trajectory"][""].sizes["iteration"]
+
+    def only(self, kind: str) -> xr.Dataset | None:
+        """Return the store of a kind of which a run has one or none."""
+        return self.all(kind).get("")
+
+
+def render(m: Materials) -> str:
     """Return the page."""
-    m = materials
-    stores = {"trajectory": m.trajectory}
-    stores |= {f"directions/{name}": dataset for name, dataset in m.directions.items()}
-    stores |= {f"landscape/{name}": dataset for name, dataset in m.landscapes.items()}
-    stores |= {f"curvature/{name}": dataset for name, dataset in m.curvatures.items()}
-    stores |= {f"curves/{name}": dataset for name, dataset in m.curves.items()}
-    if m.spectra is not None:
-        stores["spectra"] = m.spectra
-    stores |= {f"spectra_between/{name}": dataset for name, dataset in m.lines.items()}
-    if m.tracking is not None:
-        stores["tracking"] = m.tracking
+    settings = {"sort_keys": True, "allow_unicode": True, "width": 110, "default_flow_style": None}
+    stores = {STORES[kind].format(name): one for kind in REPORTED for name, one in m.all(kind).items()}
     versions = {k: v for s in stores.values() for a in s.attrs["attempts"] for k, v in a.get("software", {}).items()}
     return _template("report.html.j2").render(
-        run=m.run,
+        run=m.run.name,
         summary=_summary(m),
-        planes=[_plane(name, m) for name in m.landscapes],
-        curves=[_curve(name, m) for name in m.curves],
+        planes=[_plane(name, m) for name in m.all("landscape")],
+        curves=[_curve(name, m) for name in m.all("curves")],
         spectra=_spectra(m),
-        nulls=[_null(name, m) for name in m.directions if f"directions/{name}" in m.figures],
-        lines=[_line(name, m) for name in m.lines],
+        nulls=[_null(name, m) for name in m.run.names("pca")],
+        lines=[_line(name, m) for name in m.all("spectra_between")],
         tracking=_tracking(m),
-        settings=m.settings_text,
+        settings=yaml.safe_dump(m.run.config, **settings),
         stores=[_store(name, dataset) for name, dataset in stores.items()],
         jobs=m.jobs,
         ranks=[row for record in m.timings for row in _ranks(record)],
@@ -147,11 +124,13 @@ def _template(name: str) -> Any:
 
 
 def _summary(m: Materials) -> str:
-    model, data = (m.settings[key].get("name") or m.settings[key]["import"] for key in ("model", "data"))
-    iterations = m.trajectory["iteration"].values
+    model, data = (m.run.settings[key].get("name") or m.run.settings[key]["import"] for key in ("model", "data"))
+    trajectory = m.datasets["trajectory"][""]
+    iterations = trajectory["iteration"].values
     return (
-        f"{model} with {m.trajectory.sizes['parameter']:,} parameters on {data}: "
-        f"{len(iterations)} recorded checkpoints, iterations {iterations[0]} to {iterations[-1]}. {_end(m.landscapes)}"
+        f"{model} with {trajectory.sizes['parameter']:,} parameters on {data}: "
+        f"{len(iterations)} recorded checkpoints, iterations {iterations[0]} to {iterations[-1]}. "
+        f"{_end(m.all('landscape'))}"
     )
 
 
@@ -169,12 +148,14 @@ def _end(landscapes: dict[str, xr.Dataset]) -> str:
     return f"The last one has a loss of {', '.join(said)}."
 
 
-def _figures(files: Iterable[Path]) -> list[dict]:
-    return [{"source": embed(file), "caption": _CAPTIONS[file.stem.rsplit("_", 1)[1]]} for file in files]
+def _figures(thing: str, m: Materials) -> list[dict]:
+    """Return the figures of a plane, a curve, the spectra, ... with their captions."""
+    known, files = registry.figures(), [Path(file) for file in registry.figure_files(m.run)[thing]]
+    return [{"source": embed(file), "caption": known[file.stem.rsplit("_", 1)[1]].caption} for file in files]
 
 
 def _plane(name: str, m: Materials) -> dict:
-    plane = m.landscapes[name]
+    plane = m.all("landscape")[name]
     loss, share = plane["loss"].sel(split="train").values, plane.attrs["variance_share"]
     finite = loss[np.isfinite(loss)]
     gap = np.abs(plane["path_true_loss"] - plane["path_projected_loss"]).sel(split="train").values
@@ -195,13 +176,19 @@ def _plane(name: str, m: Materials) -> dict:
         count, runs = plane.attrs["other_evaluations"], ", ".join(dict.fromkeys(plane["other_run"].values.tolist()))
         apart = f"up to {plane['other_residual'].values.max():.3g} from the plane"
         facts.append(("paths of other runs", f"{runs}; {apart}; {count:,} evaluations"))
-    facts += _curvature_facts(m.curvatures[name]) if name in m.curvatures else []
-    return {"name": name, "video": embed(m.videos[name]), "facts": facts, "figures": _figures(m.figures[name])}
+    facts += _curvature_facts(m.all("curvature")[name]) if name in m.all("curvature") else []
+    return {
+        "name": name,
+        "video": embed(Path(videos(m.run)[name])),
+        "facts": facts,
+        "figures": _figures(f"plane {name}", m),
+    }
 
 
 def _null(name: str, m: Materials) -> dict:
     """Return the section of one set of principal components."""
-    pca, shown = m.directions[name], slice(0, m.directions[name].sizes["direction"])
+    pca = m.all("directions")[name]
+    shown = slice(0, pca.sizes["direction"])
     similar, compared = pca.attrs["walk_similarity"], (pca[key].values[shown] for key in _COMPARED)
     facts = [
         (f"component {k + 1}", f"{percent(share)} of the {pca.attrs['share_of']}, {percent(walks)} in a random walk; "
@@ -212,7 +199,7 @@ def _null(name: str, m: Materials) -> dict:
         facts.append(("similarity of the paths", f"{similar:.3f}; 1 is a random walk up to rotation and scale"))
     wide = f"{pca.attrs['walk_spread']:.3g} times the random walk's; more than 1 where steps go on in one direction"
     facts.append(("spread of the path", wide))
-    return {"name": name, "facts": facts, "figures": _figures(m.figures[f"directions/{name}"])}
+    return {"name": name, "facts": facts, "figures": _figures(f"directions {name}", m)}
 
 
 _COMPARED = ("path_share", "walk_share", "walk_correlation")
@@ -240,7 +227,8 @@ _CURVE_HEAD = ["curve", "samples", "smallest loss", "at α", "stationary points"
 
 def _curve(name: str, m: Materials) -> dict:
     """Return the section of one store of curves, with a row for each curve and split."""
-    curves, attrs, alpha = m.curves[name], m.curves[name].attrs, m.curves[name]["alpha"].values
+    curves = m.all("curves")[name]
+    attrs, alpha = curves.attrs, curves["alpha"].values
     where = f"from {attrs['from']} to {attrs['to']}, {attrs['length']:.4g} apart" if attrs["ends"] else attrs["center"]
     guess = attrs["random_guess"]
     facts = [
@@ -262,18 +250,18 @@ def _curve(name: str, m: Materials) -> dict:
                                                         "barrier_above_chord", "monotonicity")]  # fmt: skip
         rows.append([str(one["curve"].values), str(one["split"].values), *numbers])
     return {"name": name, "facts": facts, "head": _CURVE_HEAD, "rows": rows,
-            "figures": _figures(m.figures[f"curves/{name}"])}  # fmt: skip
+            "figures": _figures(f"curve {name}", m)}  # fmt: skip
 
 
 def _spectra(m: Materials) -> dict | None:
-    if m.spectra is None:
+    spectra = m.only("spectra")
+    if spectra is None:
         return None
-    spectra = m.spectra
     chosen = sorted({0, int(np.nanargmax(spectra["largest"].values)), spectra.sizes["iteration"] - 1})
-    iterations = f"{spectra.sizes['iteration']} of {m.trajectory.sizes['iteration']} recorded ones"
+    iterations = f"{spectra.sizes['iteration']} of {m.recorded} recorded ones"
     rows = [_spectrum_row(spectra.isel(iteration=i)) for i in chosen]
     return {"facts": _quadrature_facts(spectra, ("iterations", iterations)), "head": ["iteration", *_SPECTRUM_HEAD],
-            "rows": rows, "figures": _figures(m.figures["spectra"])}  # fmt: skip
+            "rows": rows, "figures": _figures("spectra", m)}  # fmt: skip
 
 
 _SPECTRUM_HEAD = ["smallest node", "largest node", "trace", "95 % interval"]
@@ -304,7 +292,7 @@ def _spectrum_row(one: xr.Dataset) -> list:
 
 def _line(name: str, m: Materials) -> dict:
     """Return the section of one line: its two ends and the position of the highest loss."""
-    line = m.lines[name]
+    line = m.all("spectra_between")[name]
     position = line["position"].values
     ends = [int(np.abs(position - end).argmin()) for end in (0, 1)]
     chosen = sorted({*ends, int(np.nanargmax(line["loss"].values))})
@@ -319,18 +307,19 @@ def _line(name: str, m: Materials) -> dict:
         at, *quadrature = _spectrum_row(one)
         rows.append([at, *(f"{float(one[key]):.4g}" for key in ("loss", "gradient_norm")), *quadrature])
     return {"name": name, "facts": facts, "head": ["position", "loss", "gradient norm", *_SPECTRUM_HEAD],
-            "rows": rows, "figures": _figures(m.figures[f"spectra_between/{name}"])}  # fmt: skip
+            "rows": rows, "figures": _figures(f"line {name}", m)}  # fmt: skip
 
 
 def _tracking(m: Materials) -> dict | None:
-    if m.tracking is None:
+    tracking = m.only("tracking")
+    if tracking is None:
         return None
-    tracking, size = m.tracking, m.tracking.attrs["parameters"]
+    size = tracking.attrs["parameters"]
     ends = Counter(tracking["end"].values.tolist())
     share = percent(np.nanmedian(tracking["gradient_share"].values))
     facts = [
         ("pairs", ", ".join(f"{count} {end}" for end, count in ends.items())),
-        ("iterations", f"{tracking.sizes['iteration']} of {m.trajectory.sizes['iteration']} recorded ones, "
+        ("iterations", f"{tracking.sizes['iteration']} of {m.recorded} recorded ones, "
                        f"{int(tracking['products'].sum()):,} Hessian products"),
         ("matrix", f"{size:,} x {size:,}, {tracking.attrs['operator']} of the mean loss over "
                    f"{tracking.attrs['samples']} training samples"),
@@ -338,7 +327,7 @@ def _tracking(m: Materials) -> dict | None:
         ("changes of order", int(tracking["crossing"].sum())),
         ("share of the gradient", f"{share} (median) in the {tracking.attrs['subspace']}"),
     ]  # fmt: skip
-    return {"facts": facts, "figures": _figures(m.figures["tracking"])}
+    return {"facts": facts, "figures": _figures("tracking", m)}
 
 
 def _store(name: str, dataset: xr.Dataset) -> list:
@@ -355,18 +344,18 @@ def _ranks(record: dict) -> Iterable[list]:
 
 
 def _works(m: Materials, version: str) -> list[str]:
-    kinds = {dataset.attrs["kind"] for dataset in m.directions.values()}
-    wanted = ["landscape"] if m.landscapes or m.curves else []
-    wanted += ["mining"] if m.curves else []
-    wanted += ["interpolation"] if any(curves.attrs["ends"] for curves in m.curves.values()) else []
-    quadrature = m.spectra is not None or bool(m.lines)
-    searched = "eigen" in kinds or m.tracking is not None
+    kinds = {dataset.attrs["kind"] for dataset in m.all("directions").values()}
+    wanted = ["landscape"] if m.all("landscape") or m.all("curves") else []
+    wanted += ["mining"] if m.all("curves") else []
+    wanted += ["interpolation"] if any(curves.attrs["ends"] for curves in m.all("curves").values()) else []
+    quadrature = bool(m.all("spectra") or m.all("spectra_between"))
+    searched = "eigen" in kinds or bool(m.all("tracking"))
     wanted += ["gradvis"] if quadrature or searched else []
-    wanted += ["products"] if quadrature or searched or m.curvatures else []
+    wanted += ["products"] if quadrature or searched or m.all("curvature") else []
     wanted += ["quadrature"] if quadrature else []
-    wanted += ["eigen"] if searched or m.curvatures else []
-    wanted += ["subspace"] if m.tracking is not None else []
+    wanted += ["eigen"] if searched or m.all("curvature") else []
+    wanted += ["subspace"] if m.all("tracking") else []
     wanted += ["walk"] if "pca" in kinds else []
-    wanted += ["fashion-mnist"] if str(m.settings["data"].get("name")).startswith("fashion-mnist") else []
+    wanted += ["fashion-mnist"] if str(m.run.settings["data"].get("name")).startswith("fashion-mnist") else []
     ours = f"The LossAtlas authors. LossAtlas: an atlas of a training run's loss surface. Version {version}."
     return [ours, *(_WORKS[key] for key in wanted)]

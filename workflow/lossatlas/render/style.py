@@ -1,7 +1,8 @@
-"""Colours, fonts and the scale of the loss, the same in every picture."""
+"""Colours, fonts, names and notes, the same in every figure, and how figures are written."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib
 
@@ -10,9 +11,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 
 from lossatlas.config.models import Figures
-from lossatlas.drivers.adaptive_grid import LOG_FROM
+from lossatlas.errors import room_for
 
 CHOICES = Figures().model_dump()
 """Defaults of the config's ``figures``, for pictures drawn without a config."""
@@ -50,66 +52,6 @@ def style() -> AbstractContextManager:
     )
 
 
-@dataclass(frozen=True)
-class LossScale:
-    """How losses become heights and colours: linear or log10, clipped at ``maximum`` when drawing."""
-
-    log: bool
-    low: float
-    high: float
-    clipped: bool = False
-
-    def __call__(self, loss: np.ndarray) -> np.ndarray:
-        """Return drawing heights; NaN and inf become NaN, what exceeds the maximum is clipped."""
-        loss = np.where(np.isfinite(loss), loss, np.nan)
-        clipped = np.clip(loss, self.low, self.high)
-        return np.log10(clipped) if self.log else clipped
-
-    def loss(self, height: float) -> float:
-        """Return the loss that a height stands for."""
-        return 10**height if self.log else height
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        low, high = self(np.array([self.low, self.high]))
-        return float(low), float(high)
-
-    def levels(self, count: int) -> np.ndarray:
-        return np.linspace(*self.limits, count)
-
-    def ticks(self) -> tuple[np.ndarray, list[str]]:
-        """Return tick heights and the losses that they stand for."""
-        if not self.log:
-            values = matplotlib.ticker.MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
-        else:
-            decades = np.arange(np.floor(np.log10(self.low)), np.ceil(np.log10(self.high)) + 1)
-            steps = (1, 2, 5) if len(decades) < 4 else (1,)
-            values = np.array([s * 10**d for d in decades for s in steps])
-            values = values[:: max(1, round(len(values) / 8))]
-        values = values[(values >= self.low * (1 - 1e-9)) & (values <= self.high * (1 + 1e-9))]
-        return self(values), [f"{value:g}" for value in values]
-
-    @property
-    def label(self) -> str:
-        return "loss (log scale)" if self.log else "loss"
-
-
-def loss_scale(landscape: xr.Dataset, choices: dict, split: str = "train") -> LossScale:
-    """Choose the scale of one landscape from its finite losses, those of projected paths included."""
-    surface = landscape["loss"].sel(split=split).values
-    path = landscape["path_projected_loss"].sel(split=split).values
-    others = [landscape["other_projected_loss"].sel(split=split).values] if "other_projected_loss" in landscape else []
-    finite = np.concatenate([losses[np.isfinite(losses)] for losses in (surface, path, *others)])
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    clipped = high > choices.get("maximum", np.inf)
-    high = min(high, choices.get("maximum", np.inf))
-    low = min(low, high)
-    log = choices["scale"] == "log" or (choices["scale"] == "auto" and low > 0 and high / low > LOG_FROM)
-    if log:
-        low = low if low > 0 else max(high * 1e-12, 1e-300)
-    return LossScale(log, low, high if high > low else low + max(abs(low), 1.0) * 1e-6, clipped)
-
-
 def nonfinite_note(values: np.ndarray, look: str) -> str:
     """Return how many values are NaN or inf, and how these look."""
     return f"{(~np.isfinite(values)).sum()} of {values.size} points are NaN or inf ({look})"
@@ -130,6 +72,11 @@ def evaluation_note(landscape: xr.Dataset, split: str = "train") -> str:
         return f"preview: {counted}"
     error = float(landscape["error"].sel(split=split))
     return f"{counted}, error ≤ {percent(max(error, 1e-4))} of the range"
+
+
+def noted(title: str, landscape: xr.Dataset) -> str:
+    """Return the title, with a line on how much of the surface is evaluated if that is not all."""
+    return "\n".join(part for part in (title, evaluation_note(landscape)) if part)
 
 
 @dataclass(frozen=True)
@@ -191,3 +138,13 @@ def percent(share: float) -> str:
     if 0 < share < 1e-4:
         return "<0.01 %"
     return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2f} %"
+
+
+def save(figure: Figure, paths: list[Path]) -> None:
+    """Write a figure in the formats of the file names; without the clock, so that equal figures are equal files."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
+        with room_for(path):
+            figure.savefig(path, dpi=150, metadata=metadata)
+    plt.close(figure)

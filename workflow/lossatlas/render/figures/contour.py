@@ -1,23 +1,39 @@
 """The plane from above: contours of the loss and the projected path."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from lossatlas.render.registry import FigureSpec
+from lossatlas.render.scale import LossScale, loss_scale
 from lossatlas.render.style import (
+    CHOICES,
     COLORMAP,
     NONFINITE_COLOR,
     NOTE,
     NOW_MARKER,
     PATH_COLOR,
-    LossScale,
     OtherPath,
     axis_labels,
     interpolated,
     nonfinite_note,
+    noted,
+    other_paths,
+)
+
+CONTOUR = FigureSpec(
+    kind="contour",
+    needs=("landscape",),
+    rule="figures",
+    log="planes",
+    caption="The loss on the plane from above, with the projected path.",
+    details="It is the mean over the evaluation subset of the training set. Grey, hatched cells are NaN or infinite. "
+    "Where there are dots, they are the points that were evaluated; the rest is interpolated.",
 )
 
 
@@ -91,15 +107,24 @@ def other_lines(axes: Axes, paths: list[OtherPath], animated: bool = False) -> l
 
 def path_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
     """Add an empty path and an empty marker of the current iteration."""
-    (path,) = axes.plot(
-        [],
-        [],
-        "-o",
-        color=PATH_COLOR,
-        markersize=2,
-        linewidth=1.4,
-        animated=animated,
-        label="path, projected",
-    )
+    looks = {"color": PATH_COLOR, "markersize": 2, "linewidth": 1.4, "label": "path, projected"}
+    (path,) = axes.plot([], [], "-o", animated=animated, **looks)
     (now,) = axes.plot([], [], animated=animated, **NOW_MARKER)
     return path, now
+
+
+def contour_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
+    """Return the contour plot with the whole path."""
+    figure, axes = plt.subplots(figsize=(7.2, 5.4), layout="constrained")
+    draw_contours(axes, landscape, loss_scale(landscape, choices), choices)
+    path, now = path_lines(axes)
+    path.set_data(landscape["path_x"].values, landscape["path_y"].values)
+    now.set_data(landscape["path_x"].values[-1:], landscape["path_y"].values[-1:])
+    paths = other_paths(landscape)
+    others = other_lines(axes, paths)
+    for line, other in zip(others, paths, strict=True):
+        line.set_data(other.x, other.y)
+        path.set_label("this run")
+    axes.set_title(noted(title, landscape))
+    axes.legend(handles=[path, *others], loc="upper right")
+    return figure

@@ -8,10 +8,21 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from lossatlas.render.figures.contour import label_axes, mark_nonfinite, path_lines
-from lossatlas.render.style import CHOICES, COLORMAP, LossScale, loss_scale
+from lossatlas.render.registry import FigureSpec
+from lossatlas.render.scale import LossScale, loss_scale
+from lossatlas.render.style import CHOICES, COLORMAP
 
 LARGEST_RATIO = 1.0
 """Ratios above are drawn in one colour: the negative curvature is the larger one."""
+
+CURVATURE = FigureSpec(
+    kind="curvature",
+    needs=("curvature", "landscape"),
+    title="{run}: curvature on plane {plane}",
+    caption="|λ_min / λ_max| of the Hessian: near 0 the surface is convex, larger values tell of negative "
+    "curvature that the plane may hide. Lines are contours of the loss, with the projected path.",
+    details="Crosses mark eigenpairs that have not converged; grey, hatched cells are NaN or infinite.",
+)
 
 
 def curvature_figure(curvature: xr.Dataset, landscape: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:

@@ -9,7 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lossatlas.render.style import CHOICES, LOG_FROM, NOTE, NOW_COLOR, PATH_COLOR, TEST_COLOR, nonfinite_note, plain
+from lossatlas.render.registry import FigureSpec
+from lossatlas.render.scale import LossScale
+from lossatlas.render.style import CHOICES, NOTE, NOW_COLOR, PATH_COLOR, TEST_COLOR, nonfinite_note, plain
 
 BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
 """What lies behind text, so that it can be read where it crosses curves."""
@@ -17,22 +19,31 @@ ANNOTATED = 3
 """Stores with more curves do not show where stationary points lie; barriers are drawn of a single curve alone."""
 STYLES = {"train": "-", "test": "--"}
 
+CURVE = FigureSpec(
+    kind="curve",
+    needs=("curves",),
+    log="curves",
+    caption="Loss and accuracy on straight lines through parameter space. Circles are stationary points; an arrow "
+    "shows the barrier, from the higher end to the highest point between the ends.",
+    details="Dash-dotted is the loss of a random guess among the classes. Triangles at the edge are losses beyond the "
+    "axis; crosses are NaN or infinite.",
+)
 
-def curves_figure(curves: xr.Dataset, choices: dict = CHOICES, view: dict | None = None, title: str = "") -> Figure:
+
+def curve_figure(curves: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
     """Return loss, accuracy where there is one, and the user's own metrics against alpha.
 
     Args:
-        choices: the config's ``figures``; ``scale`` and ``maximum`` are used.
-        view: intervals ``x`` and ``loss`` that the axes are to show; either may be missing.
+        choices: the config's ``figures``, of which ``scale`` and ``maximum`` are used, and ``view``: intervals ``x``
+            and ``loss`` that the axes are to show; either may be missing.
     """
-    view = view or {}
+    view = choices.get("view", {})
     metrics = [*(["accuracy"] if "accuracy" in curves else []), *_own_metrics(curves)]
     size = {"figsize": (7.2, 4.6 + 1.8 * len(metrics)), "layout": "constrained"}
     heights = [3, *[2] * len(metrics)]
     figure, grid = plt.subplots(len(heights), 1, **size, sharex=True, squeeze=False, height_ratios=heights)
     above, below = grid[0, 0], grid[-1, 0]
-    limits = _loss_limits(curves, choices, view)
-    _draw_losses(above, curves, limits)
+    _draw_losses(above, curves, _loss_scale(curves, choices, view))
     for axes, name in zip(grid[1:, 0], metrics, strict=True):
         _draw_metric(axes, curves, name)
     alpha = curves["alpha"]
@@ -62,25 +73,21 @@ def _lines(curves: xr.Dataset) -> Iterator[tuple[int, str, str, dict]]:
             yield k, split, color, {"linestyle": STYLES.get(split, "-"), "linewidth": 1.6 if split == "train" else 1.1}
 
 
-def _loss_limits(curves: xr.Dataset, choices: dict, view: dict) -> tuple[float, float, bool]:
-    """Return the drawn interval of losses and whether its scale is logarithmic."""
+def _loss_scale(curves: xr.Dataset, choices: dict, view: dict) -> LossScale:
+    """Return the scale of the interval of losses that is drawn."""
     low, high = view.get("x", (-np.inf, np.inf))
     loss = curves["loss"].values[:, :, (curves["alpha"].values >= low) & (curves["alpha"].values <= high)]
     finite = loss[np.isfinite(loss)]
     bottom, top = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     top = min(top, choices.get("maximum", np.inf))
-    bottom, top = view.get("loss", (min(bottom, top), top))
-    log = choices["scale"] == "log" or (choices["scale"] == "auto" and bottom > 0 and top / bottom > LOG_FROM)
-    if log and bottom <= 0:
-        bottom = max(top * 1e-12, 1e-300)
-    return bottom, top if top > bottom else bottom + max(abs(bottom), 1.0) * 1e-6, log
+    return LossScale.of(*view.get("loss", (min(bottom, top), top)), choices)
 
 
-def _draw_losses(axes: Axes, curves: xr.Dataset, limits: tuple[float, float, bool]) -> None:
-    low, high, log = limits
-    axes.set_yscale("log" if log else "linear")
-    room = (high / low) ** 0.06 if log else 0.06 * (high - low)
-    axes.set_ylim(*((low / room, high * room) if log else (low - room, high + room)))
+def _draw_losses(axes: Axes, curves: xr.Dataset, scale: LossScale) -> None:
+    low, high = scale.low, scale.high
+    axes.set_yscale("log" if scale.log else "linear")
+    room = (high / low) ** 0.06 if scale.log else 0.06 * (high - low)
+    axes.set_ylim(*((low / room, high * room) if scale.log else (low - room, high + room)))
     alpha, noted = curves["alpha"].values, curves.sizes["curve"] <= ANNOTATED
     for k, split, color, looks in _lines(curves):
         one = curves.isel(curve=k).sel(split=split)
@@ -94,7 +101,7 @@ def _draw_losses(axes: Axes, curves: xr.Dataset, limits: tuple[float, float, boo
             if curves.sizes["curve"] == 1:
                 _draw_barrier(axes, one, color)
     _draw_guess(axes, curves.attrs.get("random_guess"))
-    axes.set_ylabel("loss (log scale)" if log else "loss")
+    axes.set_ylabel(scale.label)
     axes.yaxis.set_major_formatter(plt.matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
 

@@ -1,7 +1,5 @@
 """Accuracy and the user's own metrics on a plane, a panel each, with the projected path."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -10,15 +8,26 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lossatlas.render.figures.contour import label_axes, mark_ends, mark_evaluated, mark_nonfinite, path_lines
-from lossatlas.render.figures.planes import noted
-from lossatlas.render.style import COLORMAP
+from lossatlas.render.registry import FigureSpec
+from lossatlas.render.style import COLORMAP, noted
 
 LEVELS = 16
 
+METRICS = FigureSpec(
+    kind="metrics",
+    needs=("metrics",),
+    caption="Accuracy and the user's own metrics on the plane, with the projected path.",
+    details="They are means over the evaluation subset of the training set. Grey, hatched cells are NaN or infinite.",
+)
 
-def metrics_figure(landscape: xr.Dataset, metrics: Sequence[str], title: str = "", split: str = "train") -> Figure:
-    """Return filled contours of accuracy, where there is one, and of ``metrics``, arrays (split, y, x) of the store."""
-    names = [*(["accuracy"] if "accuracy" in landscape else []), *metrics]
+
+def metrics_figure(landscape: xr.Dataset, choices: dict, title: str = "", split: str = "train") -> Figure:
+    """Return filled contours of accuracy, where there is one, and of the user's own metrics.
+
+    Args:
+        choices: ``metrics`` names arrays (split, y, x) of the store.
+    """
+    names = [*(["accuracy"] if "accuracy" in landscape else []), *choices["metrics"]]
     columns = min(2, len(names))
     rows = -(-len(names) // columns)
     size = {"figsize": (6.4 * columns, 4.6 * rows), "layout": "constrained"}

@@ -9,12 +9,23 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lossatlas.render.style import NOW_MARKER, PATH_COLOR, percent
+from lossatlas.render.registry import FigureSpec
+from lossatlas.render.style import CHOICES, NOW_MARKER, PATH_COLOR, percent
 
 TIME_COLORMAP, WALK_COLOR = "plasma", "#555555"
 
+NULL = FigureSpec(
+    kind="null",
+    needs=("pca",),
+    caption="The path in its first two principal components, a random walk with steps as long in its own, and the "
+    "variance that components explain. What both show says nothing about the loss (Antognini & Sohl-Dickstein 2018).",
+    details="In many dimensions a random walk's coordinates are cosines of time, and its components explain shares "
+    "that fall with the square of their number. A similarity of 1 is a random walk up to rotation and scale; steps "
+    "that go on in one direction spread the path wider than the walk.",
+)
 
-def null_figure(directions: xr.Dataset, title: str) -> Figure:
+
+def null_figure(directions: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
     """Return both paths in their first two components, and the explained variance of both on one axis."""
     figure, panels = plt.subplots(1, 3, figsize=(13.0, 4.2), layout="constrained")
     for axes, who, name in zip(panels, ("path", "walk"), ("the run", "a random walk"), strict=False):

@@ -1,20 +1,53 @@
-"""The density of Hessian eigenvalues, on axes common to all frames; how it changes along training and along a line."""
+"""The density of Hessian eigenvalues, on axes common to all frames, and how the spectrum changes along training."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lossatlas.krylov import Spectrum
-from lossatlas.render.style import COLORMAP, LOG_FROM, NOW_COLOR, PATH_COLOR, TEST_COLOR, plain
+from lossatlas.render.registry import FigureSpec
+from lossatlas.render.style import CHOICES, NOW_COLOR, PATH_COLOR, TEST_COLOR, plain
 
 POINTS = 500
 FLOOR = 0.1
 """Lowest density drawn, as a share of the peak of one single eigenvalue, 1 / (N sigma sqrt(2 pi))."""
+
+DENSITY = FigureSpec(
+    kind="density",
+    needs=("spectra",),
+    rule="spectra_figures",
+    log="spectra",
+    title="{run}: Hessian spectra",
+    caption="Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
+    "intervals over probes, too narrow where isolated eigenvalues dominate.",
+    details="The sharpest has the largest eigenvalue. Computed by stochastic Lanczos quadrature.",
+)
+DISTRIBUTION = FigureSpec(
+    kind="distribution",
+    needs=("spectra",),
+    rule="spectra_figures",
+    caption="Share of eigenvalues up to a value; bands hold the spread over probes and the quadrature's own bounds.",
+    details="At the first, the sharpest (largest eigenvalue) and the last iteration.",
+)
+EVOLUTION = FigureSpec(
+    kind="evolution",
+    needs=("spectra",),
+    rule="spectra_figures",
+    caption="Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes, too narrow "
+    "where isolated eigenvalues dominate.",
+    details="Extreme eigenvalues are the largest and the smallest node of the Lanczos quadrature.",
+)
+VARIANTS = FigureSpec(
+    kind="variants",
+    needs=("spectra", "variants"),
+    title="{run}: spectra of several matrices",
+    caption="Densities of several matrices at the last iteration.",
+    details="They are the Hessian and the matrices that the config's ``spectra.variants`` name (Gauss-Newton, "
+    "residual, or parts of the parameters).",
+)
 
 
 class Densities:
@@ -75,9 +108,9 @@ def place(lines: tuple[Line2D, Line2D, Line2D], densities: Densities, iteration:
     return f"iteration {densities.coordinate[index]}: λ from {low:.3g} to {high:.3g}"
 
 
-def density_figure(spectra: xr.Dataset, sigma: float | None, title: str) -> Figure:
+def density_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
     """Return the densities at the first, the sharpest and the last iteration; bands are 95 % intervals over probes."""
-    densities = Densities(spectra, sigma)
+    densities = Densities(spectra, choices.get("kernel_width"))
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     draw_frame(axes, densities)
     for index, color in zip(densities.landmarks(), (TEST_COLOR, "0.45", PATH_COLOR), strict=False):
@@ -93,7 +126,7 @@ def density_figure(spectra: xr.Dataset, sigma: float | None, title: str) -> Figu
     return figure
 
 
-def distribution_figure(spectra: xr.Dataset, title: str) -> Figure:
+def distribution_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
     """Return the share of eigenvalues up to a value at the first, the sharpest and the last iteration.
 
     It needs no kernel width. Bands hold spread over probes and the quadrature's own bounds together.
@@ -120,7 +153,7 @@ def distribution_figure(spectra: xr.Dataset, title: str) -> Figure:
     return figure
 
 
-def evolution_figure(spectra: xr.Dataset, title: str) -> Figure:
+def evolution_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
     """Return extreme nodes and trace along training; bars are 95 % intervals over probes."""
     iterations = spectra["iteration"].values
     figure, (above, below) = plt.subplots(2, 1, figsize=(7.2, 5.6), sharex=True, layout="constrained")
@@ -150,82 +183,19 @@ def draw_trace(axes: Axes, spectra: xr.Dataset, at: np.ndarray, color: str) -> N
     axes.errorbar(at, value, reach, fmt=".-", color=color, elinewidth=0.8, capsize=2, label=label)
 
 
-def line_figure(spectra: xr.Dataset, sigma: float | None, title: str) -> Figure:
-    """Return loss, extreme nodes with the trace, and the density at positions between two checkpoints.
-
-    The three panels share the axis of positions (GradVis section 3.4).
-    """
-    figure, grid = plt.subplots(
-        *(3, 2), figsize=(7.2, 9), layout="constrained", sharex="col", width_ratios=(1, 0.03), height_ratios=(3, 4, 4)
-    )
-    above, middle, below = grid[:, 0]
-    for unused in grid[:2, 1]:
-        unused.set_axis_off()
-    _draw_line_loss(above, spectra)
-    _draw_line_extremes(middle, spectra)
-    mesh = _draw_line_density(below, spectra, sigma)
-    figure.colorbar(mesh, cax=grid[2, 1], extend="min").set_label("density (log scale)")
-    below.set_xlabel("position on the line")
-    for axes, color in ((above, NOW_COLOR), (middle, NOW_COLOR), (below, "white")):
-        for end in (0, 1):
-            axes.axvline(end, color=color, linewidth=0.8, linestyle=":")
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def _draw_line_loss(axes: Axes, spectra: xr.Dataset) -> None:
-    """Draw the loss; the axis above says what the ends are."""
-    loss = spectra["loss"].values
-    axes.plot(spectra["position"].values, loss, ".-", color=PATH_COLOR)
-    if loss.min() > 0 and loss.max() / loss.min() > LOG_FROM:
-        axes.set_yscale("log")
-    axes.set_ylabel("loss")
-    axes.grid(alpha=0.3)
-    ends = axes.secondary_xaxis("top")
-    ends.set_xticks([0, 1], [f"from: {spectra.attrs['from']}", f"to: {spectra.attrs['to']}"])
-    for label, side in zip(ends.get_xticklabels(), ("left", "right"), strict=True):
-        label.set_horizontalalignment(side)
-
-
-def _draw_line_extremes(axes: Axes, spectra: xr.Dataset) -> None:
-    """Draw the extreme nodes on the left scale and the trace on the right one."""
-    position, right = spectra["position"].values, axes.twinx()
-    axes.plot(position, spectra["largest"].values, ".-", color=PATH_COLOR, label="largest node")
-    axes.plot(position, spectra["smallest"].values, ".-", color=TEST_COLOR, label="smallest node")
-    draw_trace(right, spectra, position, "0.35")
-    axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.set_ylabel("eigenvalue λ")
-    (low, high), ends = axes.get_ylim(), right.get_ylim()
-    stretch = max(ends[0] / low, ends[1] / high)
-    right.set_ylim(stretch * low, stretch * high)  # one zero for both scales
-    right.set_ylabel("trace of the Hessian", color="0.35")
-    right.tick_params(axis="y", colors="0.35")
-    axes.grid(alpha=0.3)
-    one, two = (scale.get_legend_handles_labels() for scale in (axes, right))
-    axes.legend(one[0] + two[0], one[1] + two[1], loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-
-
-def _draw_line_density(axes: Axes, spectra: xr.Dataset, sigma: float | None) -> QuadMesh:
-    """Draw the density as a heat map, one column of colour for each position, and return it."""
-    densities = Densities(spectra, sigma)
-    colors = LogNorm(FLOOR * densities.single, densities.values.max())
-    values = np.maximum(densities.values, 1e-300)  # what underflows is below the scale, not missing
-    drawn = {"norm": colors, "cmap": COLORMAP, "shading": "nearest", "rasterized": True}
-    mesh = axes.pcolormesh(densities.coordinate, densities.grid, values.T, **drawn)
-    axes.set_ylabel(f"eigenvalue λ  (kernel width σ = {densities.sigma:.2g})")
-    return mesh
-
-
-def variants_figure(spectra: dict[str, xr.Dataset], sigma: float | None, title: str) -> Figure:
+def variants_figure(
+    spectra: xr.Dataset, variants: dict[str, xr.Dataset], choices: dict = CHOICES, title: str = ""
+) -> Figure:
     """Return the last densities of several matrices (Hessian, Gauss-Newton, parts of the parameters) on one axis."""
-    low = min(float(dataset["smallest"][-1]) for dataset in spectra.values())
-    high = max(float(dataset["largest"][-1]) for dataset in spectra.values())
-    sigma = sigma or max(0.01 * (high - low), 1e-12)
+    stores = {"spectra": spectra, **variants}
+    low = min(float(dataset["smallest"][-1]) for dataset in stores.values())
+    high = max(float(dataset["largest"][-1]) for dataset in stores.values())
+    sigma = choices.get("kernel_width") or max(0.01 * (high - low), 1e-12)
     margin = 0.05 * (high - low) + 4 * sigma
     grid = np.linspace(low - margin, high + margin, POINTS)
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     floors, tops = [], []
-    for name, dataset in spectra.items():
+    for name, dataset in stores.items():
         size = dataset.attrs["parameters"]
         values = quadratures(dataset.isel(iteration=slice(-1, None)))[0].density(grid, sigma).value
         patterns = plain(", ".join(dataset.attrs["parameter_patterns"]))

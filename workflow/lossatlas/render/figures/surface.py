@@ -1,20 +1,34 @@
 """The plane as a surface in three dimensions, with the path at the loss of its projection."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Line3D
 
+from lossatlas.render.registry import FigureSpec
+from lossatlas.render.scale import LossScale, loss_scale
 from lossatlas.render.style import (
+    CHOICES,
     COLORMAP,
     NOTE,
     NOW_MARKER,
     PATH_COLOR,
-    LossScale,
     OtherPath,
     axis_labels,
     nonfinite_note,
+    noted,
+    other_paths,
+)
+
+SURFACE = FigureSpec(
+    kind="surface",
+    needs=("landscape",),
+    rule="figures",
+    caption="The loss on the plane as a surface; the path lies at the loss of its projection.",
+    details="That is not the loss of the checkpoints themselves.",
 )
 
 
@@ -23,20 +37,10 @@ def draw_surface(axes: Axes3D, landscape: xr.Dataset, scale: LossScale, choices:
     x, y = np.meshgrid(landscape["x"].values, landscape["y"].values)
     heights = scale(landscape["loss"].sel(split=split).values)
     low, high = scale.limits
-    axes.plot_surface(
-        x,
-        y,
-        heights,
-        cmap=COLORMAP,
-        vmin=low,
-        vmax=high,
-        rstride=1,
-        cstride=1,
-        linewidth=0.15,
-        edgecolor=(1, 1, 1, 0.35),
-        antialiased=True,
-        alpha=0.9,
-    )
+    colors = {"cmap": COLORMAP, "vmin": low, "vmax": high}
+    # Matplotlib applies these in their order; alpha holds for edges too.
+    edges = {"linewidth": 0.15, "edgecolor": (1, 1, 1, 0.35), "antialiased": True, "alpha": 0.9}
+    axes.plot_surface(x, y, heights, rstride=1, cstride=1, **colors, **edges)
     axes.view_init(elev=choices["elevation"], azim=choices["azimuth"])
     axes.set_xlim(x[0, 0], x[0, -1])
     axes.set_ylim(y[0, 0], y[-1, 0])
@@ -65,3 +69,23 @@ def path_lines(axes: Axes3D, animated: bool = False) -> tuple[Line3D, Line3D]:
     (path,) = axes.plot([], [], [], "-", color=PATH_COLOR, linewidth=2, animated=animated, zorder=10)
     (now,) = axes.plot([], [], [], animated=animated, zorder=11, **(NOW_MARKER | {"markersize": 8}))
     return path, now
+
+
+def surface_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
+    """Return the surface with the whole path at the loss of its projection."""
+    figure = plt.figure(figsize=(7.2, 6.2))
+    axes = figure.add_axes((0.0, 0.03, 0.93, 0.9), projection="3d")
+    scale = loss_scale(landscape, choices)
+    draw_surface(axes, landscape, scale, choices)
+    heights = scale(landscape["path_projected_loss"].sel(split="train").values)
+    path, now = path_lines(axes)
+    path.set_data_3d(landscape["path_x"].values, landscape["path_y"].values, heights)
+    now.set_data_3d(landscape["path_x"].values[-1:], landscape["path_y"].values[-1:], heights[-1:])
+    paths = other_paths(landscape)
+    for line, other in zip(other_lines(axes, paths), paths, strict=True):
+        line.set_data_3d(other.x, other.y, scale(other.loss))
+    if paths:
+        path.set_label("this run")
+        axes.legend(handles=axes.get_lines()[:1] + axes.get_lines()[2:], loc="upper left", bbox_to_anchor=(0.05, 0.97))
+    axes.set_title(noted(title, landscape))
+    return figure

@@ -8,10 +8,22 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lossatlas.render.style import LOG_FROM, NOW_COLOR, PATH_COLOR, TEST_COLOR
+from lossatlas.render.registry import FigureSpec
+from lossatlas.render.scale import logarithmic
+from lossatlas.render.style import CHOICES, NOW_COLOR, PATH_COLOR, TEST_COLOR
 
 SAME = np.sqrt(0.5)
 """Overlap below which an eigenvector has more of others in it than of the one that it continues."""
+
+TRACKING = FigureSpec(
+    kind="tracking",
+    needs=("tracking",),
+    title="{run}: Hessian eigenvectors along training",
+    caption="Eigenvalues along training in the colours of their eigenvectors; overlaps with the tracked iteration "
+    "before; shares of gradient and step in the subspace of the eigenvectors.",
+    details="An eigenvalue keeps the colour of its eigenvector also where two of them cross. The dashed line is the "
+    "share that a random vector has in the subspace (k / N).",
+)
 
 
 def identities(tracking: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +40,7 @@ def identities(tracking: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     return place, kept
 
 
-def tracking_figure(tracking: xr.Dataset, title: str) -> Figure:
+def tracking_figure(tracking: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
     """Return eigenvalues in the colours of their eigenvectors, overlaps with the iteration before, and shares."""
     figure, (above, middle, below) = plt.subplots(
         3, 1, figsize=(9, 10), sharex=True, layout="constrained", height_ratios=(1.5, 1, 1)
@@ -65,7 +77,7 @@ def _draw_eigenvalues(axes: Axes, tracking: xr.Dataset, place: np.ndarray, kept:
     unconverged = np.take_along_axis(tracking["converged"].values, place, axis=1) == 0
     _mark(axes, iterations, values, unconverged, "x", "not converged")
     sizes = np.abs(values).max(axis=1)
-    if sizes.max() > LOG_FROM * sizes.min() > 0:
+    if logarithmic(sizes.min(), sizes.max()):
         axes.set_yscale("symlog", linthresh=float(sizes.min()))
         axes.autoscale_view()
     axes.set_ylabel("Hessian eigenvalue λ")
