@@ -29,7 +29,7 @@ numerics/test_hessian.py::test_gauss_newton_and_residual_add_up_to_the_hessian[r
 numerics/test_strategies.py::test_the_memory_at_peak_is_below_what_was_predicted[split-0.1-10]
 numerics/test_strategies.py::test_the_memory_at_peak_is_below_what_was_predicted[retained-0.07-2]
 unit/test_interrupt.py::test_a_job_ends_with_75_at_any_instant[10]
-""".splitlines()
+""".strip().splitlines()
 
 NETWORKS = (
     *("lstm cell", "lstm, both directions", "gru, two layers", "rnn, relu, both directions, two layers", "padded"),

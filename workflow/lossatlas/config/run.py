@@ -7,7 +7,7 @@ from functools import cached_property
 from glob import glob
 
 from lossatlas.config import imports, sizes
-from lossatlas.config.resolve import axes_of, split_axis
+from lossatlas.config.references import axes_of, split_axis
 from lossatlas.config.value_checks import plain_path
 from lossatlas.errors import LossAtlasError
 
