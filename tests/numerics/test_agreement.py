@@ -235,3 +235,57 @@ def test_what_is_computed_in_a_lower_precision_is_no_fault():
     choice = problem.choose_strategy(*point(problem), 4)
     assert choice.agreement["central_differences"] is None, "differences in float64 would be those of float32"
     assert choice.agreement["difference"] < 1e-5
+
+
+class Square(torch.autograd.Function):
+    """x^2, with a right derivative, whose own derivative is off by a few percent, each time otherwise."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, slope):
+        return Twice.apply(ctx.saved_tensors[0], slope)
+
+
+class Twice(torch.autograd.Function):
+    """2 x s."""
+
+    @staticmethod
+    def forward(ctx, x, slope):
+        ctx.save_for_backward(x, slope)
+        return 2 * x * slope
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, slope = ctx.saved_tensors
+        return 2 * slope * grad * (1 + 0.2 * torch.randn_like(x)), 2 * x * grad
+
+
+class Squares(nn.Module):
+    def forward(self, x):
+        return Square.apply(x)
+
+
+def test_products_that_differ_from_time_to_time_are_refused():
+    with pytest.raises(LossAtlasError, match=r"second derivative of .*Squares.* is wrong") as refused:
+        problem = problem_of(mlp(Squares()))
+        problem.choose_strategy(*point(problem), 1)
+    assert "\n" not in str(refused.value)
+
+
+def test_large_networks_are_tried_on_few_samples_and_small_ones_on_whole_pieces(monkeypatch):
+    problem = problem_of(mlp(nn.Tanh()), samples=400)
+    tried, keep = [], strategies.Retained.keep
+    monkeypatch.setattr(
+        strategies.Retained,
+        "keep",
+        lambda self, piece, width: (tried.append(len(piece[0])), keep(self, piece, width))[1],
+    )
+    for long_enough, most in ((0.0, strategies.FEW), (1e12, max(len(piece[0]) for piece in problem.pieces(1)))):
+        tried.clear()
+        monkeypatch.setattr(strategies, "LONG_ENOUGH", long_enough)
+        problem.choose_strategy(*point(problem), 1, strategy="retained")
+        assert max(tried) == most

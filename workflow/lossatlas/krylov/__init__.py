@@ -2,7 +2,7 @@
 
 from lossatlas.krylov.eigenpairs import Eigenpairs, eigenpairs
 from lossatlas.krylov.lanczos import Tridiagonal, lanczos
-from lossatlas.krylov.operator import SymmetricOperator, check_deterministic
+from lossatlas.krylov.operator import SymmetricOperator
 from lossatlas.krylov.probes import probe_vectors
 from lossatlas.krylov.quadrature import Accuracy, Spectrum, quadrature_runs
 
@@ -12,7 +12,6 @@ __all__ = [
     "Spectrum",
     "SymmetricOperator",
     "Tridiagonal",
-    "check_deterministic",
     "eigenpairs",
     "lanczos",
     "probe_vectors",

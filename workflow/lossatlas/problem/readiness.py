@@ -13,7 +13,6 @@ import numpy as np
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from lossatlas.io import store
-from lossatlas.krylov import check_deterministic
 from lossatlas.problem import Choice, Problem, choices_of
 
 
@@ -90,7 +89,7 @@ def choose_products(
     remembered: Remembered | None = None,
     count: int | None = None,
 ) -> Choice:
-    """Choose how Hessian products are computed, and check that they are deterministic.
+    """Choose how Hessian products are computed.
 
     Args:
         at: theta and buffers of a point where products are tried.
@@ -101,10 +100,8 @@ def choose_products(
     """
     choices = choices_of(spec)
 
-    def checked() -> Choice:
-        choice = problem.choose_strategy(*at, width, **choices, count=count)
-        check_deterministic(lambda: problem.linearize(*at, **{**choices, "strategy": choice.strategy}))
-        return choice
+    def made() -> Choice:
+        return problem.choose_strategy(*at, width, **choices, count=count)
 
     chunks = {key: spec[key] for key in ("batch_size", "batchnorm") if key in spec}
-    return remembered.choice(checked, width, count, **choices, **chunks) if remembered else checked()
+    return remembered.choice(made, width, count, **choices, **chunks) if remembered else made()

@@ -117,6 +117,10 @@ class CurvatureMatrix:
         """Return the bytes of what the primal graph returns, and the peak of what the graphs have alive beside it."""
         return self._traced(theta, buffers, chunk, count).sizes(len(chunk[0]), count)
 
+    def serves_all_sizes(self, chunk: tuple[Tensor, Tensor]) -> bool:
+        """Return whether one trace that was made serves all numbers of samples like these."""
+        return self._graphs.get(tuple(map(_shape_of_one, chunk))) is not None
+
     def _traced(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> Generic | Exact:
         shapes = tuple(map(_shape_of_one, chunk))
         with warnings.catch_warnings(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -137,13 +141,16 @@ class CurvatureMatrix:
             return self._graphs[key]
 
     def _for_all_sizes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> Generic | None:
-        """Return graphs for all sizes of chunks with samples like these, None where one trace does not serve them."""
-        few, free, vectors = tuple(part[:2] for part in chunk), self.free(theta), self._random_vectors(theta, 2)
+        """Return graphs for all sizes of chunks with samples like these, None where one trace does not serve them.
+
+        They are tried with two samples and one vector: of large networks one more would take more than products do.
+        """
+        few, free, vectors = tuple(part[:2] for part in chunk), self.free(theta), self._random_vectors(theta, 1)
         at = free, theta, buffers, *few
         expected = self._block(*at, vectors)
         try:
             made = self._generic(free, theta, buffers, few)
-            primal, along, tangent = made.at(len(few[0]), 2)
+            primal, along, tangent = made.at(len(few[0]), 1)
             with torch.no_grad():
                 found = tangent(*primal(*at), *along(vectors))
         except Exception:  # whatever is wrong with the network itself shows when it is traced as it is

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lossatlas.backends.torch.hvp.agreement import Referee, fault
+from lossatlas.backends.torch.hvp.agreement import FEW, Referee, fault
 from lossatlas.backends.torch.hvp.products import CurvatureMatrix
 from lossatlas.backends.torch.protocols import Samples
 from lossatlas.errors import LossAtlasError
@@ -305,10 +305,11 @@ def choose_products(
     """
     at = matrix, theta, buffers
     referee = Referee(problem, *at)
+    most = _samples_to_try(*at, problem.some(FEW))
     if asked == "auto":
         # Where double backward is wrong only traced forward derivatives are right, however few products there are.
         ahead = count if referee.trusted == "backward" else None
-        to_try = candidates(problem, *at, width, memory_gb, ahead)
+        to_try = candidates(problem, *at, width, memory_gb, ahead, most)
     else:
         strategy = way(usable(problem, matrix, asked), *at)
         plan = arrange(problem, strategy, width, memory_gb)
@@ -316,7 +317,7 @@ def choose_products(
 
     def compare(one: Candidate) -> ProductAgreement:
         strategy, plan = one.way
-        agreement = referee.compare(strategy, _piece_to_try(strategy, plan, memory_gb), plan.width)
+        agreement = referee.compare(strategy, _piece_to_check(strategy, plan, memory_gb, most), plan.width)
         if (wrong := fault(agreement, theta.dtype)) is not None:
             print(f"Hessian products: not by strategy {one.name!r}, which {wrong}", flush=True)
             raise Disagreement(wrong)
@@ -330,9 +331,28 @@ def choose_products(
         raise LossAtlasError(f"Hessian: no way of multiplying is right; the last one {last}") from last
 
 
-def _piece_to_try(strategy: Split | Retained, plan: Arrangement, memory_gb: float) -> Piece:
-    """Return samples that a strategy goes through at once, as many as double backward has room for beside them."""
-    piece, plain = plan.pieces[0], Rebuild(strategy.matrix, strategy.theta, strategy.buffers)
+LONG_ENOUGH = 0.5
+"""Seconds of a product that suffice to time a strategy, and to check it; more samples would tell nothing else."""
+
+
+def _samples_to_try(matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor, few: Piece) -> int:
+    """Return how many samples a product must have to take long enough, from the time of double backward on a few."""
+    plain, vector = Rebuild(matrix, theta, buffers), torch.zeros_like(matrix.free(theta))[None]
+    taken, _ = shortest(lambda: plain.product(few, plain.keep(few, 1), vector), 1, wait)
+    return max(FEW, int(LONG_ENOUGH * len(few[0]) / taken))
+
+
+def _piece_to_try(strategy: Split | Retained, plan: Arrangement, most: int) -> Piece:
+    """Return samples that a strategy goes through at once, up to ``most`` where that needs no trace of its own."""
+    piece = plan.pieces[0]
+    if isinstance(strategy, Split) and not strategy.matrix.serves_all_sizes(piece):
+        return piece
+    return tuple(part[:most] for part in piece)
+
+
+def _piece_to_check(strategy: Split | Retained, plan: Arrangement, memory_gb: float, most: int) -> Piece:
+    """Return ``_piece_to_try``, and no more samples than double backward has room for beside them."""
+    piece, plain = _piece_to_try(strategy, plan, most), Rebuild(strategy.matrix, strategy.theta, strategy.buffers)
     while len(piece[0]) > 1 and plain.need(piece, 1).working > memory_gb * 2**30:
         piece = tuple(part[: len(piece[0]) // 2] for part in piece)
     return piece
@@ -346,8 +366,12 @@ def candidates(
     width: int,
     memory_gb: float,
     count: int | None,
+    most: int,
 ) -> list[Candidate]:
     """Return the strategies that fit, the best first; each with the measured seconds of a product.
+
+    Args:
+        most: samples on which they are measured, about.
 
     Raises:
         LossAtlasError: none fits.
@@ -365,7 +389,7 @@ def candidates(
         except LossAtlasError as error:
             errors.append(error)
             continue
-        piece = plan.pieces[0]
+        piece = _piece_to_try(strategy, plan, most)
         each = seconds(strategy, piece, vectors[: plan.width], plan.share_kept)
         measured.append(Candidate(name, plan.peak, each * problem.samples / len(piece[0]), (strategy, plan)))
     if not measured:
