@@ -9,7 +9,7 @@ import torch
 from lossatlas import zoo
 from lossatlas.backends import tensorflow as keras_backend
 from lossatlas.backends import torch as torch_backend
-from lossatlas.config.resolve import BY_FRAMEWORK
+from lossatlas.config import BY_FRAMEWORK
 from lossatlas.data import Split, load_dataset
 from lossatlas.geometry.normalization import drop, normalize
 from lossatlas.krylov import Spectrum, lanczos, probe_vectors
@@ -166,7 +166,7 @@ def test_oracle_15_outputs_of_other_twins(name, kwargs):
 
 
 def test_twins_are_those_of_the_config_and_begin_alike():
-    from lossatlas.config.resolve import BY_FRAMEWORK
+    from lossatlas.config import BY_FRAMEWORK
 
     assert set(BY_FRAMEWORK["tensorflow"]["model"]) == set(builders())
     keras_backend.set_up("cpu", "float32", 1)

@@ -59,7 +59,8 @@ def check(values: dict, definition: str, where: str) -> Any:
 
 def check_plain(spec: dict, where: str) -> None:
     """Refuse strategies and precisions of points that need running statistics that are the same at all of them."""
-    check({key: spec[key] for key in ("strategy", "precision", "batchnorm") if key in spec}, "points", where)
+    chosen = {key: spec[key] for key in ("strategy", "precision") if key in spec}
+    check({**chosen, "batchnorm": "recompute"}, "points", where)
 
 
 def _plain(value: Any) -> Any:
