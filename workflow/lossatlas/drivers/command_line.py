@@ -15,6 +15,7 @@ from typing import Any
 
 from lossatlas.drivers.base import Job, Order
 from lossatlas.errors import NO_ROOM, LossAtlasError, room_for
+from lossatlas.io import owner
 from lossatlas.io import store as stores
 from lossatlas.io.store import Store
 from lossatlas.parallel import Timing, World, signals
@@ -239,7 +240,7 @@ def _tell(world: World, text: str, status: int) -> None:
 def write_json(path: Path, content: dict) -> None:
     """Write a small JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{owner.mark()}")
     text = json.dumps(content, indent=1) + "\n"
     with room_for(path, len(text)):
         temporary.write_text(text)

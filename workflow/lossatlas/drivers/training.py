@@ -16,6 +16,7 @@ from lossatlas import backends
 from lossatlas.data import load_dataset
 from lossatlas.drivers.base import Job, Order
 from lossatlas.errors import room_for
+from lossatlas.io import owner
 from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Recording, RowWriter, check_disk, rows_on_disk
 from lossatlas.parallel import Timing, World, signals
@@ -175,7 +176,7 @@ class ResumeFile:
 
     def write(self, iteration: int, row: int, state: bytes) -> None:
         rest = b"%d %d\n" % (iteration, row) + state
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        temporary = self.path.with_name(f"{self.path.name}.{owner.mark()}")
         content = self._tag + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
         with room_for(self.path, len(content)):
             temporary.write_bytes(content)

@@ -25,7 +25,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -42,6 +41,7 @@ from zarr.storage import LocalStore
 
 from lossatlas import __version__
 from lossatlas.errors import LossAtlasError, room_for
+from lossatlas.io import owner
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -300,7 +300,7 @@ def create(link: Path, run_dir: Path, fingerprint: Fingerprint, build: Callable[
 
 
 def _create(path: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], None]) -> None:
-    temporary, built = path.with_name(f".{path.name}.new-{_owner()}"), False
+    temporary, built = path.with_name(f".{path.name}.new-{owner.mark()}"), False
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         _construct(temporary, fingerprint, build)
@@ -338,40 +338,8 @@ def _sweep(path: Path, finished: bool = False) -> None:
     """Remove what dead attempts left under construction; of other hosts only once the store is ``finished``."""
     for leftover in path.parent.glob(f".{path.name}.new-*"):
         host, *process = leftover.name.rpartition(".new-")[2].split("-")
-        if finished if host != _host() else not _alive(*process):
+        if finished if host != owner.host() else not owner.alive(*process):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _owner() -> str:
-    """Return this process's mark on what it makes: host, process id, begin."""
-    return f"{_host()}-{os.getpid()}-{_begin(os.getpid())}"
-
-
-def _host() -> str:
-    """Return where process ids mean the same: host name and, on Linux, process namespace, without a hyphen."""
-    namespace = ""
-    with contextlib.suppress(OSError):
-        namespace = os.readlink("/proc/self/ns/pid")
-    return re.sub(r"[^\w.]", "", platform.node()) + re.sub(r"\D", "", namespace)
-
-
-def _begin(pid: int) -> str:
-    """Return when a process of this host began, in ticks since boot; nothing where the system does not tell."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
-def _alive(pid: str, begin: str) -> bool:
-    """Return whether a process of this host lives; another one may have got its id."""
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return _begin(int(pid)) in (begin, "")
 
 
 def publish(link: Path, run_dir: Path) -> None:
@@ -380,7 +348,7 @@ def publish(link: Path, run_dir: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.is_dir() and not link.is_symlink():
         raise LossAtlasError(f"{link}: a real folder is in the way of the link to {target}; move it away")
-    temporary = link.with_name(f".{link.name}.link-{_owner()}")
+    temporary = link.with_name(f".{link.name}.link-{owner.mark()}")
     temporary.unlink(missing_ok=True)
     os.symlink(target, temporary)
     os.replace(temporary, link)

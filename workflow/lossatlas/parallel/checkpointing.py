@@ -14,6 +14,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from lossatlas.io import owner
 from lossatlas.parallel import signals
 from lossatlas.parallel.process_group import ALONE, Team
 
@@ -104,7 +105,7 @@ class State:
             Dropped: the job was told to stop, as ``due`` found.
         """
         self._number += 1
-        temporary, failed = self._file(f"new-{os.getpid()}.npz"), None
+        temporary, failed = self._file(f"new-{owner.mark()}.npz"), None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for index, (table, count) in enumerate(tables):

@@ -12,7 +12,7 @@ import numpy as np
 
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
-from lossatlas.io import store
+from lossatlas.io import owner, store
 from lossatlas.problem import Choice, Problem, choices_of
 
 
@@ -55,7 +55,7 @@ class Remembered:
 
     def _write(self, known: dict[str, dict]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        temporary = self._path.with_name(f"{self._path.name}.{owner.mark()}")
         temporary.write_text(json.dumps(known, indent=1))
         os.replace(temporary, self._path)
 

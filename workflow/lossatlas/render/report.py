@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossatlas.config.run import STORES, Run
 from lossatlas.errors import room_for
+from lossatlas.io import owner
 from lossatlas.krylov import Spectrum
 from lossatlas.render import registry
 from lossatlas.render.style import percent
@@ -105,7 +106,7 @@ def player(video: Path, title: str) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a page; it appears only when it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{owner.mark()}")
     content = text.encode()
     with room_for(path, len(content)):
         temporary.write_bytes(content)

@@ -10,6 +10,7 @@ import matplotlib.image
 import numpy as np
 
 from lossatlas.errors import LossAtlasError, room_for
+from lossatlas.io import owner
 from lossatlas.render.style import HEIGHT, WIDTH
 
 
@@ -19,7 +20,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     Raises:
         LossAtlasError: the encoder ended early: it was killed, or the disk is full.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+    temporary = path.with_name(f".{path.stem}.{owner.mark()}.mp4")
     encoder = imageio_ffmpeg.write_frames(
         os.path.abspath(temporary),  # the encoder takes -x for an option and a:b for a protocol
         (WIDTH, HEIGHT),
