@@ -19,7 +19,7 @@ PROGRAM = """
 import lossatlas, numpy, sys, torch
 from lossatlas import zoo
 from lossatlas.data import load_dataset
-from lossatlas.render.figures import planes
+from lossatlas.render import registry
 
 assert load_dataset({"name": "fashion-mnist-mini"}).train.inputs.shape == (4000, 3, 32, 32)
 assert sum(p.numel() for p in zoo.builder("mobilenet-v2")().parameters()) == 2_236_682
@@ -34,7 +34,7 @@ assert abs(hessian.eigenpairs(1).values[0] - numpy.linalg.eigvalsh(exact)[-1]) <
 plane = lossatlas.plane(model, "mse", (x, y), "random", points=(3, 3))
 center = torch.nn.functional.mse_loss(model(x), y).item()
 assert abs(plane["loss"].sel(split="train").values[1, 1] - center) < 1e-12
-planes.contour_figure(plane).savefig("plane.png")
+registry.figures()["contour"].function(plane).savefig("plane.png")
 curve = lossatlas.curve(model, "mse", (x, y), "gradient", range=(-1, 1), points=3)
 assert abs(curve["loss"].sel(split="train").values.ravel()[1] - center) < 1e-12
 

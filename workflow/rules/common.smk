@@ -133,10 +133,11 @@ def runs_that(are_trained):
     return "|".join(name for name, run in RUNS.items() if run.is_trained == are_trained) or "(?!)"
 
 
-def sets_of_kind(*kinds):
-    """Return a pattern of the names of direction sets of these kinds."""
+def sets_of_kind(*kinds, other_than=()):
+    """Return a pattern of the names of direction sets of these kinds, or of all ``other_than`` some."""
     named = [(n, d["kind"]) for run in RUNS.values() for n, d in run.settings["directions"].items()]
-    return "|".join(sorted({name for name, kind in named if kind in kinds})) or "(?!)"
+    fitting = {name for name, kind in named if kind in kinds or (other_than and kind not in other_than)}
+    return "|".join(sorted(fitting)) or "(?!)"
 
 
 def needs(wildcards, output):

@@ -13,7 +13,7 @@ rule directions:
     benchmark:
         f"{LOGS}/directions/{{directions}}.benchmark.tsv"
     wildcard_constraints:
-        directions=sets_of_kind("random", "difference", "file"),
+        directions=sets_of_kind(other_than=("pca", "eigen", "gradient")),
     conda:
         environment
     threads: of_run(Run.directions_threads, "directions")

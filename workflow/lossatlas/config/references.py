@@ -124,9 +124,7 @@ def count(directions: dict) -> int | None:
         return None
     if directions["kind"] == "eigen":
         return directions["largest"] + directions["smallest"]
-    if directions["kind"] == "gradient" and "samples" not in directions:
-        return 1
-    return len(directions["to"]) if directions["kind"] == "difference" else directions["count"]
+    return len(directions["to"]) if directions["kind"] == "difference" else directions.get("count", 1)
 
 
 def axes_of(curve: dict) -> list[str]:

@@ -1,6 +1,6 @@
 """From the config's ``directions`` to a store of raw and used directions, and from stores to a plane's axes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,16 +100,18 @@ def make_directions(
         LossAtlasError: they cannot be made; the message says why.
     """
     center = trajectory.row_of(spec["center"], "directions.center")
-    kind = spec["kind"]
-    if kind == "random":
-        raw = random(trajectory.layout.size, spec["count"], spec["seed"])
-    elif kind == "pca":
-        raw = pca(trajectory, center, spec["count"], spec["center_rows"], spec["solver"], spec["seed"], threads, team)
-    elif kind == "difference":
-        raw = difference(trajectory, center, spec["to"], others)
-    else:
-        raw = from_file(Path(spec["path"]), trajectory.layout)
-    return complete(raw, spec, trajectory, threads, team)
+
+    def components() -> RawDirections:
+        solver = spec["center_rows"], spec["solver"], spec["seed"]
+        return pca(trajectory, center, spec["count"], *solver, threads, team)
+
+    makers: dict[str, Callable[[], RawDirections]] = {
+        "random": lambda: random(trajectory.layout.size, spec["count"], spec["seed"]),
+        "pca": components,
+        "difference": lambda: difference(trajectory, center, spec["to"], others),
+        "file": lambda: from_file(Path(spec["path"]), trajectory.layout),
+    }
+    return complete(makers[spec["kind"]](), spec, trajectory, threads, team)
 
 
 def complete(
