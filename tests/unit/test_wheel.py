@@ -119,7 +119,7 @@ def test_wheel_works_in_an_environment_of_its_own(wheel, tmp_path):
     site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
     for one in needed([*base_requirements(requirements_of(wheel))]).values():
         link_distribution(one, site)
-    pip("--python", str(python), "install", "--no-deps", "--no-index", str(wheel))
+    pip("--python", str(python), "install", "--no-deps", "--no-index", "--ignore-installed", str(wheel))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
