@@ -218,7 +218,7 @@ def test_accuracy_says_how_far_the_density_is_from_the_spectrum():
     (3, 30, 0.004, "raise steps"),
     (60, 2, 0.002, "raise probes"),
     (4, 2, 0.001, "raise steps and probes"),
-    (60, 30, 0.01, "steps and probes suffice"),
+    (60, 30, 0.01, "steps suffice, more probes tell whether these do"),  # isolated eigenvalues dominate
 ])  # fmt: skip
 def test_a_statement_says_what_to_raise(steps, probes, tolerance, said):
     found = Spectrum.of(lanczos(Dense(symmetric(network_like())), probe_vectors(300, range(probes), 0), steps), 300)
@@ -384,7 +384,7 @@ def test_isolated_eigenvalues_that_dominate_the_spread_are_said(outliers, steps,
         spectrum = Spectrum.of(runs, size)
         trace, statement = spectrum.trace(), spectrum.accuracy().statement()
         covered += trace.low <= truth <= trace.high
-        said += "isolated eigenvalues dominate" in statement
+        said += "isolated eigenvalues dominate" in statement and "probes suffice" not in statement
     assert said >= 0.9 * (seed + 1) if dominated else said <= 0.1 * (seed + 1)
     if seed == 199:
         assert (covered / 200 < 0.9) == dominated

@@ -217,9 +217,7 @@ class Accuracy:
         lacking = [name for name, error in errors.items() if error > 0.5 * tolerance * scale]
         verdict = "raise " + " and ".join(lacking) if lacking else "steps and probes suffice"
         if self.dominated:
-            verdict = TOO_NARROW + (
-                "; " + verdict if lacking else "; steps suffice, and more probes tell whether these do"
-            )
+            verdict = f"{TOO_NARROW}; {verdict if lacking else 'steps suffice, more probes tell whether these do'}"
         return (
             f"Wasserstein-1 error of the density, of the largest |eigenvalue|: steps {self.steps / scale:.1e}, probes "
             f"{self.probes / scale:.1e} (half of {tolerance:g} allowed each): {verdict}"
