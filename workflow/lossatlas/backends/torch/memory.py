@@ -1,7 +1,7 @@
 """How much memory tensors take: those that exist, and those that a computation would make, without making them."""
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -169,14 +169,13 @@ class _Alive(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run an operation and note what it returns."""
         result = func(*args, **(kwargs or {}))
-        given = _storages((args, kwargs))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                key = storage._cdata
-                if key not in given and key not in self._sizes:
-                    self._sizes[key] = storage.nbytes(), weakref.ref(storage, lambda _, key=key: self._freed(key))
-                    self._now += storage.nbytes()
+        for tensor in _tensors((result,)):
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            # Without ``tree_leaves``, which takes longer than the operations: networks have tens of thousands.
+            if key not in self._sizes and all(key != t.untyped_storage()._cdata for t in _tensors(args)):
+                self._sizes[key] = storage.nbytes(), weakref.ref(storage, lambda _, key=key: self._freed(key))
+                self._now += storage.nbytes()
         self.peak = max(self.peak, self._now)
         return result
 
@@ -184,8 +183,20 @@ class _Alive(TorchDispatchMode):
         self._now -= self._sizes.pop(key)[0]
 
 
-def saved_bytes(build: Callable[[], Any], besides: Iterable[Tensor]) -> int:
-    """Return the bytes that autograd saves while ``build`` runs, without the storages of the tensors ``besides``."""
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among an operation's arguments or results, and in lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def saved_bytes(build: Callable[[], Any], besides: Iterable[Tensor]) -> tuple[int, Any]:
+    """Return the bytes that autograd saves while ``build`` runs, and its result.
+
+    Without the storages of the tensors ``besides``.
+    """
     saved = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -193,5 +204,5 @@ def saved_bytes(build: Callable[[], Any], besides: Iterable[Tensor]) -> int:
         return saved[-1]  # the tensor itself would hold the node that holds it
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        build()
-    return held(saved, besides)
+        built = build()
+    return held(saved, besides), built

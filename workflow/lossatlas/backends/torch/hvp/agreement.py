@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -135,9 +136,10 @@ class Referee:
     def compare(self, way, piece: Piece, width: int) -> ProductAgreement:
         """Return how products by a way, with ``width`` vectors at once on a piece, agree with the trusted ones."""
         count = max(2, width)
-        vectors = _vectors(count, way.matrix.chosen.size, self.theta)
+        vectors = torch.stack([_vector(number, way.matrix.chosen.size, self.theta) for number in range(count)])
         kept = way.keep(piece, width)
         blocks = [way.product(piece, kept, vectors[i : i + width]) for i in range(0, count, width)]
+        del kept  # the graphs of double backward are then not held beside it
         products = torch.cat(blocks).double()
         plain, rows = self._plain(piece), sorted({0, count // 2, count - 1})
         expected = [plain(vectors[row]).double() for row in rows]
@@ -165,6 +167,11 @@ class _Lowered(TorchDispatchMode):
 
     found = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return whether the compiler must be told to leave this alone; importing it takes two seconds."""
+        return False
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Evaluate everything as it is."""
         made = func(*args, **(kwargs or {}))
@@ -186,9 +193,9 @@ class _Exact:
         chosen, operator = matrix.chosen, matrix.operator
         self.matrix = CurvatureMatrix(self.network, matrix.loss, operator, chosen, matrix.batchnorm)
         self.inputs, self.targets = tree_map(_exact, inputs), tree_map(_exact, targets)
-        aside = BESIDE * max(1e-3, float(theta.square().mean().sqrt())) * _vectors(4, len(theta), theta)[3]
+        aside = BESIDE * max(1e-3, float(theta.square().mean().sqrt())) * _vector(3, len(theta), theta)
         self.theta, self.buffers = (theta + aside).double(), buffers.double()
-        self.vector = _vectors(1, chosen.size, self.theta)[0]
+        self.vector = _vector(0, chosen.size, self.theta)
         with _Lowered() as lowered:
             self.loss_at(self.theta)
         if lowered.found:
@@ -237,10 +244,11 @@ class _Exact:
         """
         norm = float(self.gradient.norm())
         missed = 0.0
-        for vector in _vectors(3, self.vector.numel(), self.theta):
+        at = self.loss_at(self.theta)
+        for vector in (self.vector, *(_vector(number, self.vector.numel(), self.theta) for number in (1, 2))):
             best = math.inf
             for step in self.steps(vector):
-                best = min(best, self._missed(step, vector))
+                best = min(best, self._missed(step, vector, at))
                 if best <= DERIVATIVE * norm:
                     break
             missed = max(missed, best)
@@ -251,9 +259,9 @@ class _Exact:
                 f"{where}); what is computed under no_grad or detached has no derivative, so there is no Hessian"
             )
 
-    def _missed(self, step: float, vector: Tensor) -> float:
+    def _missed(self, step: float, vector: Tensor, at: float) -> float:
         """Return how far the gradient along a vector is from a difference of losses, beyond their rounding."""
-        loss = {side: self.loss_at(self.along(side * step, vector)) for side in (-1, 0, 1)}
+        loss = {0: at} | {side: self.loss_at(self.along(side * step, vector)) for side in (-1, 1)}
         slope = float(self.gradient @ vector)
         rounding = 1e-14 * (abs(loss[1]) + abs(loss[-1])) / step
         off = (abs((loss[end] - loss[start]) / ((end - start) * step) - slope) for start, end in SIDES)
@@ -265,26 +273,31 @@ class _Exact:
         Central ones, unless a kink is near.
         """
         floor = 1e-3 * float(product.norm()) + 1e-7 * float(self.gradient.norm()) + 1e-300
-        best = math.inf
+        best, gradients = math.inf, {0.0: self.gradient}
         for step, (start, end) in itertools.product(self.steps(self.vector, SHORTER), SIDES):
-            off = self._difference(start * step, end * step) - product
+            off = self._difference(start * step, end * step, gradients) - product
             parts = (
                 float(off[slot.slice].norm()) / (float(product[slot.slice].norm()) + floor)
                 for slot in self.matrix.chosen
             )
             best = min(best, max(parts))
-            if best <= 1e-2 * CENTRAL:
+            if best <= 0.1 * CENTRAL:
                 break
         return best
 
-    def _difference(self, start: float, end: float) -> Tensor:
-        """Return the product with the vector by differences between two places along it."""
-        ends, step = [self.along(place, self.vector) for place in (end, start)], end - start
-        product = torch.zeros_like(self.vector)
+    def _difference(self, start: float, end: float, gradients: dict[float, Tensor]) -> Tensor:
+        """Return the product with the vector by differences between two places along it.
+
+        Args:
+            gradients: by place; those that are missing are added, for places are asked for more than once.
+        """
+        step, product = end - start, torch.zeros_like(self.vector)
         if self.matrix.operator != "ggn":
-            ahead, behind = map(self.gradient_at, ends)
-            product = (ahead - behind) / step
+            for place in {start, end} - gradients.keys():
+                gradients[place] = self.gradient_at(self.along(place, self.vector))
+            product = (gradients[end] - gradients[start]) / step
         if self.matrix.operator != "hessian":
+            ends = (self.along(place, self.vector) for place in (end, start))
             gauss_newton = self._gauss_newton(*ends, step)
             product = gauss_newton if self.matrix.operator == "ggn" else product - gauss_newton
         return product
@@ -322,9 +335,9 @@ def _exact(tensor: Any) -> Any:
     return tensor.double() if isinstance(tensor, Tensor) and tensor.is_floating_point() else tensor
 
 
-def _vectors(count: int, size: int, like: Tensor) -> Tensor:
-    """Return random vectors (count, size), the same in every job."""
-    drawn = rng.generator(0, "agreement").standard_normal((count, size))
+def _vector(number: int, size: int, like: Tensor) -> Tensor:
+    """Return a random vector (size,) by its number, the same in every job; float32 numbers take half the time."""
+    drawn = rng.generator(0, "agreement", number).standard_normal(size, np.float32)
     return torch.as_tensor(drawn).to(like.device, like.dtype)
 
 
@@ -386,7 +399,7 @@ def _is_wrong(module: nn.Module, args: tuple, kwargs: dict, second: bool) -> boo
             outputs = functional_call(module, parameters, inputs, kwargs)
         real = [o for o in tree_leaves(outputs) if _is_real(o)]
         if not weights:
-            weights.extend(_vectors(1, o.numel(), o)[0].view(o.shape) for o in real)
+            weights.extend(_vector(0, o.numel(), o).view(o.shape) for o in real)
         return sum((o.square() * w).sum() + (o * w).sum() for o, w in zip(real, weights, strict=True))
 
     def gradient(flat: Tensor, create_graph: bool = False) -> Tensor:
@@ -394,7 +407,7 @@ def _is_wrong(module: nn.Module, args: tuple, kwargs: dict, second: bool) -> boo
         (found,) = torch.autograd.grad(value(flat), flat, create_graph=create_graph, materialize_grads=True)
         return found
 
-    (vector,), step = _vectors(1, at.numel(), at), 1e-6 * max(1.0, float(at.norm())) / math.sqrt(max(1, at.numel()))
+    vector, step = _vector(0, at.numel(), at), 1e-6 * max(1.0, float(at.norm())) / math.sqrt(max(1, at.numel()))
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         if not second:
             expected = (float(value(at + step * vector)) - float(value(at - step * vector))) / (2 * step)

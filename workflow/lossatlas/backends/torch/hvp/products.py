@@ -235,8 +235,15 @@ class CurvatureMatrix:
 
     def _bytes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple[int, int]:
         few, vector = tuple(part[:count] for part in chunk), self._vectors(theta, 1)[1][0]
-        kept = saved_bytes(lambda: self.twice(theta, buffers, few), (theta, *chunk))
-        return kept, peak_bytes(lambda: self.twice(theta, buffers, few)(vector))
+        kept = 0
+
+        def run() -> None:
+            nonlocal kept
+            kept, product = saved_bytes(lambda: self.twice(theta, buffers, few), (theta, *chunk))
+            product(vector)
+
+        peak = peak_bytes(run)
+        return kept, peak
 
     def operations(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> int:
         """Return the number of operations of the gradient, as autograd records them."""

@@ -23,9 +23,9 @@ from lossatlas.problem.hessian import Piece
 
 PRODUCT_STRATEGIES = ("split", "retained", "rebuild")
 
-INSIDE = 1.5
+INSIDE = 1.6
 """Bytes that a computation takes for each byte of its tensors at the peak: with what operations use inside themselves,
-and what the allocator has not given back. Measured on CPUs were 1.2 (ViT) to 1.5 (GPT)."""
+and what the allocator has not given back. Measured on CPUs were 1.2 (ViT) to 1.6 (ResNet-20)."""
 
 SPARE = 16 * 2**20
 """Bytes of what products need once, however small they are: traced graphs and the buffers of libraries."""
@@ -331,7 +331,7 @@ def choose_products(
         raise LossAtlasError(f"Hessian: no way of multiplying is right; the last one {last}") from last
 
 
-LONG_ENOUGH = 0.5
+LONG_ENOUGH = 0.25
 """Seconds of a product that suffice to time a strategy, and to check it; more samples would tell nothing else."""
 
 
@@ -397,8 +397,8 @@ def candidates(
     return ranked_candidates(sorted(measured, key=lambda one: PRODUCT_STRATEGIES.index(one.name)))
 
 
-TRACED = 0.01
-"""Seconds that tracing takes for each operation of a gradient, about: 5 s for MobileNet-V2, 2 s for ResNet-20."""
+TRACED = 0.02
+"""Seconds that tracing takes for each operation of a gradient, about: 12 s for MobileNet-V2, 3 s for VGG-11."""
 
 READY, SHARE = 10, 0.03
 """Products as long as which tracing may take, or the share of all products that are ahead if that is more."""
