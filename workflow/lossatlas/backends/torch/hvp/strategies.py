@@ -23,9 +23,9 @@ from lossatlas.problem.hessian import Piece
 
 PRODUCT_STRATEGIES = ("split", "retained", "rebuild")
 
-INSIDE = 1.6
-"""Bytes that a computation takes for each byte of its tensors at the peak: with what operations use inside themselves,
-and what the allocator has not given back. Measured on CPUs were 1.2 (ViT) to 1.6 (ResNet-20)."""
+GRAPHS, PASSES = 1.3, 1.6
+"""Bytes that traced graphs and backward passes take for each byte of their tensors at the peak: with what operations
+use inside themselves, and what the allocator has not given back. Measured on CPUs."""
 
 SPARE = 16 * 2**20
 """Bytes of what products need once, however small they are: traced graphs and the buffers of libraries."""
@@ -51,7 +51,7 @@ class Split:
     def need(self, piece: Piece, width: int) -> Need:
         """Return the memory for one piece and ``width`` vectors at once; its own values may not be kept."""
         kept, beside = self.matrix.sizes(self.theta, self.buffers, piece, width)
-        return Need(kept, kept + int(INSIDE * beside))
+        return Need(kept, kept + int(GRAPHS * beside))
 
     @torch.no_grad()
     def keep(self, piece: Piece, width: int) -> tuple:
@@ -79,7 +79,7 @@ class Retained:
     def need(self, piece: Piece, width: int) -> Need:
         """Return the memory for one piece, whose graph may not be kept; vectors come one by one."""
         kept, beside = self.matrix.saved(self.theta, self.buffers, piece)
-        return Need(kept, kept + int(INSIDE * beside))
+        return Need(kept, kept + int(PASSES * beside))
 
     def keep(self, piece: Piece, width: int) -> Callable[[Tensor], Tensor]:
         """Return the product as a function of one vector."""
