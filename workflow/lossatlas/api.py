@@ -22,12 +22,11 @@ from lossatlas.drivers.landscape import Landscape
 from lossatlas.drivers.line_scans import Along, Between, Course, LineScan, random_guess
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry import directions as direction_sets
+from lossatlas.geometry.directions import pca, random
 from lossatlas.geometry.directions.direction_set import Axes, DirectionSet
 from lossatlas.geometry.directions.eigen import eigen
 from lossatlas.geometry.directions.gradient import gradient
-from lossatlas.geometry.directions.pca import pca
-from lossatlas.geometry.directions.random import random
-from lossatlas.geometry.directions.unnormalized import RawDirections
+from lossatlas.geometry.directions.unnormalized import RawDirections, Source
 from lossatlas.io import store
 from lossatlas.io.trajectory import RowWriter, Trajectory
 from lossatlas.krylov import Eigenpairs, Spectrum, eigenpairs, probe_vectors, quadrature_runs
@@ -420,11 +419,11 @@ def _raw(
             raise LossAtlasError("directions: none were given")
         return RawDirections(np.stack(vectors), [f"direction {k + 1}" for k in range(len(vectors))])
     if chosen == "random":
-        return random(trajectory.layout.size, count, seed)
+        return random.make({"count": count, "seed": seed}, Source(trajectory, last))
     if chosen == "pca":
         if last < 3:
             raise LossAtlasError(f"directions: 'pca' needs a path of at least 3 earlier checkpoints, got {last}")
-        return pca(trajectory, last, count, PCA.center_rows, PCA.solver, seed)
+        return pca.make({**PCA.model_dump(), "count": count, "seed": seed}, Source(trajectory, last))
     if chosen == "eigen":
         search = EIGEN.model_dump(include={"smallest", "tolerance", "max_products", "memory_gb"})
         return eigen(problem, trajectory, last, {**search, "largest": count, "seed": seed})
