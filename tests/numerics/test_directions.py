@@ -12,6 +12,7 @@ import xarray as xr
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
+from lossatlas.geometry import directions
 from lossatlas.geometry.directions import check_independent, make_directions, orthogonalize, random, read_axes
 from lossatlas.geometry.directions import pca as pca_module
 from lossatlas.geometry.directions.direction_set import Axes, angles, variance_shares
@@ -243,6 +244,24 @@ def test_pca_of_too_short_or_too_flat_paths_is_refused(tmp_path, random_path):
     for solver in ("gram", "randomized"):
         with pytest.raises(LossAtlasError, match="spans fewer than 2 directions"):
             pca(line, 9, 2, True, solver)
+
+
+ONES = """
+import numpy as np
+from lossatlas.geometry.directions.unnormalized import RawDirections
+
+def make(spec, source):
+    return RawDirections(np.full((1, source.trajectory.layout.size), float(spec["height"])), ["ones"])
+"""
+
+
+def test_a_new_kind_of_direction_is_one_module_besides_its_model(tmp_path, random_path, monkeypatch):
+    (tmp_path / "ones_of_a_test.py").write_text(ONES)
+    monkeypatch.setattr(directions, "__path__", [*directions.__path__, str(tmp_path)])
+    trajectory = make_trajectory(tmp_path, random_path)
+    made = make_directions({**spec("ones_of_a_test", normalize="none"), "height": 3}, trajectory, {})
+    assert made.raw.labels == ["ones"]
+    assert (made.used == 3).all()
 
 
 def test_random_directions_depend_on_seed_and_number_alone():
