@@ -388,8 +388,10 @@ def _problems(
     splits = {"train": _split(data)} | ({"test": _split(test)} if test is not None else {})
     subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}
     network = backend.FlatNetwork(model, backend.device_of(model, dtype))
+    about = network, backend.as_loss(loss)
     own = backend.as_metrics(metrics or {})
-    return network, backend.problems(network, backend.as_loss(loss), subsets, batch_size, metrics=own), subsets
+    problems = {name: backend.TorchProblem(*about, split, batch_size, metrics=own) for name, split in splits.items()}
+    return network, problems, subsets
 
 
 def _record(folder: Path, model: Any, path: Sequence[Any], network: Any, where: str = "path[{}]") -> Trajectory:
