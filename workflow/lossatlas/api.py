@@ -17,6 +17,7 @@ from lossatlas import config
 from lossatlas.backends import torch as backend
 from lossatlas.config import models
 from lossatlas.data import Split, Subset
+from lossatlas.drivers import own_metrics
 from lossatlas.drivers.base import Job, Order
 from lossatlas.drivers.landscape import Landscape
 from lossatlas.drivers.line_scans import Along, Between, Course, LineScan, random_guess
@@ -383,7 +384,7 @@ def _problems(
     """Return the network, and problems and subsets by split."""
     if not isinstance(metrics or {}, dict) or not all(map(callable, (metrics or {}).values())):
         raise LossAtlasError(f"metrics: {metrics!r} is no dict of functions by name, such as {{'top5': top5}}")
-    config.check_metrics(metrics or {}, "metrics")
+    own_metrics.check(metrics or {}, "metrics")
     config.check({"batch_size": batch_size}, "evaluation", where)
     splits = {"train": _split(data)} | ({"test": _split(test)} if test is not None else {})
     subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}
