@@ -4,19 +4,20 @@ import lossatlas.parallel.listen  # noqa: F401
 
 import argparse
 import json
-import math
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-import zarr
 from lossatlas import backends, config
 from lossatlas.config.run import Run
 from lossatlas.data import training_samples
 from lossatlas.drivers import command_line, curvature_map, landscape, line_scans, spectra, tracking
 from lossatlas.drivers.training import recorded_iterations
+from lossatlas.geometry import random_walk
+from lossatlas.geometry.directions import direction_set
 from lossatlas.geometry.segments import AlongTraining, Line
-from lossatlas.io.trajectory import CHUNK_COLUMNS, Recording
+from lossatlas.io.arrays import store_size
+from lossatlas.io.trajectory import Recording
 
 
 def main(args, _world) -> None:
@@ -40,19 +41,15 @@ def stores(run: Run) -> list[tuple[str, int, int]]:
 
 
 def _stores(run: Run) -> Iterator[tuple[str, int, int]]:
-    """Yield them; every array and group has a file of metadata."""
+    """Yield them."""
     recording, settings = record(run), run.settings
-    group = zarr.open_group(zarr.storage.MemoryStore(), mode="w", zarr_format=3)
-    recording.build(group)
-    arrays = [array for _, array in group.arrays()]
-    whole = [array.nchunks * math.prod(array.chunks) * array.dtype.itemsize for array in arrays]
-    yield "trajectory", sum(array.nchunks for array in arrays) + len(arrays) + 1, sum(whole)
-    size, rows = recording.layout.size, len(recording.iterations)
+    yield "trajectory", *store_size(recording.schema, recording.sizes)
+    rows = len(recording.iterations)
     counts = {name: config.count(directions) or 2 for name, directions in settings["directions"].items()}
     for name, count in counts.items():
-        # files of the random walk beside principal components
-        walk = 14 if settings["directions"][name]["kind"] == "pca" else 0
-        yield f"directions/{name}", 2 * count * -(-size // CHUNK_COLUMNS) + 19 + walk, 2 * 8 * count * size
+        walk = random_walk.ARRAYS if settings["directions"][name]["kind"] == "pca" else ()
+        sizes = recording.sizes | {"direction": count, "other_direction": count, "component": random_walk.COMPONENTS}
+        yield f"directions/{name}", *store_size([*direction_set.arrays(), *walk], sizes)
     splits = ["train"] if settings["evaluation"].get("test_samples") == 0 else ["train", "test"]
     for name, plane in settings["planes"].items():
         shown = plane.get("paths", []) if plane["paths_losses"] else []

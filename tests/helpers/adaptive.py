@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from lossatlas.data import Split, Subset
 from lossatlas.drivers import command_line, landscape
+from lossatlas.drivers.base import Order
 from lossatlas.geometry.directions.direction_set import Axes
 from lossatlas.io import store
 from lossatlas.parallel import Timing, World, signals
@@ -96,7 +97,7 @@ class ClosedForm:
 
 
 def adaptive_store(folder: Path, surface, points: tuple[int, int], grid: dict):
-    """Find or create a landscape store, and return it with its evaluator."""
+    """Find or create a landscape store, and return it with its job."""
     thetas = np.zeros((5, 6))
     thetas[:, :2] = [[0.9, 0.2], [0.5, 0.1], [0.3, 0.3], [0.1, -0.4], [0.0, 0.0]]
     trajectory = make_trajectory(folder, thetas)
@@ -108,7 +109,7 @@ def adaptive_store(folder: Path, surface, points: tuple[int, int], grid: dict):
     job = landscape.Landscape({"plane": spec}, axes, trajectory, problems, {"train": subset})
     link, fingerprint = folder / "landscape" / "p.zarr", store.Fingerprint("landscape", spec)
     made = store.find(link, folder, fingerprint) or store.create(link, folder, fingerprint, job.build)
-    return made, landscape.Evaluator(made, axes, trajectory, problems)
+    return made, job
 
 
 def truth(surface, made) -> np.ndarray:
@@ -135,9 +136,9 @@ def main(everyone: World, folder: Path, queue: str, mark: Path | None) -> None:
     arguments = folder, held, (41, 31), {"mode": "adaptive", "tolerance": 0.01}
     first = adaptive_store(*arguments) if everyone.rank == 0 else None
     everyone.barrier()
-    made, evaluator = first or adaptive_store(*arguments)
+    made, job = first or adaptive_store(*arguments)
     timing = Timing()
-    missing = landscape.compute(made, evaluator, everyone, timing, queue, "test")
+    missing = job.compute(made, Order(folder, folder, "test", queue=queue), everyone, timing)
     shares = everyone.gather(timing.units)
     if missing:
         sys.exit(signals.STATUS)

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from lossatlas.geometry.directions.pca import pca
+from lossatlas.geometry.directions import pca
+from lossatlas.geometry.directions.unnormalized import Source
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import limit_threads
 from sklearn.decomposition import PCA
@@ -29,7 +30,8 @@ def ours(store: str) -> tuple[np.ndarray, np.ndarray]:
     """Return unit vectors (2, N) and shares of the variance (2,) as a job computes them."""
     trajectory = Trajectory(Path(store))
     limit_threads(1)
-    made = pca(trajectory, len(trajectory) - 1, 2, True, "gram", 0, THREADS)
+    spec = {"count": 2, "center_rows": True, "solver": "gram"}
+    made = pca.make(spec, Source(trajectory, len(trajectory) - 1, threads=THREADS))
     return made.vectors, made.values["explained_variance_ratio"]
 
 

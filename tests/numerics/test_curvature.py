@@ -38,7 +38,8 @@ def make(run_dir, spec=SPEC, infinite=False):
     link = run_dir / "curvature" / "p.zarr"
     job = curvature_map.CurvatureMap({"curvature": spec, "plane": PLANE}, problem, subset, axes, trajectory)
     made = store.find(link, run_dir, fingerprint) or store.create(link, run_dir, fingerprint, job.build)
-    return made, curvature_map.Evaluator(made, spec, axes, trajectory, problem), trajectory, axes, split
+    made.update(strategy="split")
+    return made, job.evaluator(made), trajectory, axes, split
 
 
 class Beyond(TorchProblem):

@@ -48,7 +48,8 @@ def make(run_dir, course, problems, spec=DIRECTIONS):
     fingerprint = store.Fingerprint("curves", spec)
     store.find(link, run_dir, fingerprint)
     job = line_scans.LineScan({"curve": spec}, course, problems, subsets, 1.5)
-    return store.create(link, run_dir, fingerprint, job.build), line_scans.Evaluator(course, problems)
+    made = store.create(link, run_dir, fingerprint, job.build)
+    return made, job.evaluator(made)
 
 
 def compute(made, evaluator):

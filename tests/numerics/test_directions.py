@@ -3,6 +3,7 @@
 import json
 import sys
 from functools import partialmethod
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ import xarray as xr
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split, Subset
 from lossatlas.errors import LossAtlasError
-from lossatlas.geometry.directions import check_independent, make_directions, orthogonalize, read_axes
+from lossatlas.geometry import directions
+from lossatlas.geometry.directions import check_independent, make_directions, orthogonalize, random, read_axes
 from lossatlas.geometry.directions import pca as pca_module
 from lossatlas.geometry.directions.direction_set import Axes, angles, variance_shares
 from lossatlas.geometry.directions.gradient import batches, gradient
-from lossatlas.geometry.directions.pca import pca
-from lossatlas.geometry.directions.random import random
+from lossatlas.geometry.directions.unnormalized import Source
 from lossatlas.geometry.normalization import drop, normalize
 from lossatlas.io import trajectory as trajectory_module
 from lossatlas.io.layout import ParameterLayout, ParameterSlot
@@ -28,6 +29,11 @@ from torch.nn import functional
 from tests.conftest import ROOT, contents, make_trajectory, mpiexec
 
 FLOAT64 = Device(torch.device("cpu"), torch.float64)
+
+
+def pca(trajectory, center, count, center_rows, solver):
+    choices = {"count": count, "center_rows": center_rows, "solver": solver, "seed": 0}
+    return pca_module.make(choices, Source(trajectory, center))
 
 
 class Mixed(nn.Module):
@@ -126,7 +132,7 @@ def test_kept_biases_count_as_one_filter(mixed):
 def test_oracle_16_centred_pca_agrees_with_sklearn(tmp_path, random_path, solver):
     trajectory = make_trajectory(tmp_path, random_path)
     oracle = PCA(n_components=3, svd_solver="full").fit(random_path[:-1] - random_path[-1])
-    ours = pca(trajectory, 29, 3, True, solver, seed=0)
+    ours = pca(trajectory, 29, 3, True, solver)
     tolerance = 1e-8 if solver != "incremental" else 1e-3
     if solver == "incremental":  # exact only when one batch holds all rows
         assert np.abs(np.sum(ours.vectors * oracle.components_, axis=1)).min() > 1 - tolerance
@@ -138,7 +144,7 @@ def test_oracle_16_centred_pca_agrees_with_sklearn(tmp_path, random_path, solver
 def test_incremental_pca_in_one_batch_is_exact(tmp_path, random_path):
     trajectory = make_trajectory(tmp_path, random_path[:20])
     oracle = PCA(n_components=2, svd_solver="full").fit(random_path[:19] - random_path[19])
-    ours = pca(trajectory, 19, 2, True, "incremental", seed=0)
+    ours = pca(trajectory, 19, 2, True, "incremental")
     assert np.abs(ours.vectors - oracle.components_).max() < 1e-8
     assert np.allclose(ours.values["explained_variance_ratio"], oracle.explained_variance_ratio_, rtol=1e-8)
 
@@ -147,7 +153,7 @@ def test_incremental_pca_in_one_batch_is_exact(tmp_path, random_path):
 def test_uncentred_pca_equals_the_svd_of_m(tmp_path, random_path, center):
     m = np.delete(random_path, center, axis=0) - random_path[center]
     _, singular, oracle = np.linalg.svd(m, full_matrices=False)
-    ours = pca(make_trajectory(tmp_path, random_path), center, 2, False, "gram", seed=0)
+    ours = pca(make_trajectory(tmp_path, random_path), center, 2, False, "gram")
     assert np.abs(np.abs(np.sum(ours.vectors * oracle[:2], axis=1)) - 1).max() < 1e-10
     assert np.allclose(ours.values["explained_variance_ratio"], singular[:2] ** 2 / (singular**2).sum(), rtol=1e-10)
     assert ours.notes["share_of"] == "second moment about theta_c"
@@ -157,7 +163,7 @@ def test_pca_of_float32_paths_far_from_the_origin(tmp_path, random_path):
     """Differences are formed in float64 before anything is summed, so a large common offset does not matter."""
     path = (1e3 + 1e-2 * random_path).astype(np.float32)
     oracle = PCA(n_components=2, svd_solver="full").fit(path[:-1].astype(float) - path[-1].astype(float))
-    ours = pca(make_trajectory(tmp_path, path), 29, 2, True, "gram", seed=0)
+    ours = pca(make_trajectory(tmp_path, path), 29, 2, True, "gram")
     assert np.abs(ours.vectors - oracle.components_).max() < 1e-8
 
 
@@ -166,24 +172,24 @@ def test_oracle_16_pca_of_large_float32_trajectories_in_float32(tmp_path, random
     oracle = PCA(n_components=2, svd_solver="full").fit(path[:-1].astype(float) - path[-1].astype(float))
     trajectory = make_trajectory(tmp_path, path)
     monkeypatch.setattr(pca_module, "FLOAT64_UP_TO", 0)
-    ours = pca(trajectory, 29, 2, True, "gram", seed=0)
+    ours = pca(trajectory, 29, 2, True, "gram")
     assert ours.notes["arithmetic"] == "float32"
     assert np.abs(ours.vectors - oracle.components_).max() < 1e-6
     assert np.allclose(ours.values["explained_variance_ratio"], oracle.explained_variance_ratio_, rtol=1e-6)
     line = make_trajectory(tmp_path / "line", np.outer(np.arange(10.0), random_path[0]).astype(np.float32))
     with pytest.raises(LossAtlasError, match="spans fewer than 2 directions"):
-        pca(line, 9, 2, True, "gram", seed=0)
+        pca(line, 9, 2, True, "gram")
 
 
 def test_pca_streams_column_blocks(tmp_path, random_path, monkeypatch):
     """Many narrow blocks give what one block gives."""
     trajectory = make_trajectory(tmp_path, random_path)
-    whole = pca(trajectory, 29, 2, True, "gram", seed=0)
+    whole = pca(trajectory, 29, 2, True, "gram")
     original = type(trajectory).column_blocks
     narrow = partialmethod(original, max_bytes=8 * 30 * 7)
     monkeypatch.setattr(type(trajectory), "column_blocks", narrow)
     assert sum(1 for _ in trajectory.column_blocks()) == 72
-    narrow = pca(trajectory, 29, 2, True, "gram", seed=0)
+    narrow = pca(trajectory, 29, 2, True, "gram")
     assert np.abs(whole.vectors - narrow.vectors).max() < 1e-12
 
 
@@ -192,7 +198,7 @@ def test_blocks_are_read_from_chunk_files_as_zarr_reads_them(tmp_path, random_pa
     monkeypatch.setattr(trajectory_module, "CHUNK_COLUMNS", 64)
     monkeypatch.setattr(trajectory_module, "CHUNK_ROWS", 7)
     trajectory = make_trajectory(tmp_path, random_path[:rows].astype(np.float32))
-    assert trajectory.store["parameters"].chunks == (7, 64)
+    assert trajectory.store["parameters"].chunks == (min(rows, 7), 64)
     for within in (None, slice(60, 200), slice(130, 131), slice(5, 5)):
         blocks = [(c, b.copy()) for c, b in trajectory.column_blocks(within, max_bytes=8 * rows * 50)]
         assert all(b.shape == (rows, c.stop - c.start) for c, b in blocks)
@@ -233,17 +239,39 @@ def test_oracle_14_principal_components_are_the_same_on_any_ranks_and_threads(tm
 def test_pca_of_too_short_or_too_flat_paths_is_refused(tmp_path, random_path):
     short = make_trajectory(tmp_path / "short", random_path[:3])
     with pytest.raises(LossAtlasError, match=r"2 principal components need at least 4 recorded checkpoints, .* has 3"):
-        pca(short, 2, 2, True, "gram", seed=0)
+        pca(short, 2, 2, True, "gram")
     line = make_trajectory(tmp_path / "line", np.outer(np.arange(10.0), random_path[0]))
     for solver in ("gram", "randomized"):
         with pytest.raises(LossAtlasError, match="spans fewer than 2 directions"):
-            pca(line, 9, 2, True, solver, seed=0)
+            pca(line, 9, 2, True, solver)
+
+
+ONES = """
+import numpy as np
+from lossatlas.geometry.directions.unnormalized import RawDirections
+
+def make(spec, source):
+    return RawDirections(np.full((1, source.trajectory.layout.size), float(spec["height"])), ["ones"])
+"""
+
+
+def test_a_new_kind_of_direction_is_one_module_besides_its_model(tmp_path, random_path, monkeypatch):
+    (tmp_path / "ones_of_a_test.py").write_text(ONES)
+    monkeypatch.setattr(directions, "__path__", [*directions.__path__, str(tmp_path)])
+    trajectory = make_trajectory(tmp_path, random_path)
+    made = make_directions({**spec("ones_of_a_test", normalize="none"), "height": 3}, trajectory, {})
+    assert made.raw.labels == ["ones"]
+    assert (made.used == 3).all()
 
 
 def test_random_directions_depend_on_seed_and_number_alone():
-    assert np.array_equal(random(50, 3, 7).vectors[:2], random(50, 2, 7).vectors)
-    assert not np.array_equal(random(50, 1, 7).vectors, random(50, 1, 8).vectors)
-    many = random(200_000, 2, 0).vectors
+    def drawn(size, count, seed):
+        source = Source(SimpleNamespace(layout=SimpleNamespace(size=size)), 0)
+        return random.make({"count": count, "seed": seed}, source).vectors
+
+    assert np.array_equal(drawn(50, 3, 7)[:2], drawn(50, 2, 7))
+    assert not np.array_equal(drawn(50, 1, 7), drawn(50, 1, 8))
+    many = drawn(200_000, 2, 0)
     assert np.abs(many.mean(axis=1)).max() < 4 / np.sqrt(200_000)
     assert np.abs(many.var(axis=1) - 1).max() < 4 * np.sqrt(2 / 200_000)
     assert abs(np.corrcoef(many)[0, 1]) < 4 / np.sqrt(200_000)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from lossatlas.data import Split, Subset
 from lossatlas.drivers import evaluation, landscape
+from lossatlas.drivers.base import Order
+from lossatlas.drivers.plane import grid_coordinates
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry import projection
 from lossatlas.geometry.directions.direction_set import Axes
@@ -24,27 +26,27 @@ def test_oracle_17_a_planted_path_projects_back_exactly(tmp_path, dtype, toleran
     distance = np.linspace(0, 3, 20)
     away *= (distance / np.linalg.norm(away, axis=1))[:, None]
     thetas = (center + planted @ axes + away).astype(dtype)
-    path = landscape.project_path(make_trajectory(tmp_path, thetas), center, axes)
+    path = projection.project_path(make_trajectory(tmp_path, thetas), center, axes)
     assert np.abs(path.coefficients - planted).max() < tolerance
     assert np.abs(path.residual - distance).max() < 100 * tolerance
 
 
 def path_of(*coefficients):
-    return landscape.Path(np.array(coefficients, float), np.zeros(len(coefficients)))
+    return projection.Path(np.array(coefficients, float), np.zeros(len(coefficients)))
 
 
 def test_range_is_the_extent_plus_a_border_on_each_side():
-    x, y = landscape.grid_coordinates(path_of((0, 1), (2, 5)), {"points": [5, 3], "border": 0.4})
+    x, y = grid_coordinates(path_of((0, 1), (2, 5)), {"points": [5, 3], "border": 0.4})
     assert np.allclose(x, np.linspace(-0.8, 2.8, 5))
     assert np.allclose(y, [1 - 1.6, 3, 5 + 1.6])
 
 
 def test_fixed_ranges_and_degenerate_extents():
     spec = {"points": [3, 3], "border": 0.5, "range": {"x": [-7, 7]}}
-    x, y = landscape.grid_coordinates(path_of((0, 1), (2, 1)), spec)
+    x, y = grid_coordinates(path_of((0, 1), (2, 1)), spec)
     assert x.tolist() == [-7, 0, 7]
     assert np.allclose(y, [1 - 2, 1, 1 + 2]), "an extent of zero borrows the other axis's"
-    x, y = landscape.grid_coordinates(path_of((0, 0)), {"points": [3, 2], "border": 0.4})
+    x, y = grid_coordinates(path_of((0, 0)), {"points": [3, 2], "border": 0.4})
     assert x.tolist() == [-1, 0, 1]
     assert y.tolist() == [-1, 1]
 
@@ -84,7 +86,7 @@ def saddle(tmp_path):
     fingerprint = store.Fingerprint("landscape", spec)
     store.find(link, tmp_path, fingerprint)
     made = store.create(link, tmp_path, fingerprint, plane.build)
-    return made, landscape.Evaluator(made, axes, trajectory, problems), thetas
+    return made, plane.evaluator(made), thetas
 
 
 def test_oracle_17_planted_saddle_with_nan_and_inf(saddle):
@@ -164,8 +166,7 @@ def with_other_runs(tmp_path, losses, mode="full", points=(4, 3)):
     link = tmp_path / "landscape" / "p.zarr"
     (tmp_path / ".stores" / "landscape").mkdir(parents=True)
     made = store.create(link, tmp_path, store.Fingerprint("landscape", spec), plane.build)
-    evaluator = landscape.Evaluator(made, axes, trajectory, problems, others)
-    landscape.compute(made, evaluator, World(), Timing(), "static", "t")
+    plane.compute(made, Order(link, tmp_path, "t"), World(), Timing())
     counts = landscape.Landscape.finish(made, {})
     store.publish(link, tmp_path)
     return link, counts, np.concatenate([far, short])

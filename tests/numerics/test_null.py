@@ -3,10 +3,18 @@
 import numpy as np
 import pytest
 from lossatlas.geometry import random_walk
-from lossatlas.geometry.directions.pca import pca
+from lossatlas.geometry.directions import pca
+from lossatlas.geometry.directions.unnormalized import Source
 from sklearn.decomposition import PCA
 
 from tests.conftest import make_trajectory
+
+
+def components(trajectory, center, count, solver):
+    """Return the principal components of a path, and the arrays of the comparison with a random walk by name."""
+    spec = {"count": count, "center_rows": True, "solver": solver, "seed": 0}
+    raw = pca.make(spec, Source(trajectory, center))
+    return raw, {array.name: values for array, values in raw.arrays.items()}
 
 
 def sampled_walk(points, size, lengths=None, seed=0):
@@ -69,12 +77,12 @@ def drift(points, size, curved):
 @pytest.mark.parametrize("solver", ["gram", "randomized"])
 def test_a_planted_walk_is_told_from_planted_drift(tmp_path, solver):
     paths = {"walk": sampled_walk(80, 20_000), "straight": drift(80, 20_000, False), "curved": drift(80, 20_000, True)}
-    made = {n: pca(make_trajectory(tmp_path / n, p), 79, 2, True, solver, seed=0) for n, p in paths.items()}
-    alike = {name: raw.notes["walk_similarity"] for name, raw in made.items()}
-    correlations = {name: raw.arrays["walk_correlation"][1][:2] for name, raw in made.items()}
+    made = {n: components(make_trajectory(tmp_path / n, p), 79, 2, solver) for n, p in paths.items()}
+    alike = {name: raw.notes["walk_similarity"] for name, (raw, _) in made.items()}
+    correlations = {name: arrays["walk_correlation"][:2] for name, (_, arrays) in made.items()}
     assert correlations["walk"].min() > 0.99
     assert correlations["straight"][1] < 0.7, "all is in one component, the second is noise"
-    spread = {name: raw.notes["walk_spread"] for name, raw in made.items()}
+    spread = {name: raw.notes["walk_spread"] for name, (raw, _) in made.items()}
     assert spread["walk"] == pytest.approx(1, rel=0.03)
     assert spread["straight"] == pytest.approx(np.sqrt(79 / 2), rel=0.02), "n (n^2 - 1) / 12 by (n^2 - 1) / 6"
     if solver == "gram":
@@ -102,11 +110,11 @@ def test_similarity_is_the_best_inner_product_of_rotated_paths():
 
 def test_what_is_stored_turns_with_the_vectors(tmp_path):
     path = np.random.default_rng(4).standard_normal((25, 300)).cumsum(axis=0)
-    raw = pca(make_trajectory(tmp_path, path), 10, 3, True, "gram", seed=0)
+    raw, arrays = components(make_trajectory(tmp_path, path), 10, 3, "gram")
     about = path - np.delete(path, 10, axis=0).mean(axis=0)
-    coordinates, walk = (raw.arrays[name][1] for name in ("path_coordinate", "walk_coordinate"))
+    coordinates, walk = (arrays[name] for name in ("path_coordinate", "walk_coordinate"))
     assert coordinates.shape == walk.shape == (25, random_walk.COMPONENTS)
     assert np.allclose(coordinates[:, :3], about @ raw.vectors.T, atol=1e-9)
     rows = np.delete(np.arange(25), 10)
     assert ((coordinates * walk)[rows].sum(axis=0) >= 0).all()
-    assert np.allclose(raw.arrays["path_share"][1][:3], raw.values["explained_variance_ratio"])
+    assert np.allclose(arrays["path_share"][:3], raw.values["explained_variance_ratio"])

@@ -181,7 +181,8 @@ def test_curvature_follows_the_statistics_of_the_plane(tmp_path, recorded, polic
     job = curvature_map.CurvatureMap({"curvature": spec, "plane": plane}, problem, subset, axes, trajectory)
     made = store.create(tmp_path / "c.zarr", tmp_path, store.Fingerprint("curvature", spec), job.build)
     assert made.attrs["batchnorm"].startswith(f"{policy}: ")
-    evaluator = curvature_map.Evaluator(made, spec, axes, trajectory, problem)
+    made.update(strategy="rebuild")
+    evaluate = job.evaluator(made)
     names = dict(module.named_parameters())
     inputs, targets = torch.tensor(split.inputs), torch.tensor(split.targets)
     for number, at in enumerate([(-2, 0), (1, 0), (-2, 1), (1, 1)]):
@@ -201,7 +202,7 @@ def test_curvature_follows_the_statistics_of_the_plane(tmp_path, recorded, polic
             return nn.functional.cross_entropy(functional_call(module, (parameters, statistics), (inputs,)), targets)
 
         dense = np.linalg.eigvalsh(torch.autograd.functional.hessian(loss, torch.tensor(theta)).numpy())
-        found = dict(zip(curvature_map.COLUMNS, evaluator.point(number), strict=True))
+        found = dict(zip(curvature_map.COLUMNS, evaluate(range(number, number + 1))[0], strict=True))
         assert found["loss"] == pytest.approx(float(loss(torch.tensor(theta))), rel=1e-10)
         assert found["largest"] == pytest.approx(dense[-1], rel=1e-6)
         assert found["smallest"] == pytest.approx(dense[0], abs=1e-6 * abs(dense).max())

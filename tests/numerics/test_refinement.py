@@ -5,10 +5,12 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from lossatlas.drivers import adaptive_grid, landscape
+from lossatlas.drivers.base import Order
 from lossatlas.errors import LossAtlasError
 from lossatlas.io import store
 from lossatlas.parallel import Timing, World, work_units
@@ -17,6 +19,7 @@ from tests.conftest import BIN, ROOT, contents, environment, mpiexec
 from tests.helpers.adaptive import SURFACES, ClosedForm, adaptive_store, blobs, drawn, truth
 
 TOLERANCE, ROUNDING = 0.01, 1e-12
+ORDER = Order(Path(), Path(), "test", queue="counter")
 
 
 def errors(surface, made, scale="auto", maximum=None):
@@ -30,8 +33,8 @@ def errors(surface, made, scale="auto", maximum=None):
 
 
 def computed(tmp_path, surface, points=(51, 51), **grid):
-    made, evaluator = adaptive_store(tmp_path, surface, points, {"mode": "adaptive", "tolerance": TOLERANCE, **grid})
-    assert landscape.compute(made, evaluator, World(), Timing(), "counter", "test") == 0
+    made, job = adaptive_store(tmp_path, surface, points, {"mode": "adaptive", "tolerance": TOLERANCE, **grid})
+    assert job.compute(made, ORDER, World(), Timing()) == 0
     landscape.Landscape.finish(made, {})
     return made
 
@@ -157,8 +160,8 @@ def test_a_full_grid_comes_coarse_to_fine_with_the_same_bits(tmp_path):
     assert coarse.sum() == 81
     assert np.array_equal(coarse, np.outer(coarse.any(axis=1), coarse.any(axis=0))), "a lattice"
     assert max(np.diff(np.flatnonzero(coarse.any(axis=0)))) == 7
-    made, evaluator = adaptive_store(tmp_path, SURFACES["cliff"], (51, 31), {"mode": "full"})
-    landscape.compute(made, evaluator, World(), Timing(), "counter", "test")
+    made, job = adaptive_store(tmp_path, SURFACES["cliff"], (51, 31), {"mode": "full"})
+    job.compute(made, ORDER, World(), Timing())
     landscape.Landscape.finish(made, {})
     assert made["evaluated"][:].all()
     assert np.array_equal(made["loss"][0], truth(SURFACES["cliff"], made), equal_nan=True)
@@ -166,7 +169,7 @@ def test_a_full_grid_comes_coarse_to_fine_with_the_same_bits(tmp_path):
 
 
 def test_a_preview_of_an_unfinished_store(tmp_path):
-    made, evaluator = adaptive_store(tmp_path, SURFACES["saddle"], (25, 25), {"mode": "full"})
+    made, job = adaptive_store(tmp_path, SURFACES["saddle"], (25, 25), {"mode": "full"})
     with pytest.raises(LossAtlasError, match="no point of the grid is evaluated yet"):
         landscape.preview(made)
     calls = []
@@ -175,7 +178,7 @@ def test_a_preview_of_an_unfinished_store(tmp_path):
         calls.append(unit)
         if len(calls) == 30:
             raise KeyboardInterrupt
-        return evaluator(unit)
+        return job.evaluator(made)(unit)
 
     with pytest.raises(KeyboardInterrupt):
         work_units.compute(made, dies, World(), Timing(), "counter", "test")
@@ -216,9 +219,9 @@ def test_oracle_19_killed_in_every_round_and_resumed(tmp_path, monkeypatch, wher
     else:
         monkeypatch.setattr(landscape, "plan_round", dies_before_planning)
     while True:
-        made, evaluator = adaptive_store(tmp_path / "killed", surface, (31, 31), grid)
+        made, job = adaptive_store(tmp_path / "killed", surface, (31, 31), grid)
         with contextlib.suppress(Killed):
-            assert landscape.compute(made, evaluator, World(), Timing(), "counter", "test") == 0
+            assert job.compute(made, ORDER, World(), Timing()) == 0
             break
     landscape.Landscape.finish(made, {})
     assert killed == list(range(made.attrs["rounds"]))

@@ -67,8 +67,8 @@ def make(run_dir, sites, problem, spec=SPEC):
     fingerprint = store.Fingerprint("spectra", spec)
     link = run_dir / "spectra_between" / "l.zarr"
     store.find(link, run_dir, fingerprint)
-    made = store.create(link, run_dir, fingerprint, spectra.Spectra({"spectra": spec}, problem, SUBSET, sites).build)
-    return made, spectra.Evaluator(spec, sites, problem)
+    job = spectra.Spectra({"spectra": spec}, problem, SUBSET, sites)
+    return store.create(link, run_dir, fingerprint, job.build), job.evaluate
 
 
 def compute(made, evaluator):

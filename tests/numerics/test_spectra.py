@@ -45,7 +45,7 @@ def make(run_dir, module=None, spec=SPEC, thetas=None):
     job = spectra.Spectra({"spectra": spec}, problem, Subset(split, np.arange(17), "digest", True), sites)
     link, fingerprint = run_dir / "spectra.zarr", store.Fingerprint("spectra", spec)
     made = store.find(link, run_dir, fingerprint) or store.create(link, run_dir, fingerprint, job.build)
-    return made, spectra.Evaluator(spec, sites, problem), trajectory, problem
+    return made, job.evaluate, trajectory, problem
 
 
 def run(made, evaluator):

@@ -1,6 +1,7 @@
 """Eigenvectors along training: planted crossings, closed forms, dense eigendecompositions, any order of units."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,11 +74,11 @@ def make(run_dir, problem, thetas, spec=SPEC):
     job = tracking.Tracking({"tracking": spec}, problem, subset, trajectory)
     link, fingerprint = run_dir / "tracking.zarr", store.Fingerprint("tracking", spec)
     made = store.find(link, run_dir, fingerprint) or store.create(link, run_dir, fingerprint, job.build)
-    return made, tracking.Evaluator(spec, trajectory, problem)
+    return made, job
 
 
-def run(made, evaluator):
-    work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
+def run(made, job):
+    work_units.compute(made, job.evaluate, World(), Timing(), "counter", "test")
     counts = tracking.Tracking.finish(made, {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -137,11 +138,11 @@ def test_shares_equal_closed_forms(planted):
 
 def test_units_in_any_order_give_the_same_bits(tmp_path):
     run(*make(tmp_path / "forward", Quadratic(), planted_path()))
-    made, evaluator = make(tmp_path / "backward", Quadratic(), planted_path())
+    made, job = make(tmp_path / "backward", Quadratic(), planted_path())
     for start in (6, 0, 3):
         rows = range(start, start + 3)
-        made[work_units.ARRAY][rows.start : rows.stop] = np.column_stack([evaluator(rows), np.ones(3)])
-    run(made, evaluator)
+        made[work_units.ARRAY][rows.start : rows.stop] = np.column_stack([job.evaluate(rows), np.ones(3)])
+    run(made, job)
     ours, theirs = (contents(tmp_path / f"{name}/.stores/tracking.zarr") for name in ("forward", "backward"))
     assert ours == theirs
 
@@ -191,8 +192,8 @@ def test_pairs_and_shares_equal_those_of_dense_matrices(tmp_path, patterns, oper
         0.1 * rng.standard_normal((6, problem.layout.size)), 0
     )
     chosen = {"parameters": patterns, "operator": operator, "largest": largest, "smallest": smallest}
-    made, evaluator = make(tmp_path, problem, thetas, SPEC | chosen | {"stride": 2, "tolerance": 1e-8})
-    _, tracked = run(made, evaluator)
+    made, job = make(tmp_path, problem, thetas, SPEC | chosen | {"stride": 2, "tolerance": 1e-8})
+    _, tracked = run(made, job)
     assert tracked["iteration"].values.tolist() == [0, 2, 4, 5]
     columns = np.arange(problem.layout.size)
     inside = np.concatenate([columns[part] for part in tracking.selection(problem.layout, patterns)])
@@ -238,9 +239,9 @@ def test_more_pairs_than_parameters_are_refused(tmp_path):
 def test_nan_names_the_iteration(tmp_path):
     problem, thetas = small_network(), np.random.default_rng(0).standard_normal((5, 53))
     thetas[3, 0] = np.nan
-    made, evaluator = make(tmp_path, problem, thetas)
+    made, job = make(tmp_path, problem, thetas)
     with pytest.raises(LossAtlasError, match="tracking: iteration 3: Hessian: loss nan"):
-        work_units.compute(made, evaluator, World(), Timing(), "counter", "test")
+        work_units.compute(made, job.evaluate, World(), Timing(), "counter", "test")
 
 
 def test_without_a_step_its_share_is_unknown():
@@ -251,10 +252,10 @@ def test_without_a_step_its_share_is_unknown():
 def test_oracle_19_a_unit_told_to_stop_goes_on_at_the_next_iteration(tmp_path, monkeypatch):
     problem = Quadratic()
     _, undisturbed = make(tmp_path, problem, planted_path())
-    whole, trajectory = undisturbed(range(3, 6)), undisturbed.trajectory
+    whole = undisturbed.evaluate(range(3, 6))
 
-    def evaluator(limit=None):
-        found = tracking.Evaluator(SPEC, trajectory, problem, Saves(tmp_path / "states", 600))
+    def job(limit=None):
+        found = replace(undisturbed, saves=Saves(tmp_path / "states", 600))
         search, searched = found.search, []
 
         def counted(number, before=None):
@@ -266,11 +267,11 @@ def test_oracle_19_a_unit_told_to_stop_goes_on_at_the_next_iteration(tmp_path, m
         found.search = counted
         return found, searched
 
-    stopped, searched = evaluator(limit=4)
+    stopped, searched = job(limit=4)
     with pytest.raises(signals.Dropped):
-        stopped(range(3, 6))
+        stopped.evaluate(range(3, 6))
     assert searched == [2, 3, 4]
     monkeypatch.setattr(signals, "_received", None)
-    resumed, searched = evaluator()
-    assert np.array_equal(resumed(range(3, 6)), whole, equal_nan=True)
+    resumed, searched = job()
+    assert np.array_equal(resumed.evaluate(range(3, 6)), whole, equal_nan=True)
     assert searched == [5], "nothing was searched twice"

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import zarr
-from lossatlas import config
-from lossatlas.drivers import line_scans
+from lossatlas.drivers import line_scans, own_metrics
 from lossatlas.drivers.landscape import arrays
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.projection import other_arrays
@@ -42,4 +41,13 @@ def test_a_metric_may_not_have_the_name_of_an_array():
     assert {"x", "path_true_mine", "other_x", "stationary", "angle", "clipped_variances"} <= names
     for name in names:
         with pytest.raises(LossAtlasError, match=f"metrics: '{name}' is an array of the stores already"):
-            config.check_metrics([name], "metrics")
+            own_metrics.check([name, "mine"], "metrics")
+
+
+@pytest.mark.parametrize("name", ["loss", "accuracy", "work", "direction", "path_true_loss", "subset_train"])
+def test_other_names_that_a_metric_may_not_have(name):
+    with pytest.raises(LossAtlasError, match=f"metrics: '{name}' is an array of the stores already"):
+        own_metrics.check(["top5", name], "metrics")
+    own_metrics.check(["top5", "path_loss", "mine"], "metrics")
+    with pytest.raises(LossAtlasError, match=r"runs.a.metrics: 'top-5' must be of lower-case letters, digits and _"):
+        own_metrics.check(["top-5"], "runs.a.metrics")

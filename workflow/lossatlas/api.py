@@ -17,17 +17,17 @@ from lossatlas import config
 from lossatlas.backends import torch as backend
 from lossatlas.config import models
 from lossatlas.data import Split, Subset
+from lossatlas.drivers import own_metrics
 from lossatlas.drivers.base import Job, Order
 from lossatlas.drivers.landscape import Landscape
 from lossatlas.drivers.line_scans import Along, Between, Course, LineScan, random_guess
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry import directions as direction_sets
+from lossatlas.geometry.directions import pca, random
 from lossatlas.geometry.directions.direction_set import Axes, DirectionSet
 from lossatlas.geometry.directions.eigen import eigen
 from lossatlas.geometry.directions.gradient import gradient
-from lossatlas.geometry.directions.pca import pca
-from lossatlas.geometry.directions.random import random
-from lossatlas.geometry.directions.unnormalized import RawDirections
+from lossatlas.geometry.directions.unnormalized import RawDirections, Source
 from lossatlas.io import store
 from lossatlas.io.trajectory import RowWriter, Trajectory
 from lossatlas.krylov import Eigenpairs, Spectrum, eigenpairs, probe_vectors, quadrature_runs
@@ -384,13 +384,15 @@ def _problems(
     """Return the network, and problems and subsets by split."""
     if not isinstance(metrics or {}, dict) or not all(map(callable, (metrics or {}).values())):
         raise LossAtlasError(f"metrics: {metrics!r} is no dict of functions by name, such as {{'top5': top5}}")
-    config.check_metrics(metrics or {}, "metrics")
+    own_metrics.check(metrics or {}, "metrics")
     config.check({"batch_size": batch_size}, "evaluation", where)
     splits = {"train": _split(data)} | ({"test": _split(test)} if test is not None else {})
     subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}
     network = backend.FlatNetwork(model, backend.device_of(model, dtype))
+    about = network, backend.as_loss(loss)
     own = backend.as_metrics(metrics or {})
-    return network, backend.problems(network, backend.as_loss(loss), subsets, batch_size, metrics=own), subsets
+    problems = {name: backend.TorchProblem(*about, split, batch_size, metrics=own) for name, split in splits.items()}
+    return network, problems, subsets
 
 
 def _record(folder: Path, model: Any, path: Sequence[Any], network: Any, where: str = "path[{}]") -> Trajectory:
@@ -420,11 +422,11 @@ def _raw(
             raise LossAtlasError("directions: none were given")
         return RawDirections(np.stack(vectors), [f"direction {k + 1}" for k in range(len(vectors))])
     if chosen == "random":
-        return random(trajectory.layout.size, count, seed)
+        return random.make({"count": count, "seed": seed}, Source(trajectory, last))
     if chosen == "pca":
         if last < 3:
             raise LossAtlasError(f"directions: 'pca' needs a path of at least 3 earlier checkpoints, got {last}")
-        return pca(trajectory, last, count, PCA.center_rows, PCA.solver, seed)
+        return pca.make({**PCA.model_dump(), "count": count, "seed": seed}, Source(trajectory, last))
     if chosen == "eigen":
         search = EIGEN.model_dump(include={"smallest", "tolerance", "max_products", "memory_gb"})
         return eigen(problem, trajectory, last, {**search, "largest": count, "seed": seed})

@@ -46,6 +46,15 @@ def resolved(given):
     return config_module.resolve(given)
 
 
+def check_own_metrics(runs):
+    """Refuse names of metrics that other arrays have; importing what knows these takes half a second."""
+    for name, run in runs.items():
+        if run.settings["metrics"]:
+            from lossatlas.drivers import own_metrics
+
+            checked(own_metrics.check, run.settings["metrics"], f"config: runs.{name}.metrics")
+
+
 # `--configfile` replaces the demo's config; merged, the demo's runs would come along.
 if "runs" not in config:
 
@@ -58,6 +67,7 @@ RESULTS = value_checks.plain_path(CONFIG["results"])
 DATA_ROOT = value_checks.plain_path(CONFIG["data_root"])
 RUNS = checked(runs_of, CONFIG)
 MPI = CONFIG["mpi"]
+check_own_metrics(RUNS)
 RUN, LOGS = f"{RESULTS}/{{run}}", f"{RESULTS}/{{run}}/logs"
 TRAJECTORY = f"{RUN}/trajectory.zarr"
 STARTED = time.time()

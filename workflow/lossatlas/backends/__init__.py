@@ -12,7 +12,7 @@ from lossatlas.problem import Problem
 
 
 def backend(name: str) -> ModuleType:
-    """Return the module of a backend: ``FlatNetwork``, ``Trainer``, ``problems``, ``set_up`` and so on.
+    """Return the module of a backend: ``FlatNetwork``, ``Trainer``, ``Problem``, ``set_up`` and so on.
 
     It is imported here and not before, so that a process has one framework.
 
@@ -47,7 +47,8 @@ def problems_of_run(
         raise LossAtlasError(f"{trajectory.path}: was recorded from another network than the config's model")
     network.load(frozen=trajectory.frozen)
     loss, metrics = module.build_loss(spec["loss"]), metrics_of_run(module, spec.get("metrics", {}))
-    return module.problems(network, loss, subsets, batch_size, batchnorm, metrics)
+    how = batch_size, batchnorm, metrics
+    return {name: module.Problem(network, loss, subset.samples, *how) for name, subset in subsets.items()}
 
 
 def metrics_of_run(module: ModuleType, specs: dict[str, dict]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from lossatlas.config.document import document
 from lossatlas.config.frameworks import BY_FRAMEWORK, SCHEDULES_OF_BOTH
-from lossatlas.config.references import axes_of, check_metrics, count, split_axis
+from lossatlas.config.references import axes_of, count, split_axis
 from lossatlas.config.resolve import check, check_plain, load, resolve, schema
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "SCHEDULES_OF_BOTH",
     "axes_of",
     "check",
-    "check_metrics",
     "check_plain",
     "count",
     "document",

@@ -1,21 +1,12 @@
 """What keys of a config say of each other: runs, directions and checkpoints that they name."""
 
 import difflib
-import re
-from collections.abc import Iterable
 
 from lossatlas.config.models import Checkpoint, Config, CurveBetween, Difference, Plane, Run, SpectraBetween
 from lossatlas.errors import LossAtlasError
 
 NETWORK_KINDS = ("eigen", "gradient")
 """Kinds of directions that need the network itself; each has a rule of its own, as `pca` has."""
-
-TAKEN = re.compile(
-    "loss|accuracy|loss_standard_error|work|x|y|alpha|split|iteration|curve|evaluated|error|logarithmic|minimum.*"
-    "|stationary.*|barrier.*|monotonicity|clipped_variances|(path|other|subset)_.*|direction.*|eigenvalue|residual"
-    "|converged|row|angle|variance_share|distance"
-)
-"""Names of the arrays in stores of planes and curves, which a metric of the user's must not have."""
 
 
 def check(where: str, name: str, run: Run, config: Config) -> None:
@@ -24,7 +15,6 @@ def check(where: str, name: str, run: Run, config: Config) -> None:
     Raises:
         LossAtlasError: there is no such thing, or it does not fit; ``where`` names the run.
     """
-    check_metrics(run.metrics, f"{where}.metrics")
     for key, chosen in run.directions.items():
         for number, end in enumerate(chosen.to if isinstance(chosen, Difference) else []):
             _check_point(f"{where}.directions.{key}.to.{number}", end, config)
@@ -56,19 +46,6 @@ def check_kinds(runs: dict[str, Run]) -> None:
                     f"config: runs.{run}.directions.{name}: kind {kind!r} here and {before!r} in "
                     "another run; give one of them another name"
                 )
-
-
-def check_metrics(names: Iterable[str], where: str) -> None:
-    """Check the names of the user's own metrics, which become names of arrays.
-
-    Raises:
-        LossAtlasError: a name is none in lower case, or is that of another array.
-    """
-    for name in names:
-        if not re.fullmatch("[a-z][a-z0-9_]*", name):
-            raise LossAtlasError(f"{where}: {name!r} must be of lower-case letters, digits and _, a letter first")
-        if TAKEN.fullmatch(name):
-            raise LossAtlasError(f"{where}: {name!r} is an array of the stores already; choose another name")
 
 
 def _check_point(where: str, point: Checkpoint, config: Config) -> None:

@@ -13,13 +13,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import zarr
 
+from lossatlas.drivers.base import Evaluate
 from lossatlas.drivers.evaluation import BATCHNORM, MAX_CHUNKS
 from lossatlas.drivers.hessian import HessianJob, remembered
 from lossatlas.drivers.inputs import identities, open_others, read_problem
-from lossatlas.drivers.landscape import axes_of_plane, check_moves, grid_coordinates
+from lossatlas.drivers.plane import OnPlane, grid_coordinates, grid_points, open_axes
 from lossatlas.errors import LossAtlasError, NonFiniteError
 from lossatlas.geometry.directions.direction_set import Axes
-from lossatlas.geometry.projection import Others, join, project_path
+from lossatlas.geometry.projection import Others, join
 from lossatlas.geometry.segments import variance_mask
 from lossatlas.io.arrays import Array, create_arrays, unit_store_size
 from lossatlas.io.store import Store
@@ -27,7 +28,7 @@ from lossatlas.io.trajectory import Trajectory
 from lossatlas.krylov import eigenpairs
 from lossatlas.krylov.eigenpairs import check_count
 from lossatlas.parallel import World, work_units
-from lossatlas.problem import Problem, batchnorm_note, choices_of
+from lossatlas.problem import batchnorm_note, choices_of
 
 COLUMNS = {
     "loss": "loss at the grid point",
@@ -68,7 +69,7 @@ def planned_size(choices: dict) -> tuple[int, int]:
 
 
 @dataclass
-class CurvatureMap(HessianJob):
+class CurvatureMap(OnPlane, HessianJob):
     """Extreme eigenvalues on the plane ``spec["plane"]``; ``spec["curvature"]`` says which points and how."""
 
     axes: Axes
@@ -81,7 +82,7 @@ class CurvatureMap(HessianJob):
     def read(cls, args: Namespace, world: World) -> Self:
         """Open the axes, the paths and the samples, and rebuild the network on the training samples alone."""
         trajectory, others = Trajectory(args.trajectory), Others(open_others(args), losses=False)
-        axes = axes_of_plane(args, trajectory)
+        axes = open_axes(args, trajectory)
         problem, subset, device = read_problem(args, world, trajectory, args.spec["curvature"])
         about = {"device": device, "remembered": remembered(args, device)}
         inputs = identities(trajectory, {"train": subset}, others.runs, axes)
@@ -96,9 +97,10 @@ class CurvatureMap(HessianJob):
         """Return theta and buffers of the first checkpoint."""
         return self.trajectory.parameters(0), self.trajectory.buffers(0)
 
-    def evaluator(self, store: Store) -> "Evaluator":
-        """Return the function that searches the eigenpairs at the points of a unit."""
-        return Evaluator(store, self.as_begun(store), self.axes, self.trajectory, self.problem)
+    def evaluator(self, store: Store) -> Evaluate:
+        """Return the function that searches the eigenpairs at the points of a unit, one row each."""
+        begun, points = self.as_begun(store), grid_points(store["x"][:], store["y"][:])
+        return lambda unit: np.stack([begun.point(points[number]) for number in unit])
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store.
@@ -107,26 +109,19 @@ class CurvatureMap(HessianJob):
             LossAtlasError: fewer than two parameters match, so that there are no two ends; or running statistics are
                 to move along axes that are no differences of checkpoints.
         """
-        spec, plane = self.choices, self.spec["plane"]
-        policy = plane.get("batchnorm", "frozen")
-        if policy == "interpolate":
-            check_moves(self.axes)
+        spec, plane = self.choices, self.plane
+        self.check_moves()
         size = self.problem.layout.select(spec["parameters"]).size
         check_count(size, 2)
-        row = self.trajectory.row_of(plane["center"], "plane.center")
-        center = self.trajectory.parameters(row).astype(np.float64)
-        self.others.check(self.trajectory)
-        paths = [project_path(self.trajectory, center, self.axes.vectors)]
-        paths += self.others.project(center, self.axes.vectors)
-        x, y = grid_coordinates(join(paths), {**plane, "points": spec["points"]})
+        x, y = grid_coordinates(join(self.paths), {**plane, "points": spec["points"]})
         group.attrs.update(
             {
                 "title": "Extreme Hessian eigenvalues on a plane",
                 "summary": "The largest and smallest eigenvalue and the gradient at theta_c + x d_x + y d_y; NaN where "
                 "the loss or a derivative is NaN or infinite.",
                 "center": plane["center"],
-                "batchnorm": batchnorm_note(spec, NOTES[policy]),
-                "plane_batchnorm": policy,
+                "batchnorm": batchnorm_note(spec, NOTES[self.policy]),
+                "plane_batchnorm": self.policy,
                 "x_label": self.axes.labels[0],
                 "y_label": self.axes.labels[1],
                 **self.axes.notes,
@@ -157,26 +152,10 @@ class CurvatureMap(HessianJob):
         store.update(**counts)
         return {"points": len(values), **counts}
 
-
-class Evaluator:
-    """Searches the extreme eigenpairs at grid points of a curvature store, by number."""
-
-    def __init__(self, store: Store, spec: dict, axes: Axes, trajectory: Trajectory, problem: Problem):
-        self.spec, self.axes, self.problem = spec, axes, problem
-        row = trajectory.row_of(store.attrs["center"], "plane.center")
-        self.center, self.buffers = trajectory.parameters(row).astype(np.float64), trajectory.buffers(row)
-        self.policy, self.variances = store.attrs.get("plane_batchnorm", "frozen"), variance_mask(trajectory)
-        x, y = store["x"][:], store["y"][:]
-        self.points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
-
-    def __call__(self, unit: range) -> np.ndarray:
-        """Return the columns of the grid points of a unit, one row each."""
-        return np.stack([self.point(point) for point in unit])
-
-    def point(self, point: int) -> np.ndarray:
-        """Return the columns of one grid point; no eigenvalues where something is NaN or infinite."""
-        theta = self.center + self.points[point] @ self.axes.vectors
-        buffers = self.buffers_at(theta, self.points[point])
+    def point(self, coefficients: np.ndarray) -> np.ndarray:
+        """Return the columns of one point of the plane; no eigenvalues where something is NaN or infinite."""
+        theta = self.origin[0].astype(np.float64) + coefficients @ self.axes.vectors
+        buffers = self.buffers_at(theta, coefficients)
         loss = self.problem.metrics(theta, buffers)[0]
         slope = np.linalg.norm(self.problem.gradient(theta, buffers))
         try:
@@ -184,23 +163,23 @@ class Evaluator:
         except NonFiniteError:
             return np.array([loss, slope, *np.full(len(COLUMNS) - 2, np.nan)])
         except LossAtlasError as error:
-            x, y = self.points[point]
+            x, y = coefficients
             raise LossAtlasError(f"curvature: x = {x:.6g}, y = {y:.6g}: {error}") from error
 
     def buffers_at(self, theta: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         """Return the running statistics at a point, by the policy of the plane."""
+        buffers = self.origin[1]
         if self.policy == "recompute":
-            return self.problem.recomputed(theta, self.buffers)
+            return self.problem.recomputed(theta, buffers)
         if self.policy == "interpolate":
-            moved = self.buffers + coefficients @ self.axes.buffers
-            return np.where(self.variances & (moved < 0), 0.0, moved)
-        return self.buffers
+            moved = buffers + coefficients @ self.axes.buffers
+            return np.where(variance_mask(self.trajectory) & (moved < 0), 0.0, moved)
+        return buffers
 
     def _extremes(self, theta: np.ndarray, buffers: np.ndarray) -> list[float]:
-        choices = choices_of(self.spec)
-        operator = self.problem.linearize(theta, buffers, **choices)
-        search = (self.spec[key] for key in ("tolerance", "max_products", "seed"))
-        pairs = eigenpairs(operator, 1, 1, *search)
+        spec = self.choices
+        operator = self.problem.linearize(theta, buffers, **choices_of(spec))
+        pairs = eigenpairs(operator, 1, 1, spec["tolerance"], spec["max_products"], spec["seed"])
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.abs(pairs.values[1] / pairs.values[0])
         return [*pairs.values, ratio, *pairs.residuals, *pairs.converged, pairs.products]

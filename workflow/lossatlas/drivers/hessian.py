@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -54,16 +54,18 @@ class HessianJob(Job):
         attributes = {"strategy": choice.strategy, "strategy_note": choice.told, "product_bytes": choice.peak}
         return Plan(attributes | {"agreement": choice.agreement}, f"Hessian products: {choice.told}")
 
-    def as_begun(self, store: Store) -> dict[str, Any]:
-        """Return the driver's choices with the strategy that the store was begun with, whatever is fastest now."""
-        return {**self.choices, "strategy": store.attrs["strategy"]}
+    def as_begun(self, store: Store) -> Self:
+        """Return the job with the strategy that the store was begun with, whatever is fastest now."""
+        return replace(self, spec={**self.spec, self.kind: {**self.choices, "strategy": store.attrs["strategy"]}})
 
 
 @dataclass
 class TeamJob(HessianJob):
-    """A job along points of parameter space, whose units are computed by teams of ranks and save their states."""
+    """A job along points of parameter space, whose units are computed by a ``team`` of ranks and save their states."""
 
     points: Sites | Trajectory
+    saves: Saves | None = field(default=None, kw_only=True)
+    team: Team = field(default=ALONE, kw_only=True)
 
     @classmethod
     @abstractmethod
@@ -73,8 +75,8 @@ class TeamJob(HessianJob):
         """Return the points at which the job works, from the run's trajectory and those of other runs."""
 
     @abstractmethod
-    def team_evaluator(self, store: Store, saves: Saves | None = None, team: Team = ALONE) -> Evaluate:
-        """Return the function that computes the rows of a unit together with the ranks of a team."""
+    def evaluate(self, unit: range) -> np.ndarray:
+        """Return the results of the rows of a unit (row, column), on every rank of the team."""
 
     @classmethod
     def read(cls, args: Namespace, world: World) -> Self:
@@ -91,8 +93,8 @@ class TeamJob(HessianJob):
         return self.points.parameters(0), self.points.buffers(0)
 
     def evaluator(self, store: Store) -> Evaluate:
-        """Return the function that computes the rows of a unit alone, without saving states."""
-        return self.team_evaluator(store)
+        """Return the function that computes the rows of a unit."""
+        return self.as_begun(store).evaluate
 
     def compute(self, store: Store, order: Order, world: World, timing: Timing) -> int:
         """Compute all missing units by teams of ranks; see ``Job.compute``."""
@@ -103,7 +105,7 @@ class TeamJob(HessianJob):
         teams = form_teams(world, size)
         states = store.path.with_name(f"{store.path.name}.states-{store.fingerprint[:12]}")
         saves = Saves(states, 60 * order.save_minutes, teams[0])
-        evaluate = self.team_evaluator(store, saves, teams[0])
+        evaluate = replace(self, saves=saves, team=teams[0]).evaluator(store)
         missing = work_units.compute(store, evaluate, world, timing, order.queue, order.label, teams)
         if world.rank == 0 and not missing:
             saves.clear()

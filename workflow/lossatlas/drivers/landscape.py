@@ -20,10 +20,10 @@ from lossatlas.data import Subset, evaluation_subsets, load_dataset
 from lossatlas.drivers import adaptive_grid, evaluation
 from lossatlas.drivers.base import Job, Order, Plan
 from lossatlas.drivers.inputs import identities, open_others, read_problems
+from lossatlas.drivers.plane import OnPlane, grid_coordinates, grid_points, open_axes
 from lossatlas.errors import LossAtlasError
-from lossatlas.geometry.directions import orthogonalize, read_axes
 from lossatlas.geometry.directions.direction_set import Axes
-from lossatlas.geometry.projection import Others, Path, join, other_arrays, path_arrays, project_path
+from lossatlas.geometry.projection import Others, join, other_arrays, path_arrays
 from lossatlas.geometry.segments import variance_mask
 from lossatlas.io.arrays import Array, create_arrays, unit_store_size
 from lossatlas.io.store import Store
@@ -42,24 +42,6 @@ WORK_ORDER = Array(
     ("row", "number_round"),
     "what a row evaluates: its number (grid points row by row, projected paths, checkpoints), and its round",
 )
-
-
-def grid_coordinates(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coordinates (x, y) of the grid: the path's extent plus a border, or the fixed range.
-
-    An extent of zero borrows the other axis's; with neither, the range is [-1, 1].
-    """
-    low, high = path.coefficients.min(axis=0), path.coefficients.max(axis=0)
-    extent = high - low
-    extent = np.where(extent > 1e-9 * extent.max(), extent, extent.max())
-    axes = []
-    for k, name in enumerate(("x", "y")):
-        interval = spec.get("range", {}).get(name)
-        if interval is None:
-            middle, half = (low[k] + high[k]) / 2, (0.5 + spec["border"]) * extent[k]
-            interval = (middle - half, middle + half) if half > 0 else (-1.0, 1.0)
-        axes.append(np.linspace(*interval, spec["points"][k]))
-    return axes[0], axes[1]
 
 
 def arrays(
@@ -114,7 +96,7 @@ def planned_size(plane: dict, splits: Sequence[str], iterations: int, others: in
 
 
 @dataclass
-class Landscape(Job):
+class Landscape(OnPlane, Job):
     """The loss on a plane, and along the paths that it shows; ``spec["plane"]`` says which points."""
 
     axes: Axes
@@ -130,41 +112,16 @@ class Landscape(Job):
         """Open the axes, the paths and the samples, and rebuild the network on these."""
         spec, trajectory = args.spec, Trajectory(args.trajectory)
         others = Others(open_others(args), spec["plane"].get("paths_losses", True))
-        axes = axes_of_plane(args, trajectory)
+        axes = open_axes(args, trajectory)
         subsets = evaluation_subsets(load_dataset(spec["data"]), spec["evaluation"])
         problems, device = read_problems(args, world, trajectory, subsets, spec["evaluation"]["batch_size"])
         inputs = identities(trajectory, subsets, others.runs, axes)
         return cls(spec, axes, trajectory, problems, subsets, others, inputs=inputs, device=device)
 
     @property
-    def plane(self) -> dict[str, Any]:
-        """The plane's own part of the spec."""
-        return self.spec["plane"]
-
-    @property
     def adaptive(self) -> bool:
         """Whether points are chosen round after round."""
         return self.plane.get("grid", {}).get("mode") == "adaptive"
-
-    @cached_property
-    def center(self) -> np.ndarray:
-        """The point of the plane that the axes begin at, float64 (N,)."""
-        return self.trajectory.parameters(self._center_row).astype(np.float64)
-
-    @property
-    def _center_row(self) -> int:
-        return self.trajectory.row_of(self.plane["center"], "plane.center")
-
-    @cached_property
-    def paths(self) -> list[Path]:
-        """The run's own path projected onto the plane, and those of the other runs.
-
-        Raises:
-            LossAtlasError: another run has another network.
-        """
-        self.others.check(self.trajectory)
-        own = project_path(self.trajectory, self.center, self.axes.vectors)
-        return [own, *self.others.project(self.center, self.axes.vectors)]
 
     @cached_property
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
@@ -180,12 +137,11 @@ class Landscape(Job):
     def plan(self) -> Plan:
         """Choose how points are evaluated: measured at the centre of the grid and its corners."""
         ends = [coordinates[[0, -1]] for coordinates in self.grid]
-        if self.plane.get("batchnorm", "frozen") != "frozen":
+        if self.policy != "frozen":
             return evaluation.one_by_one(self.plane, "plane")
-        row = self._center_row
-        place = self.trajectory.parameters(row), self.axes.vectors, self.trajectory.buffers(row)
+        (center, buffers), vectors = self.origin, self.axes.vectors
         points = np.array([np.mean(ends, axis=1), *itertools.product(*ends)])
-        return evaluation.choose(self.problems, place, points, self.rows, self.plane)
+        return evaluation.choose(self.problems, (center, vectors, buffers), points, self.rows, self.plane)
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store: coordinates and paths at once, results to be filled in."""
@@ -200,13 +156,21 @@ class Landscape(Job):
 
     def evaluator(self, store: Store) -> "Evaluator":
         """Return the function that evaluates the points of a unit."""
-        return Evaluator(store, self.axes, self.trajectory, self.problems, self.others)
+        return Evaluator(self, store)
 
     def compute(self, store: Store, order: Order, world: World, timing: Timing) -> int:
         """Evaluate all points, in an adaptive grid round after round; see ``Job.compute``."""
         with timing("read"):
-            evaluate = self.evaluator(store)
-        return compute(store, evaluate, world, timing, order.queue, order.label)
+            evaluator = self.evaluator(store)
+        while True:
+            evaluator.order = numbers = world.broadcast(planned(store)[:, 0] if world.rank == 0 else None)
+            how = timing, order.queue, order.label
+            if missing := work_units.compute(store, evaluator, world, *how, rows=len(numbers)):
+                return missing
+            with timing("refine" if world.rank == 0 else "idle"):
+                more = world.broadcast(plan_round(store, order.label) if world.rank == 0 else None)
+            if not more:
+                return 0
 
     def _add_order(self, work: zarr.Group, nx: int, ny: int) -> None:
         """Plan the first round: the grid, in an adaptive one its coarse points, and the paths; the end of a unit."""
@@ -220,13 +184,13 @@ class Landscape(Job):
         create_arrays(work, [WORK_ORDER], {"order": order})
 
     def _attributes(self) -> dict:
-        subsets, policy = self.subsets.items(), self.plane.get("batchnorm", "frozen")
+        subsets = self.subsets.items()
         return {
             "title": "Loss surface on a plane",
             "summary": "loss(y, x) = L(theta_c + x d_x + y d_y): mean over the evaluation subset, no weight decay",
             "center": self.plane["center"],
             "grid": self.plane.get("grid", {"mode": "full"}),
-            "batchnorm": f"{evaluation.BATCHNORM[policy]}; of each checkpoint for its true loss",
+            "batchnorm": f"{evaluation.BATCHNORM[self.policy]}; of each checkpoint for its true loss",
             "x_label": self.axes.labels[0],
             "y_label": self.axes.labels[1],
             "variance_share": self.axes.variance_share.tolist(),
@@ -241,9 +205,17 @@ class Landscape(Job):
     def schema(self) -> list[Array]:
         """All arrays of the store but those of ``work``."""
         units = {name: evaluation.units_of_metric(name) for name in evaluation.metric_names(self.problems)}
-        moving = self.plane.get("batchnorm") == "interpolate"
-        own = arrays(units, tuple(self.subsets), self.adaptive, moving, self.axes.labels)
+        moves = self.policy == "interpolate"
+        own = arrays(units, tuple(self.subsets), self.adaptive, moves, self.axes.labels)
         return own + self.others.schema(units)
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """What ``restrict`` takes of BatchNorm."""
+        if self.policy == "frozen":
+            return {}
+        also = {"reference": self.problems["train"]} if self.policy == "recompute" else {"moving": self.axes.buffers}
+        return {"batchnorm": self.policy, **also}
 
     def _known(self) -> dict[str, np.ndarray | list]:
         """Return what is known before anything is evaluated, by array."""
@@ -252,15 +224,15 @@ class Landscape(Job):
         known |= {f"subset_{name}": subset.index for name, subset in self.subsets.items()}
         known |= {f"path_{k}": own.coefficients[:, number] for number, k in enumerate("xy")}
         known |= {"path_residual": own.residual, **self.others.data(others)}
-        if self.plane.get("batchnorm") == "interpolate":
+        if self.policy == "interpolate":
             known["clipped_variances"] = self._clipped(x, y)
         return known
 
     def _clipped(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Count the running variances that are below zero at each grid point (y, x)."""
-        check_moves(self.axes)
+        self.check_moves()
         mask = variance_mask(self.trajectory)
-        center, (along_x, along_y) = self.trajectory.buffers(self._center_row)[mask], self.axes.buffers[:, mask]
+        center, (along_x, along_y) = self.origin[1][mask], self.axes.buffers[:, mask]
         return np.array([[int((center + a * along_x + b * along_y < 0).sum()) for a in x] for b in y])
 
     @staticmethod
@@ -284,58 +256,19 @@ class Landscape(Job):
         return counts
 
 
-def axes_of_plane(args: Namespace, trajectory: Trajectory) -> Axes:
-    """Read the axes that a command line names, y made orthogonal to x where the plane asks for it."""
-    axes = read_axes([args.x, args.y])
-    return orthogonalize(axes, trajectory) if args.spec["plane"]["orthogonalize"] else axes
-
-
-def check_moves(axes: Axes) -> None:
-    """Refuse to move running statistics along axes of which they are not known.
-
-    Raises:
-        LossAtlasError: the axes are no differences of checkpoints.
-    """
-    if axes.buffers is None:
-        raise LossAtlasError(
-            "plane.batchnorm: 'interpolate' needs differences of checkpoints as axes, of which the running "
-            "statistics are known; choose 'frozen' or 'recompute'"
-        )
-
-
 class Evaluator:
     """Evaluates the rows of a landscape store, which ``order`` (row,) gives the numbers of."""
 
-    def __init__(
-        self,
-        store: Store,
-        axes: Axes,
-        trajectory: Trajectory,
-        problems: dict[str, Problem],
-        others: Others | None = None,
-    ):
-        self.problems, evaluated = problems, others.evaluated if others else []
-        self.checkpoints = [*((trajectory, row) for row in range(len(trajectory))), *evaluated]
-        row = trajectory.row_of(store.attrs["center"], "plane.center")
-        center, buffers = trajectory.parameters(row), trajectory.buffers(row)
-        choices = evaluation.evaluated_by(store.attrs)
-        choices |= self._statistics(store.attrs["batchnorm"].split(":")[0], axes)
-        self.planes = [p.restrict(center, axes.vectors, buffers, **choices) for p in problems.values()]
-        x, y = store["x"][:], store["y"][:]
-        grid_points = np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
-        projected = np.stack([store["path_x"][:], store["path_y"][:]], axis=1)
-        self.points = np.concatenate([grid_points, projected])
+    def __init__(self, job: Landscape, store: Store):
+        own = [(job.trajectory, row) for row in range(len(job.trajectory))]
+        self.problems, self.checkpoints = job.problems, own + job.others.evaluated
+        center, buffers = job.origin
+        choices = evaluation.evaluated_by(store.attrs) | job.statistics
+        self.planes = [p.restrict(center, job.axes.vectors, buffers, **choices) for p in job.problems.values()]
+        paths = ["path", *(["other"] if job.others.evaluated else [])]
+        projected = [np.stack([store[f"{path}_{k}"][:] for k in "xy"], axis=1) for path in paths]
+        self.points = np.concatenate([grid_points(store["x"][:], store["y"][:]), *projected])
         self.order = planned(store)[:, 0]
-        if evaluated:
-            elsewhere = np.stack([store["other_x"][:], store["other_y"][:]], axis=1)
-            self.points = np.concatenate([self.points, elsewhere])
-
-    def _statistics(self, batchnorm: str, axes: Axes) -> dict[str, Any]:
-        """Return what ``restrict`` takes of BatchNorm."""
-        if batchnorm == "frozen":
-            return {}
-        also = {"reference": self.problems["train"]} if batchnorm == "recompute" else {"moving": axes.buffers}
-        return {"batchnorm": batchnorm, **also}
 
     def __call__(self, unit: range) -> np.ndarray:
         """Return the metrics of all splits at the points of a unit, one row each."""
@@ -360,23 +293,6 @@ def planned(store: Store) -> np.ndarray:
 
 def _of_round(numbers: np.ndarray, number: int) -> np.ndarray:
     return np.stack([numbers, np.full(len(numbers), number)], axis=1)
-
-
-def compute(store: Store, evaluator: Evaluator, world: World, timing: Timing, queue: str, label: str) -> int:
-    """Evaluate all points, in an adaptive grid round after round; every rank takes part (see ``units.compute``).
-
-    Returns:
-        How many units are still missing; 0 unless the ranks were told to stop.
-    """
-    while True:
-        evaluator.order = world.broadcast(planned(store)[:, 0] if world.rank == 0 else None)
-        missing = work_units.compute(store, evaluator, world, timing, queue, label, rows=len(evaluator.order))
-        if missing:
-            return missing
-        with timing("refine" if world.rank == 0 else "idle"):
-            more = world.broadcast(plan_round(store, label) if world.rank == 0 else None)
-        if not more:
-            return 0
 
 
 def plan_round(store: Store, label: str) -> bool:

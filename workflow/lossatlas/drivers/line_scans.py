@@ -8,13 +8,14 @@ axis, curve by curve; a unit of work is one chunk of it.
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import zarr
 
 from lossatlas.data import Subset, evaluation_subsets, load_dataset
-from lossatlas.drivers import evaluation
+from lossatlas.drivers import base, evaluation
 from lossatlas.drivers.base import Job, Plan
 from lossatlas.drivers.inputs import identities, open_others, read_problems
 from lossatlas.geometry.directions import read_directions
@@ -257,9 +258,20 @@ class LineScan(Job):
         place = center, direction[None], buffers
         return evaluation.choose(self.problems, place, points, self.rows, self.spec["curve"])
 
-    def evaluator(self, store: Store) -> "Evaluator":
-        """Return the function that evaluates the points of a unit."""
-        return Evaluator(self.course, self.problems, evaluation.evaluated_by(store.attrs))
+    def evaluator(self, store: Store) -> base.Evaluate:
+        """Return the function that evaluates the points of a unit, one row each."""
+        how = self.problems["train"], evaluation.evaluated_by(store.attrs)
+
+        @lru_cache(1)  # units come in order, so that the last curve is most often the next one
+        def on(curve: int) -> list[Evaluate]:
+            return [self.course.on(problem, curve, *how) for problem in self.problems.values()]
+
+        def evaluate(unit: range) -> np.ndarray:
+            curves, numbers = np.divmod(np.arange(unit.start, unit.stop), len(self.course.alpha))
+            parts = [(on(curve), numbers[curves == curve]) for curve in np.unique(curves).tolist()]
+            return np.concatenate([np.hstack([at(some) for at in splits]) for splits, some in parts])
+
+        return evaluate
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store: coordinates at once, results to be filled in."""
@@ -301,25 +313,6 @@ class LineScan(Job):
         nonfinite = dict(zip(splits, counts, strict=True))
         store.update(nonfinite_points=nonfinite)
         return {"curves": len(loss), "points": len(alpha), "nonfinite_points": nonfinite}
-
-
-class Evaluator:
-    """Evaluates the points of a store of curves, by number; ``choices`` say how, see ``evaluation.evaluated_by``."""
-
-    def __init__(self, course: Course, problems: dict[str, Problem], choices: dict | None = None):
-        self.course, self.problems, self.choices = course, problems, choices or {}
-        self._ready: tuple[int, list[Evaluate]] = (-1, [])
-
-    def __call__(self, unit: range) -> np.ndarray:
-        """Return the metrics of all splits at the points of a unit, one row each."""
-        curves, numbers = np.divmod(np.arange(unit.start, unit.stop), len(self.course.alpha))
-        return np.concatenate([self._points(curve, numbers[curves == curve]) for curve in np.unique(curves)])
-
-    def _points(self, curve: int, numbers: np.ndarray) -> np.ndarray:
-        if self._ready[0] != curve:  # units come in order, so that the last curve is most often the next one
-            how = curve, self.problems["train"], self.choices
-            self._ready = curve, [self.course.on(problem, *how) for problem in self.problems.values()]
-        return np.hstack([evaluate(numbers) for evaluate in self._ready[1]])
 
 
 def features(alpha: np.ndarray, loss: np.ndarray, ends: tuple[float, float] | None) -> dict[str, float]:

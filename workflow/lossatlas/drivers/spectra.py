@@ -22,9 +22,7 @@ from lossatlas.krylov import Accuracy, Spectrum, Tridiagonal, probe_vectors, qua
 from lossatlas.krylov.lanczos import check_steps
 from lossatlas.krylov.quadrature import BLOCK
 from lossatlas.parallel import work_units
-from lossatlas.parallel.checkpointing import Saves
-from lossatlas.parallel.process_group import ALONE, Team
-from lossatlas.problem import Problem, batchnorm_note, choices_of
+from lossatlas.problem import batchnorm_note, choices_of
 
 
 def block_size(probes: int, tolerance: float | None = None) -> int:
@@ -98,10 +96,6 @@ class Spectra(TeamJob):
         """How many products are computed at most."""
         return len(self.points) * self.choices["probes"] * self.choices["steps"]
 
-    def team_evaluator(self, store: Store, saves: Saves | None = None, team: Team = ALONE) -> "Evaluator":
-        """Return the function that runs Lanczos for the rows of a unit."""
-        return Evaluator(self.as_begun(store), self.points, self.problem, saves, team)
-
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store."""
         spec, sites = self.choices, self.points
@@ -159,33 +153,25 @@ class Spectra(TeamJob):
         store.update(short_runs=int(broken), accuracy=accuracy.statement())
         return {"spectra": len(scalars["trace"]), "short_runs": int(broken), "accuracy:": accuracy.statement()}
 
-
-class Evaluator:
-    """Runs Lanczos for the rows of a unit: some probes at one site; long units save their state."""
-
-    def __init__(self, spec: dict, sites: Sites, problem: Problem, saves: Saves | None = None, team: Team = ALONE):
-        self.spec, self.sites, self.problem, self.saves, self.team = spec, sites, problem, saves, team
-
-    def __call__(self, unit: range) -> np.ndarray:
+    def evaluate(self, unit: range) -> np.ndarray:
         """Return alpha, beta, the number of steps and the site's measures for each row of the unit."""
-        probes, steps = self.spec["probes"], self.spec["steps"]
+        spec, sites = self.choices, self.points
+        probes, steps = spec["probes"], spec["steps"]
         site = unit.start // probes
         numbers = range(unit.start % probes, unit.start % probes + len(unit))
-        choices = choices_of(self.spec)
-        theta, buffers = self.sites.parameters(site), self.sites.buffers(site)
+        choices = choices_of(spec)
+        theta, buffers = sites.parameters(site), sites.buffers(site)
         try:
             operator = self.problem.linearize(theta, buffers, leaves=self.team.leaves, **choices)
-            probe = partial(
-                probe_vectors, operator.size, seed=self.spec["seed"], distribution=self.spec["distribution"]
-            )
+            probe = partial(probe_vectors, operator.size, seed=spec["seed"], distribution=spec["distribution"])
             state = self.saves.unit(unit.start) if self.saves else None
-            runs = quadrature_runs(operator, probe, numbers, steps, self.spec["tolerance"], state, self.team)
+            runs = quadrature_runs(operator, probe, numbers, steps, spec["tolerance"], state, self.team)
         except LossAtlasError as error:
-            raise LossAtlasError(f"spectra: {self.sites.axis} {self.sites.coordinate[site]:.10g}: {error}") from error
-        table = np.zeros((len(unit), 2 * steps + 1 + len(self.sites.measures)))
+            raise LossAtlasError(f"spectra: {sites.axis} {sites.coordinate[site]:.10g}: {error}") from error
+        table = np.zeros((len(unit), 2 * steps + 1 + len(sites.measures)))
         for line, run in zip(table, runs, strict=False):  # probes that were not needed have no steps
             line[: run.steps], line[steps : steps + run.steps], line[2 * steps] = run.alpha, run.beta, run.steps
-        table[:, 2 * steps + 1 :] = [self._measure(name, theta, buffers) for name in self.sites.measures]
+        table[:, 2 * steps + 1 :] = [self._measure(name, theta, buffers) for name in sites.measures]
         return table
 
     def _measure(self, name: str, theta: np.ndarray, buffers: np.ndarray) -> float:

@@ -7,6 +7,7 @@ function of its number and no eigenvector is stored.
 
 from argparse import Namespace
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,9 +21,7 @@ from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.krylov import Eigenpairs, eigenpairs
 from lossatlas.parallel import work_units
-from lossatlas.parallel.checkpointing import Saves
-from lossatlas.parallel.process_group import ALONE, Team
-from lossatlas.problem import Problem, batchnorm_note, choices_of
+from lossatlas.problem import batchnorm_note, choices_of
 
 
 def pairs_of(spec: dict) -> int:
@@ -89,11 +88,12 @@ class Tracking(TeamJob):
     @property
     def products(self) -> int:
         """How many products are computed at most."""
-        return len(self.points.every(self.choices["stride"])) * self.choices["max_products"]
+        return len(self.rows) * self.choices["max_products"]
 
-    def team_evaluator(self, store: Store, saves: Saves | None = None, team: Team = ALONE) -> "Evaluator":
-        """Return the function that searches the pairs of the tracked iterations of a unit."""
-        return Evaluator(self.as_begun(store), self.points, self.problem, saves, team)
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """The rows of the trajectory that are tracked."""
+        return self.points.every(self.choices["stride"])
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store.
@@ -102,7 +102,7 @@ class Tracking(TeamJob):
             LossAtlasError: more pairs than parameters, or a pattern of ``parameters`` that matches none.
         """
         spec, pairs = self.choices, pairs_of(self.choices)
-        size, rows = self.problem.layout.select(spec["parameters"]).size, self.points.every(spec["stride"])
+        size, rows = self.problem.layout.select(spec["parameters"]).size, self.rows
         if pairs > size:
             raise LossAtlasError(f"tracking: largest + smallest is {pairs}; the matrix has only {size} parameters")
         group.attrs.update(
@@ -155,18 +155,7 @@ class Tracking(TeamJob):
         figures = {"iterations": rows, "crossings": int(crossing.sum()), "not_converged": unconverged}
         return figures | {"products": int(scalars[:, 0].sum())}
 
-
-class Evaluator:
-    """Searches the pairs of the tracked iterations of a unit, one after the other."""
-
-    def __init__(
-        self, spec: dict, trajectory: Trajectory, problem: Problem, saves: Saves | None = None, team: Team = ALONE
-    ):
-        self.spec, self.trajectory, self.problem, self.saves, self.team = spec, trajectory, problem, saves, team
-        self.rows = trajectory.every(spec["stride"])
-        self.chosen = selection(problem.layout, spec["parameters"])
-
-    def __call__(self, unit: range) -> np.ndarray:
+    def evaluate(self, unit: range) -> np.ndarray:
         """Return eigenvalues, residuals, flags, overlaps, products and shares, a line for each row of the unit."""
         state = self.saves.unit(unit.start) if self.saves else None
         saved = state.load() if state else None
@@ -174,10 +163,10 @@ class Evaluator:
         before = Eigenpairs(**saved) if saved else self.search(unit.start - 1) if unit.start else None
         for number in unit[len(lines) :]:
             now = self.search(number, before)
-            overlap = np.full((pairs_of(self.spec),) * 2, np.nan)
+            overlap = np.full((pairs_of(self.choices),) * 2, np.nan)
             if before is not None:
                 overlap = np.abs(before.vectors @ now.vectors.T)
-            basis = now.vectors[subspace_of(self.spec)]
+            basis = now.vectors[subspace_of(self.choices)]
             shares = [share_within(vector, basis) for vector in (self.gradient(number), self.step(number))]
             lines.append([*now.values, *now.residuals, *now.converged, *overlap.flat, now.products, *shares])
             before = now
@@ -187,32 +176,31 @@ class Evaluator:
 
     def search(self, number: int, before: Eigenpairs | None = None) -> Eigenpairs:
         """Return the pairs at a tracked iteration, searched from those ``before`` or from a random vector."""
-        row, spec = int(self.rows[number]), self.spec
-        choices = choices_of(spec)
+        row, spec = int(self.rows[number]), self.choices
         start = None if before is None else before.vectors.sum(axis=0)
         try:
-            at = self.trajectory.parameters(row), self.trajectory.buffers(row)
-            operator = self.problem.linearize(*at, leaves=self.team.leaves, **choices)
+            at = self.points.parameters(row), self.points.buffers(row)
+            operator = self.problem.linearize(*at, leaves=self.team.leaves, **choices_of(spec))
             limits = (spec["largest"], spec["smallest"], spec["tolerance"], spec["max_products"], spec["seed"])
             return eigenpairs(operator, *limits, start, self.team)
         except LossAtlasError as error:
-            raise LossAtlasError(f"tracking: iteration {self.trajectory.iterations[row]}: {error}") from error
+            raise LossAtlasError(f"tracking: iteration {self.points.iterations[row]}: {error}") from error
 
     def gradient(self, number: int) -> np.ndarray:
         """Return the gradient of the chosen parameters on the same samples."""
         row = int(self.rows[number])
-        return self._restricted(self.problem.gradient(self.trajectory.parameters(row), self.trajectory.buffers(row)))
+        return self._restricted(self.problem.gradient(self.points.parameters(row), self.points.buffers(row)))
 
     def step(self, number: int) -> np.ndarray:
         """Return how the chosen parameters move until the next recorded iteration; zero at the last."""
         row = int(self.rows[number])
-        after = min(row + 1, len(self.trajectory) - 1)
-        ends = (self.trajectory.parameters(i).astype(np.float64) for i in (row, after))
+        after = min(row + 1, len(self.points) - 1)
+        ends = (self.points.parameters(i).astype(np.float64) for i in (row, after))
         here, there = map(self._restricted, ends)
         return there - here
 
     def _restricted(self, vector: np.ndarray) -> np.ndarray:
-        return np.concatenate([vector[part] for part in self.chosen])
+        return np.concatenate([vector[part] for part in selection(self.problem.layout, self.choices["parameters"])])
 
 
 def match(overlap: np.ndarray) -> np.ndarray:

@@ -66,10 +66,6 @@ class Others:
             if not np.array_equal(other.frozen, trajectory.frozen):
                 raise LossAtlasError(f"plane.paths: run {name!r} has other values of parameters that are not trained")
 
-    def project(self, center: np.ndarray, vectors: np.ndarray) -> list[Path]:
-        """Project every run's path, see ``project_path``."""
-        return [project_path(run, center, vectors) for run in self.runs.values()]
-
     def schema(self, metrics: dict[str, str]) -> list[Array]:
         """Return the arrays of a landscape store that show these runs; ``metrics`` are name -> units."""
         return other_arrays(metrics if self.losses else {}) if self.runs else []

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh, eigvalsh
 
+from lossatlas.io.arrays import Array
+
 COMPONENTS = 10
 """Components that are compared where the solver offers them."""
 
@@ -82,6 +84,19 @@ def similarity(gram: np.ndarray, factor: np.ndarray, rows: np.ndarray, center_ro
     return float(overlap / np.sqrt(np.trace(gram) * np.square(factor).sum()))
 
 
+_PATH, _PER = ("iteration", "component"), ("component",)
+ARRAYS = (
+    Array("iteration", _PATH[:1], "iteration"),
+    Array("component", _PER, "principal component"),
+    Array("path_coordinate", _PATH, "coordinate of the path"),
+    Array("walk_coordinate", _PATH, "coordinate of a random walk with steps as long"),
+    Array("path_share", _PER, "explained variance ratio of the path"),
+    Array("walk_share", _PER, "explained variance ratio of the random walk"),
+    Array("walk_correlation", _PER, "correlation of the coordinates of path and random walk"),
+)
+"""What the store of principal components has of a random walk."""
+
+
 @dataclass
 class Comparison:
     """A run's principal components beside those of a random walk of the same step lengths.
@@ -105,18 +120,11 @@ class Comparison:
         self.path[:, : len(signs)] *= signs
         self.walk[:, : len(signs)] *= signs
 
-    def arrays(self, iterations: np.ndarray) -> dict[str, tuple]:
-        """Return (dimensions, values, long name) of what the store of directions holds of it, by name."""
-        path, per = ("iteration", "component"), ("component",)
-        return {
-            "iteration": (path[:1], iterations, "iteration"),
-            "component": (per, np.arange(1, len(self.share) + 1), "principal component"),
-            "path_coordinate": (path, self.path, "coordinate of the path"),
-            "walk_coordinate": (path, self.walk, "coordinate of a random walk with steps as long"),
-            "path_share": (per, self.share, "explained variance ratio of the path"),
-            "walk_share": (per, self.walk_share, "explained variance ratio of the random walk"),
-            "walk_correlation": (per, self.correlation, "correlation of the coordinates of path and random walk"),
-        }
+    def arrays(self, iterations: np.ndarray) -> dict[Array, np.ndarray]:
+        """Return the values of ``ARRAYS``."""
+        numbers, coordinates = np.arange(1, len(self.share) + 1), (self.path, self.walk)
+        values = iterations, numbers, *coordinates, self.share, self.walk_share, self.correlation
+        return dict(zip(ARRAYS, values, strict=True))
 
 
 def compare(

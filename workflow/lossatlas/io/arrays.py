@@ -4,7 +4,7 @@ A driver says it once; builders, the sizes that are planned, and the documentati
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from lossatlas.io.store import add_array
 class Array:
     """One array of a store: its name, its labelled dimensions, and what it holds.
 
-    ``dtype`` and ``fill_value`` are those of an array that is filled in later.
+    ``dtype`` and ``fill_value`` are those of an array that is filled in later; ``chunks`` is the largest shape of a
+    chunk, that of the whole array where it is left out.
     """
 
     name: str
@@ -28,13 +29,20 @@ class Array:
     description: str = ""
     dtype: Any = "float64"
     fill_value: Any = 0
+    chunks: tuple[int, ...] = ()
+    compress: bool = True
+
+    def chunk(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of a chunk where the array has this one."""
+        return tuple(max(1, min(sizes)) for sizes in zip(shape, self.chunks or shape, strict=True))
 
     def create(self, group: zarr.Group, sizes: Mapping[str, int], data: np.ndarray | list | None = None) -> None:
         """Create it in a group: holding ``data``, or to be filled in, of the ``sizes`` of its dimensions."""
         told = {"long_name": self.long_name, "description": self.description, "units": self.units}
         about: dict[str, Any] = {key: text for key, text in told.items() if text}
+        shape = tuple(sizes[dim] for dim in self.dims) if data is None else np.shape(data)
+        about |= {"chunks": self.chunk(shape), "compress": self.compress}
         if data is None:
-            shape = tuple(sizes[dim] for dim in self.dims)
             about |= {"shape": shape, "dtype": self.dtype, "fill_value": self.fill_value}
         add_array(group, self.name, self.dims, data=data, **about)
 
@@ -56,18 +64,31 @@ def create_arrays(
         array.create(group, sizes, data.get(array.name))
 
 
-def unit_store_size(schema: Iterable[Array], sizes: Mapping[str, int], columns: int, per_unit: int) -> tuple[int, int]:
-    """Return how many files a store of units has, and its bytes before compression, text left out.
+def store_size(schema: Iterable[Array], sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Return how many files a store has, and its bytes before compression, text left out.
 
-    Every array and group has a file of metadata, every array a chunk, and the array of results one for each unit.
+    Every array and group has a file of metadata, every array its chunks.
+
+    Args:
+        sizes: of the dimensions, 1 where it is not known.
+    """
+    files = held = 0
+    for array in schema:
+        shape = [sizes.get(dim, 1) for dim in array.dims]
+        chunk = array.chunk(shape)
+        count = math.prod(-(-n // part) for n, part in zip(shape, chunk, strict=True))
+        files += 1 + count
+        held += count * math.prod(chunk) * np.dtype(array.dtype).itemsize
+    return files + 1, held
+
+
+def unit_store_size(schema: Iterable[Array], sizes: Mapping[str, int], columns: int, per_unit: int) -> tuple[int, int]:
+    """Return ``store_size`` of a store of units, which has an array of results with a chunk for each unit.
 
     Args:
         sizes: of the dimensions, 1 where it is not known; ``row`` is that of the results.
         columns: of the results, with the one that says that a unit is done.
         per_unit: rows of a unit.
     """
-    schema, rows = list(schema), sizes["row"]
-    filled = [math.prod(sizes.get(dim, 1) for dim in array.dims) for array in schema]
-    files = len(schema) + sum(entries > 0 for entries in filled) + 3 + -(-rows // per_unit)
-    held = sum(n * np.dtype(array.dtype).itemsize for n, array in zip(filled, schema, strict=True))
-    return files, held + 8 * rows * columns
+    (files, held), rows = store_size(schema, sizes), sizes["row"]
+    return files + 2 + -(-rows // per_unit), held + 8 * rows * columns

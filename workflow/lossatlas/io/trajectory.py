@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import zarr
 from numpy.typing import DTypeLike
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.io.arrays import Array, create_arrays
 from lossatlas.io.layout import ParameterLayout
-from lossatlas.io.store import Store, add_array, check_chunk, open_finished
+from lossatlas.io.store import Store, check_chunk, open_finished
 
 CHUNK_COLUMNS = 2**20
 CHUNK_BYTES = 256 * 2**20
@@ -55,43 +57,35 @@ class Recording:
             }
         )
         iterations = np.asarray(self.iterations, np.int64)
-        add_array(group, "iteration", ("iteration",), data=iterations, long_name="iteration")
-        self._add_rows(group, "parameters", "parameter", self.layout.size, "layout", "flat parameter vector theta")
-        self._add_rows(group, "buffers", "buffer", self.columns - self.layout.size, "buffers", "floating-point buffers")
-        add_array(
-            group,
-            "frozen",
-            ("frozen_parameter",),
-            data=np.asarray(self.frozen, self.dtype),
-            chunks=(max(1, min(self.frozen.size, CHUNK_COLUMNS)),),
-            long_name="parameters that are not trained",
-            description="order and shapes: attribute 'frozen_layout' of the store",
-        )
-        for name, text in (
-            (
-                "batch_loss",
-                "loss of the mini-batch of the step that starts here, without weight decay (NaN: no step)",
-            ),
-            ("learning_rate", "learning rate of the step that starts here (NaN: no step)"),
-        ):
-            shape, chunks = iterations.shape, (self._rows_per_chunk(),)
-            add_array(group, name, ("iteration",), shape=shape, chunks=chunks, long_name=text)
-        epochs = iterations / (self.steps_per_epoch or np.nan)
-        add_array(group, "epoch", ("iteration",), data=epochs, long_name="passes over the training set")
+        known = {"iteration": iterations, "frozen": np.asarray(self.frozen, self.dtype)}
+        known["epoch"] = iterations / (self.steps_per_epoch or np.nan)
+        create_arrays(group, self.schema, known, **self.sizes)
 
-    def _add_rows(self, group: zarr.Group, name: str, dim: str, columns: int, order: str, text: str) -> None:
-        """Create one array of rows; raw, for weights hardly compress."""
-        add_array(
-            group,
-            name,
-            ("iteration", dim),
-            shape=(len(self.iterations), columns),
-            chunks=(self._rows_per_chunk(), max(1, min(columns, CHUNK_COLUMNS))),
-            dtype=self.dtype,
-            compress=False,
-            long_name=text,
-            description=f"order and shapes: attribute '{order}' of the store",
-        )
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The lengths of the dimensions of the store."""
+        size = self.layout.size
+        columns = {"parameter": size, "buffer": self.columns - size, "frozen_parameter": self.frozen.size}
+        return {"iteration": len(self.iterations), **columns}
+
+    @property
+    def schema(self) -> list[Array]:
+        """The arrays of the store; what hardly compresses lies there raw."""
+        along, rows, order = ("iteration",), self._rows_per_chunk(), "order and shapes: attribute '{}' of the store"
+        layout, buffers, frozen = map(order.format, ("layout", "buffers", "frozen_layout"))
+        weights = partial(Array, dtype=self.dtype, chunks=(rows, CHUNK_COLUMNS), compress=False)
+        loss = "loss of the mini-batch of the step that starts here, without weight decay (NaN: no step)"
+        rate = "learning rate of the step that starts here (NaN: no step)"
+        text = "parameters that are not trained"
+        return [
+            Array("iteration", along, "iteration", dtype="int64"),
+            weights("parameters", (*along, "parameter"), "flat parameter vector theta", description=layout),
+            weights("buffers", (*along, "buffer"), "floating-point buffers", description=buffers),
+            Array("frozen", ("frozen_parameter",), text, "", frozen, self.dtype, chunks=(CHUNK_COLUMNS,)),
+            Array("batch_loss", along, loss, chunks=(rows,)),
+            Array("learning_rate", along, rate, chunks=(rows,)),
+            Array("epoch", along, "passes over the training set"),
+        ]
 
     def _rows_per_chunk(self) -> int:
         """Return how many iterations are buffered and written at once."""

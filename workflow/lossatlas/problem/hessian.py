@@ -6,18 +6,24 @@ from typing import Any, Protocol
 import numpy as np
 
 from lossatlas.errors import LossAtlasError, NonFiniteError
-from lossatlas.io.layout import ParameterLayout
 from lossatlas.krylov.tree_sum import LEAVES, Branch, fold, leaf
 
 Piece = tuple[Any, Any]
 """Inputs and targets of some samples, tensors on the device."""
 
 
-class Chunks(Protocol):
-    """The samples of a problem, cut into chunks."""
+class Differentiable(Protocol):
+    """A loss over samples, cut into chunks, with the matrices of its second derivatives; tensors are the backend's."""
 
+    network: Any
     samples: int
     chunks: list[Piece]
+
+    def matrix(self, operator: str, parameters: tuple[str, ...]) -> Any:
+        """Return the matrix, whose traced graphs serve every theta."""
+
+    def chunk_gradient(self, theta: Any, buffers: Any, chunk: Piece) -> tuple[Any, Any]:
+        """Return loss and gradient of one chunk's mean."""
 
 
 class HessianBase(ABC):
@@ -28,16 +34,47 @@ class HessianBase(ABC):
 
     Args:
         problem: whose samples the matrix is a mean over.
-        layout: the parameters that the matrix is restricted to; N is their number.
-        dtype: the precision of products.
+        operator: ``hessian``, ``ggn`` or ``residual``.
+        parameters: patterns of the names of the parameters that the matrix is restricted to; N is their number.
+        memory_gb: what products may take, all that is kept between them and what one works with; samples are cut into
+            pieces that fit. Not counted are the interpreter, the network, the samples, and the vectors and results
+            outside.
+        strategy: one of the backend's ``PRODUCT_STRATEGIES``; left out the first, or ``auto``: the fastest of them for
+            single vectors, measured here.
+        leaves: which leaves of the samples this process looks at; the others are other ranks' (``krylov.tree_sum``).
+
+    Raises:
+        LossAtlasError: the memory does not suffice for one sample, or an operation has no second derivative.
+        NonFiniteError: the loss or its gradient is NaN or infinite at theta; the message names the chunk.
     """
 
+    theta: Any
+    buffers: Any
+    dtype: np.dtype
+    strategy: str
     block = 1
     """Vectors per product; more are cut into blocks, fewer run as a block of their own size."""
 
-    def __init__(self, problem: Chunks, layout: ParameterLayout, dtype: np.dtype):
-        self.problem, self.samples, self.layout, self.dtype = problem, problem.samples, layout, dtype
-        self.size, self.products = layout.size, 0
+    def __init__(
+        self,
+        problem: Differentiable,
+        theta: np.ndarray,
+        buffers: np.ndarray,
+        operator: str = "hessian",
+        parameters: tuple[str, ...] = ("*",),
+        memory_gb: float = 2.0,
+        strategy: str = "",
+        leaves: range = range(LEAVES),
+    ):
+        self.problem, self.samples, self.network = problem, problem.samples, problem.network
+        self.matrix = problem.matrix(operator, parameters)
+        self.layout, self.size, self.products = self.matrix.chosen, self.matrix.chosen.size, 0
+        self._prepare(theta, buffers, memory_gb, strategy)
+        self._check(leaves)
+
+    @abstractmethod
+    def _prepare(self, theta: np.ndarray, buffers: np.ndarray, memory_gb: float, strategy: str) -> None:
+        """Go to a point, and get ready for products; sets ``theta``, ``buffers``, ``dtype`` and ``strategy``."""
 
     def matvec(self, vector: np.ndarray) -> np.ndarray:
         """Return H v, float64, for ``vector`` of shape (N,)."""

@@ -21,6 +21,14 @@ class Hessian(Protocol):
         """Return H v for every row of ``vectors`` (k, N)."""
 
 
+class Place(NamedTuple):
+    """A subspace theta(c) = center + sum_k c_k direction_k, and the buffers that belong to its center."""
+
+    center: np.ndarray
+    directions: np.ndarray
+    buffers: np.ndarray
+
+
 class Restriction(Protocol):
     """The loss on an affine subspace: theta(c) = center + sum_k c_k direction_k."""
 

@@ -1,7 +1,7 @@
 """All figures: what each is drawn from, by which job, and its caption. Reading it imports no figure.
 
-A figure is a module in ``render/figures`` with its function and its registration, a ``FigureSpec`` of literals
-above its functions; ``MODULES`` lists the modules. Rules, reports, scripts and notebooks find figures here.
+Every module in ``render/figures`` has one or several: a function, and above the functions its registration, a
+``FigureSpec`` of literals. Rules, reports, scripts and notebooks find figures here.
 """
 
 import ast
@@ -9,7 +9,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,20 @@ from typing import Any
 from lossatlas.config.run import STORES, Run
 from lossatlas.errors import LossAtlasError
 
-MODULES = (
-    *("contour", "surface", "training_curve", "metrics", "curvature_map", "line_scans", "random_walk"),
-    *("spectrum", "spectra_between", "tracking"),
-)
-"""Modules of ``render.figures`` with figures, in the order in which reports show these."""
-
 THINGS = {
     "landscape": "plane",
     "metrics": "plane",
     "curvature": "plane",
     "curves": "curve",
-    "spectra_between": "line",
     "pca": "directions",
     "spectra": "spectra",
+    "spectra_between": "line",
     "tracking": "tracking",
 }
-"""What figures show, by the kind of store that they are drawn from; also the wildcard where a run may have several."""
+"""What figures show, by the kind of store that they are drawn from; also the wildcard where a run may have several.
+
+Reports show figures in this order, those of one kind of store by the names of their modules.
+"""
 
 VIDEO_CAPTION = (
     "Training of **{run}** on plane **{plane}**, one frame per recorded iteration. The path on the surface lies at the "
@@ -158,31 +155,37 @@ def figures() -> dict[str, FigureSpec]:
     Raises:
         LossAtlasError: a registration is not made of literals, or names what there is not.
     """
-    found: dict[str, FigureSpec] = {}
-    for module in MODULES:
-        file = Path(__file__).parent / "figures" / f"{module}.py"
-        top = re.split(r"^(?:@|def |class )", file.read_text(), maxsplit=1, flags=re.M)[0]  # all of it takes too long
-        calls = [node.value for node in ast.parse(top).body if isinstance(node, ast.Assign)]
-        read = [_read(c, module) for c in calls if isinstance(c, ast.Call) and ast.unparse(c.func) == "FigureSpec"]
-        if not read:
-            raise LossAtlasError(f"render/figures/{module}.py: no FigureSpec stands above the functions")
-        found |= {figure.kind: figure for figure in read}
-    return found
+    modules = [file for file in sorted(Path(__file__).with_name("figures").glob("*.py")) if file.stem != "__init__"]
+    found = [figure for file in modules for figure in _registered(file)]
+    return {figure.kind: figure for figure in sorted(found, key=lambda figure: [*THINGS].index(figure.needs[0]))}
 
 
-def _read(call: ast.Call, module: str) -> FigureSpec:
-    """Return a registration with what it leaves out filled in."""
-    where = f"render/figures/{module}.py, line {call.lineno}"
+def _registered(file: Path) -> list[FigureSpec]:
+    """Return the registrations in a module, read from its text: each ``NAME = FigureSpec(key=literal, ...)``."""
+    above = re.split(r"^(?:@|def |class )", file.read_text(), maxsplit=1, flags=re.M)[0]  # all of it takes too long
+    calls = [node.value for node in ast.parse(above).body if isinstance(node, ast.Assign)]
+    specs = [call for call in calls if isinstance(call, ast.Call) and ast.unparse(call.func) == "FigureSpec"]
+    if not specs:
+        raise LossAtlasError(f"render/figures/{file.name}: no FigureSpec stands above the functions")
+    return [_figure(spec, file.stem) for spec in specs]
+
+
+def _figure(spec: ast.Call, module: str) -> FigureSpec:
+    """Return what a registration says, with the defaults that its kind and its needs give."""
+    where = f"render/figures/{module}.py, line {spec.lineno}"
     try:
-        given = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-        figure = FigureSpec(**given)
+        figure = FigureSpec(**{str(key.arg): ast.literal_eval(key.value) for key in spec.keywords}, module=module)
     except (TypeError, ValueError) as error:
         raise LossAtlasError(f"{where}: a FigureSpec of literals with its keys is needed: {error}") from error
     for place, need in enumerate(figure.needs):
         if need not in (known := STORES if place else THINGS):
             raise LossAtlasError(f"{where}: needs: no stores {need!r}; there are {', '.join(known)}")
-    defaults = {"rule": f"{figure.kind}_figure", "log": figure.kind, "title": f"{{run}}: {figure.thing}"}
-    return FigureSpec(**{**defaults, **given, "module": module})
+    return replace(
+        figure,
+        rule=figure.rule or f"{figure.kind}_figure",
+        log=figure.log or figure.kind,
+        title=figure.title or f"{{run}}: {figure.thing}",
+    )
 
 
 @cache

@@ -7,13 +7,13 @@ from lossatlas.backends.tensorflow.build import as_loss, build_loss, build_modul
 from lossatlas.backends.tensorflow.checkpoints import read_checkpoint
 from lossatlas.backends.tensorflow.device import Device, device_of, set_up
 from lossatlas.backends.tensorflow.network import FlatNetwork
-from lossatlas.backends.tensorflow.problem import KerasProblem, least_product_bytes, problems
+from lossatlas.backends.tensorflow.problem import KerasProblem, least_product_bytes
 from lossatlas.backends.tensorflow.products import PRODUCT_STRATEGIES
 from lossatlas.backends.tensorflow.recorder import Recorder
 from lossatlas.backends.tensorflow.subspace_loss import POINT_STRATEGIES, PRECISIONS
 from lossatlas.backends.tensorflow.trainer import KerasTrainer, training_steps
 
-Trainer = KerasTrainer
+Problem, Trainer = KerasProblem, KerasTrainer
 
 __all__ = [
     "POINT_STRATEGIES",
@@ -23,6 +23,7 @@ __all__ = [
     "FlatNetwork",
     "KerasProblem",
     "KerasTrainer",
+    "Problem",
     "Recorder",
     "Trainer",
     "as_loss",
@@ -32,7 +33,6 @@ __all__ = [
     "device_of",
     "least_product_bytes",
     "mean_over_samples",
-    "problems",
     "read_checkpoint",
     "set_up",
     "training_steps",

@@ -1,7 +1,7 @@
 """Products with the curvature of a network's mean loss, exact over all samples."""
 
-import math
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +10,7 @@ from lossatlas.backends.tensorflow.agreement import Reference
 from lossatlas.backends.tensorflow.memory import peak_bytes
 from lossatlas.backends.tensorflow.network import to_numpy
 from lossatlas.backends.tensorflow.products import PRODUCT_STRATEGIES, CurvatureMatrix
-from lossatlas.backends.tensorflow.protocols import Differentiable, Samples
+from lossatlas.backends.tensorflow.protocols import Samples
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov.tree_sum import LEAVES, Branch
 from lossatlas.problem import Choice
@@ -26,41 +26,14 @@ SPARE = 32 * 2**20
 
 
 class KerasHessian(HessianBase):
-    """The Hessian of one ``KerasProblem`` at theta (or its relatives, see ``products``).
+    """The Hessian of one ``KerasProblem``; nothing is kept between products but the graphs."""
 
-    Args:
-        operator: ``hessian``, ``ggn`` or ``residual``.
-        parameters: patterns of the names of the parameters that the matrix is restricted to; N is their number.
-        memory_gb: what products may take; samples are cut into pieces that fit. Nothing is kept between products but
-            the graphs.
-        strategy: one of ``products.PRODUCT_STRATEGIES``, or ``auto``: the faster one, measured here.
-        leaves: which leaves of the samples this process looks at; the others are other ranks' (``krylov.tree_sum``).
-
-    Raises:
-        LossAtlasError: the memory does not suffice for one sample, or an operation has no second derivative.
-        NonFiniteError: the loss or its gradient is NaN or infinite at theta; the message names the chunk.
-    """
-
-    def __init__(
-        self,
-        problem: Differentiable,
-        theta: np.ndarray,
-        buffers: np.ndarray,
-        operator: str = "hessian",
-        parameters: tuple[str, ...] = ("*",),
-        memory_gb: float = 2.0,
-        strategy: str = "nested",
-        leaves: range = range(LEAVES),
-    ):
-        self.network, self.matrix = problem.network, problem.matrix(operator, parameters)
-        super().__init__(problem, self.matrix.chosen, np.dtype(self.network.device.dtype))
+    def _prepare(self, theta: np.ndarray, buffers: np.ndarray, memory_gb: float, strategy: str) -> None:
         self.theta, self.buffers = self.network.vector(theta), self.network.vector(buffers)
-        at = self.theta, self.buffers
-        if strategy == "auto":
-            strategy = choose_products(problem, self.matrix, *at, memory_gb, strategy).strategy
-        self.strategy = strategy
-        self._pieces, self.peak = arrange(problem, self.matrix, *at, memory_gb, strategy)
-        self._check(leaves)
+        self.dtype = np.dtype(self.network.device.dtype)
+        at = Point(self.problem, self.matrix, self.theta, self.buffers)
+        self.strategy = at.choose(memory_gb).strategy if strategy == "auto" else strategy or PRODUCT_STRATEGIES[0]
+        self._pieces, self.peak = at.arrange(memory_gb, self.strategy)
 
     def _block(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
         return self._over_pieces(self._pieces, vectors, leaves)
@@ -83,116 +56,84 @@ class KerasHessian(HessianBase):
         return float(value), bool(np.isfinite(value) and np.isfinite(gradient).all())
 
 
-def arrange(
-    problem: Samples, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, strategy: str
-) -> tuple[list[Piece], int]:
-    """Cut the samples into pieces so small that a product stays within the memory; return them and the peak in bytes.
+@dataclass(frozen=True)
+class Point:
+    """A curvature matrix of some samples at theta, and how its products can be computed there."""
 
-    Raises:
-        LossAtlasError: not even one sample fits, or one chunk where chunks must stay whole.
-    """
-    if strategy not in PRODUCT_STRATEGIES:
-        raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(PRODUCT_STRATEGIES)}")
-    budget, vectors = memory_gb * 2**30, 8 * (LEAVES.bit_length() + 3) * matrix.chosen.size
-    pieces = problem.pieces()
-    while True:
-        size = max(len(inputs) for inputs, _ in pieces)
-        largest = next(piece for piece in pieces if len(piece[0]) == size)
-        graph = matrix.graph(strategy, theta, buffers, largest)
-        peak = int(INSIDE * peak_bytes(graph)) + vectors + SPARE
-        if peak <= budget:
-            return pieces, peak
-        if size == 1 or problem.batchnorm == "batch":
-            raise LossAtlasError(
-                f"memory_gb: {memory_gb:.3g} is too little for Hessian products; {strategy} needs about "
-                f"{peak / 2**30:.2g} for {size} sample(s)"
-            )
-        pieces = problem.pieces(max(1, min(size - 1, int(0.9 * size * budget / peak))))
+    problem: Samples
+    matrix: CurvatureMatrix
+    theta: tf.Tensor
+    buffers: tf.Tensor
 
+    def arrange(self, memory_gb: float, strategy: str) -> tuple[list[Piece], int]:
+        """Cut the samples into pieces so small that a product stays within the memory; return them and its peak.
 
-def least_bytes_of(problem: Samples, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, asked: str) -> int:
-    """Return the bytes that products need with the chunks as they are, of all strategies for ``auto``.
+        Raises:
+            LossAtlasError: not even one sample fits, or one chunk where chunks must stay whole.
+        """
+        if strategy not in PRODUCT_STRATEGIES:
+            raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(PRODUCT_STRATEGIES)}")
+        budget, vectors = memory_gb * 2**30, 8 * (LEAVES.bit_length() + 3) * self.matrix.chosen.size
+        pieces = self.problem.pieces()
+        while True:
+            size = max(len(inputs) for inputs, _ in pieces)
+            largest = next(piece for piece in pieces if len(piece[0]) == size)
+            graph = self.matrix.graph(strategy, self.theta, self.buffers, largest)
+            peak = int(INSIDE * peak_bytes(graph)) + vectors + SPARE
+            if peak <= budget:
+                return pieces, peak
+            if size == 1 or self.problem.batchnorm == "batch":
+                raise LossAtlasError(
+                    f"memory_gb: {memory_gb:.3g} is too little for Hessian products; {strategy} needs about "
+                    f"{peak / 2**30:.2g} for {size} sample(s)"
+                )
+            pieces = self.problem.pieces(max(1, min(size - 1, int(0.9 * size * budget / peak))))
 
-    Raises:
-        LossAtlasError: no strategy can be used.
-    """
-    peaks, errors = [], []
-    for name in PRODUCT_STRATEGIES if asked == "auto" else (asked,):
-        try:
-            peaks.append(arrange(problem, matrix, theta, buffers, math.inf, name)[1])
-        except LossAtlasError as error:
-            errors.append(error)
-    if not peaks:
-        raise errors[0]
-    return min(peaks)
+    def candidates(self, memory_gb: float, asked: str, timed: bool = False) -> list[Candidate]:
+        """Return the strategy ``asked``, or for ``auto`` all that can be used, with their pieces of samples.
 
+        Raises:
+            LossAtlasError: there is none; why the first one cannot be.
+        """
+        found, errors = [], []
+        for name in PRODUCT_STRATEGIES if asked == "auto" else (asked,):
+            try:
+                pieces, peak = self.arrange(memory_gb, name)
+                found.append(Candidate(name, peak, self._seconds(name, pieces[0]) if timed else None, pieces))
+            except LossAtlasError as error:
+                errors.append(error)
+        if not found:
+            raise errors[0]
+        return found
 
-def choose_products(
-    problem: Samples, matrix: CurvatureMatrix, theta: tf.Tensor, buffers: tf.Tensor, memory_gb: float, asked: str
-) -> Choice:
-    """Return the strategy ``asked``, or for ``auto`` the faster one that the network allows, once it agrees.
+    def choose(self, memory_gb: float, asked: str = "auto") -> Choice:
+        """Return the strategy ``asked``, or for ``auto`` the faster one that the network allows, once it agrees.
 
-    Raises:
-        LossAtlasError: no strategy can be used, or none agrees with double backward.
-    """
-    at = theta, buffers
-    candidates = _candidates(problem, matrix, *at, memory_gb, PRODUCT_STRATEGIES if asked == "auto" else (asked,))
-    first = candidates[0]
-    reference = Reference(matrix, *at, _parts(problem, first.way[0], first.peak, memory_gb))
+        Raises:
+            LossAtlasError: no strategy can be used, or none agrees with double backward.
+        """
+        candidates = self.candidates(memory_gb, asked, timed=asked == "auto")
+        candidates = ranked_candidates(candidates) if asked == "auto" else candidates
+        first = candidates[0]
+        # Tapes keep twice what a graph does.
+        parts = 1 if self.problem.batchnorm == "batch" else int(np.ceil(2 * first.peak / (memory_gb * 2**30)))
+        reference = Reference(self.matrix, self.theta, self.buffers, parts)
 
-    def compare(one: Candidate) -> ProductAgreement | None:
-        return reference.compare(one.name, one.way[0])
+        def compare(one: Candidate) -> ProductAgreement | None:
+            return reference.compare(one.name, one.way[0])
 
-    choice, dropped = first_that_agrees(candidates, compare, memory_gb)
-    agrees = f"as double backward to {choice.agreement['difference']:.0e}" if choice.agreement else "not finite here"
-    notes = "".join(f"; {error}, so it is left out" for error in dropped)
-    return choice._replace(told=f"{choice.told}, {agrees}{notes}")
+        choice, dropped = first_that_agrees(candidates, compare, memory_gb)
+        agrees = (
+            f"as double backward to {choice.agreement['difference']:.0e}" if choice.agreement else "not finite here"
+        )
+        notes = "".join(f"; {error}, so it is left out" for error in dropped)
+        return choice._replace(told=f"{choice.told}, {agrees}{notes}")
 
-
-def _candidates(
-    problem: Samples,
-    matrix: CurvatureMatrix,
-    theta: tf.Tensor,
-    buffers: tf.Tensor,
-    memory_gb: float,
-    names: tuple[str, ...],
-) -> list[Candidate]:
-    """Return the strategies that can be used with their pieces of samples, the best first; several are measured.
-
-    Raises:
-        LossAtlasError: there is none; why the first one cannot be.
-    """
-    vector = tf.zeros(matrix.chosen.size, theta.dtype)
-    candidates, errors = [], []
-    for name in names:
-        try:
-            pieces, peak = arrange(problem, matrix, theta, buffers, memory_gb, name)
-            seconds = None
-            if len(names) > 1:
-                seconds = _seconds(matrix, name, theta, buffers, pieces[0], vector)
-                seconds *= problem.samples / len(pieces[0][0])
-            candidates.append(Candidate(name, peak, seconds, pieces))
-        except LossAtlasError as error:
-            errors.append(error)
-    if not candidates:
-        raise errors[0]
-    return ranked_candidates(candidates) if len(names) > 1 else candidates
-
-
-def _parts(problem: Samples, piece: Piece, peak: int, memory_gb: float) -> int:
-    """Return into how many parts a piece is cut where tapes keep twice what a graph does, to stay in the memory."""
-    if problem.batchnorm == "batch":
-        return 1
-    return min(len(piece[0]), int(np.ceil(2 * peak / (memory_gb * 2**30))))
-
-
-def _seconds(
-    matrix: CurvatureMatrix, strategy: str, theta: tf.Tensor, buffers: tf.Tensor, piece: Piece, vector: tf.Tensor
-) -> float:
-    """Return the shortest time of three products on one piece, after one that traces."""
-    times = []
-    for _ in range(4):
-        started = time.perf_counter()
-        to_numpy(matrix.product(strategy, theta, buffers, piece, vector))
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
+    def _seconds(self, strategy: str, piece: Piece) -> float:
+        """Return the shortest time of three products over all samples, from that on one piece; a first one traces."""
+        vector, times = tf.zeros(self.matrix.chosen.size, self.theta.dtype), []
+        for _ in range(4):
+            started = time.perf_counter()
+            to_numpy(self.matrix.product(strategy, self.theta, self.buffers, piece, vector))
+            times.append(time.perf_counter() - started)
+        return min(times[1:]) * self.problem.samples / len(piece[0])

@@ -1,6 +1,6 @@
 """The mean loss of a Keras model over fixed samples, evaluated on the flat parameter vector."""
 
-from typing import Unpack
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -9,7 +9,7 @@ from lossatlas.backends.tensorflow.batchnorm import batchnorms, reestimated, sta
 from lossatlas.backends.tensorflow.build import Loss, sample_losses
 from lossatlas.backends.tensorflow.checks import probe, to_tensors
 from lossatlas.backends.tensorflow.graphs import Graphs
-from lossatlas.backends.tensorflow.hessian import KerasHessian, choose_products, least_bytes_of
+from lossatlas.backends.tensorflow.hessian import KerasHessian, Point
 from lossatlas.backends.tensorflow.network import FlatNetwork, to_numpy
 from lossatlas.backends.tensorflow.points import compare
 from lossatlas.backends.tensorflow.products import CurvatureMatrix
@@ -20,52 +20,31 @@ from lossatlas.backends.tensorflow.subspace_loss import (
     Recomputed,
     Restriction,
 )
-from lossatlas.data import Split, Subset
+from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Choice, Evaluation, with_standard_error
-from lossatlas.problem.checks import BATCHNORM, check_one_of
+from lossatlas.problem.base import ProblemBase
 from lossatlas.problem.hessian import Piece
-from lossatlas.problem.protocol import LocalProductChoices
+from lossatlas.problem.protocol import Place
 
 
-class KerasProblem:
-    """A ``Problem`` on TensorFlow; see there. Samples are cut into chunks once and stay on the device.
+class KerasProblem(ProblemBase):
+    """The problem on TensorFlow."""
 
-    Args:
-        batch_size: samples per chunk; a last one that is smaller weighs less.
-        batchnorm: ``frozen``, BatchNorm normalises by the buffers that belong to theta, or ``batch``, by mean and
-            variance over the samples of each chunk: another loss, in which the chunks matter. Networks without
-            BatchNorm have one loss.
+    MATRIX, HESSIAN, RECOMPUTED, INTERPOLATED = CurvatureMatrix, KerasHessian, Recomputed, Interpolated
 
-        metrics: more to evaluate besides, by name: functions (outputs, targets) -> mean over the samples.
-
-    Raises:
-        LossAtlasError: the network does not accept the samples, or loss or metrics do not accept its outputs.
-    """
-
-    def __init__(
-        self,
-        network: FlatNetwork,
-        loss: Loss,
-        split: Split,
-        batch_size: int,
-        batchnorm: str = "frozen",
-        metrics: dict[str, Loss] | None = None,
-    ):
-        check_one_of("batchnorm", batchnorm, BATCHNORM)
-        self.network, self.loss, self.layout, self.samples = network, loss, network.layout, len(split)
+    def _take(self, loss: Loss, split: Split, batch_size: int, batchnorm: str) -> None:
+        self.loss, network = loss, self.network
         inputs, targets = to_tensors(split, network)
-        self.own = metrics or {}
         self.classes = probe(network, loss, inputs, targets, self.own)
         if self.classes:  # targets that are ignored count neither as hits nor as misses
             self._share = float(tf.reduce_mean(tf.cast(self._counted(targets), tf.float64)))
             self.classes = self._share > 0
         self.class_count = int(network.model(inputs[:1], training=False).shape[-1]) if self.classes else None
         self.metric_names = ("loss", *(["accuracy"] if self.classes else []), *self.own, "loss_standard_error")
-        self.batchnorm = batchnorm if batchnorms(network.model) else "frozen"
+        self.batchnorm = batchnorm if self.has_batchnorm else "frozen"
         places = range(0, len(inputs), batch_size)
         self.chunks = [(inputs[i : i + batch_size], targets[i : i + batch_size]) for i in places]
-        self._matrices: dict[tuple, CurvatureMatrix] = {}
         self._inputs = inputs
         self.sums, self._statistics = Graphs(self._measure), Graphs(self._reestimate)
 
@@ -80,38 +59,18 @@ class KerasProblem:
             total += to_numpy(self.sums(theta, buffers, inputs, targets)) * len(inputs)
         return with_standard_error(total / self.samples, self.samples)
 
-    def restrict(
-        self,
-        center: np.ndarray,
-        directions: np.ndarray,
-        buffers: np.ndarray,
-        strategy: str = "graph",
-        precision: str = "full",
-        batchnorm: str = "frozen",
-        reference: "KerasProblem | None" = None,
-        moving: np.ndarray | None = None,
-    ) -> Restriction:
-        """Return the loss on center + span(directions), with everything on the device.
+    @property
+    def has_batchnorm(self) -> bool:
+        """Whether the network has BatchNorm that is trained."""
+        return bool(batchnorms(self.network.model))
 
-        Args:
-            batchnorm: ``frozen``, the given buffers hold at every point; ``recompute``, each point has the statistics
-                of its own, estimated on the samples of ``reference`` (by default of this problem); or
-                ``interpolate``, buffers move with the coefficients along ``moving`` (k, buffer), variances clipped.
-
-        Raises:
-            LossAtlasError: there is no such strategy or precision; there is one of each.
-        """
-        place = self, center, directions, buffers
-        if batchnorm == "interpolate":
-            return Interpolated(*place, moving)
-        if batchnorm == "recompute" and batchnorms(self.network.model):
-            return Recomputed(*place, reference or self)
-        if batchnorm == "frozen" and (strategy not in ("auto", *POINT_STRATEGIES) or precision not in PRECISIONS):
+    def _restrict(self, place: Place, strategy: str, precision: str) -> Restriction:
+        if strategy not in ("", "auto", *POINT_STRATEGIES) or precision not in PRECISIONS:
             raise LossAtlasError(
                 f"planes: strategy {strategy!r}, precision {precision!r}; TensorFlow evaluates points by strategy "
                 "'graph' in precision 'full'"
             )
-        return Restriction(*place)
+        return Restriction(self, place)
 
     def choose_evaluation(
         self,
@@ -145,18 +104,6 @@ class KerasProblem:
         value, gradient = self.matrix().gradient(theta, buffers, *chunk)
         return to_numpy(value), to_numpy(gradient)
 
-    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> KerasHessian:
-        """Return the Hessian at theta; ``choices`` are those of ``KerasHessian``."""
-        return KerasHessian(self, theta, buffers, **choices)
-
-    def matrix(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> CurvatureMatrix:
-        """Return the matrix, whose traced graphs serve every theta."""
-        key = (operator, tuple(parameters))
-        if key not in self._matrices:
-            chosen = self.layout.select(parameters)
-            self._matrices[key] = CurvatureMatrix(self.network, self.loss, operator, chosen, self.batchnorm)
-        return self._matrices[key]
-
     def choose_strategy(
         self,
         theta: np.ndarray,
@@ -170,7 +117,7 @@ class KerasProblem:
     ) -> Choice:
         """Return how products are to be computed; vectors come one by one, whatever ``width`` and ``count``."""
         theta, buffers = self.network.vector(theta), self.network.vector(buffers)
-        return choose_products(self, self.matrix(operator, parameters), theta, buffers, memory_gb, strategy)
+        return Point(self, self.matrix(operator, parameters), theta, buffers).choose(memory_gb, strategy)
 
     def pieces(self, most: int | None = None) -> list[Piece]:
         """Return the chunks, cut further into pieces of at most ``most`` samples."""
@@ -222,17 +169,4 @@ def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: di
     problem = KerasProblem(network, loss, few, chunk, spec["batchnorm"])
     matrix = problem.matrix(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
     at = network.vector(network.parameters()), network.vector(network.buffers())
-    return least_bytes_of(problem, matrix, *at, spec["strategy"])
-
-
-def problems(
-    network: FlatNetwork,
-    loss: Loss,
-    subsets: dict[str, Subset],
-    batch_size: int,
-    batchnorm: str = "frozen",
-    metrics: dict[str, Loss] | None = None,
-) -> dict[str, KerasProblem]:
-    """Return one problem per evaluation subset; they share the network."""
-    how = batch_size, batchnorm, metrics
-    return {name: KerasProblem(network, loss, subset.samples, *how) for name, subset in subsets.items()}
+    return min(one.peak for one in Point(problem, matrix, *at).candidates(math.inf, spec["strategy"]))

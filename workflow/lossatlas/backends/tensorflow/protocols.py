@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 from lossatlas.backends.tensorflow.network import FlatNetwork
-from lossatlas.backends.tensorflow.products import CurvatureMatrix
 from lossatlas.problem.hessian import Piece
 
 
@@ -20,18 +19,6 @@ class Samples(Protocol):
 
     def pieces(self, most: int | None = None) -> list[Piece]:
         """Return the chunks, cut further into pieces of at most ``most`` samples."""
-
-
-class Differentiable(Samples, Protocol):
-    """A loss over samples, with the matrices of its second derivatives."""
-
-    network: FlatNetwork
-
-    def matrix(self, operator: str, parameters: tuple[str, ...]) -> CurvatureMatrix:
-        """Return the matrix, whose traced graphs serve every theta."""
-
-    def chunk_gradient(self, theta: tf.Tensor, buffers: tf.Tensor, chunk: Piece) -> tuple[np.ndarray, np.ndarray]:
-        """Return loss and gradient of one chunk's mean."""
 
 
 class Evaluator(Protocol):

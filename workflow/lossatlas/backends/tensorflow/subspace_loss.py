@@ -6,6 +6,7 @@ import tensorflow as tf
 from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.network import to_numpy
 from lossatlas.backends.tensorflow.protocols import Evaluator, Statistics
+from lossatlas.problem.protocol import Place
 
 POINT_STRATEGIES, PRECISIONS = ("graph",), ("full",)
 """How points can be evaluated."""
@@ -14,9 +15,9 @@ POINT_STRATEGIES, PRECISIONS = ("graph",), ("full",)
 class Restriction:
     """Frozen buffers hold at every point."""
 
-    def __init__(self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
+    def __init__(self, problem: Evaluator, place: Place):
         self.problem, self.vector = problem, problem.network.vector
-        self.center, self.directions, self.buffers = map(self.vector, (center, directions, buffers))
+        self.center, self.directions, self.buffers = map(self.vector, place)
         self._place = Graphs(_moved)
 
     def metrics(self, points: np.ndarray) -> np.ndarray:
@@ -44,10 +45,8 @@ class Restriction:
 class Recomputed(Restriction):
     """BatchNorm's statistics are estimated anew at each point, from the samples of ``reference``."""
 
-    def __init__(
-        self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, reference: Statistics
-    ):
-        super().__init__(problem, center, directions, buffers)
+    def __init__(self, problem: Evaluator, place: Place, reference: Statistics):
+        super().__init__(problem, place)
         self.reference = reference
 
     def buffers_at(self, theta: tf.Tensor, coefficients: np.ndarray) -> tf.Tensor:
@@ -58,11 +57,9 @@ class Recomputed(Restriction):
 class Interpolated(Restriction):
     """Buffers move along with the parameters, on ``moving`` (k, buffer); variances below zero are set to zero."""
 
-    def __init__(
-        self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, moving: np.ndarray
-    ):
-        super().__init__(problem, center, directions, buffers)
-        self.start, self.moving = np.asarray(buffers, np.float64), moving
+    def __init__(self, problem: Evaluator, place: Place, moving: np.ndarray):
+        super().__init__(problem, place)
+        self.start, self.moving = np.asarray(place.buffers, np.float64), moving
         self.variances = problem.network.variances()
 
     def buffers_at(self, theta: tf.Tensor, coefficients: np.ndarray) -> tf.Tensor:

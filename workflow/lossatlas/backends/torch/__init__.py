@@ -7,11 +7,11 @@ from lossatlas.backends.torch.hvp.strategies import PRODUCT_STRATEGIES
 from lossatlas.backends.torch.inputs import as_direction, collect, load_weights
 from lossatlas.backends.torch.losses import is_cross_entropy, mean_over_samples
 from lossatlas.backends.torch.network import FlatNetwork
-from lossatlas.backends.torch.problem import TorchProblem, least_product_bytes, problems
+from lossatlas.backends.torch.problem import TorchProblem, least_product_bytes
 from lossatlas.backends.torch.subspace.subspace_loss import POINT_STRATEGIES, PRECISIONS
 from lossatlas.backends.torch.trainer import TorchTrainer, training_steps
 
-Trainer = TorchTrainer
+Problem, Trainer = TorchProblem, TorchTrainer
 
 __all__ = [
     "POINT_STRATEGIES",
@@ -19,6 +19,7 @@ __all__ = [
     "PRODUCT_STRATEGIES",
     "Device",
     "FlatNetwork",
+    "Problem",
     "TorchProblem",
     "TorchTrainer",
     "Trainer",
@@ -34,7 +35,6 @@ __all__ = [
     "load_weights",
     "mean_over_samples",
     "own_modes",
-    "problems",
     "read_checkpoint",
     "read_pretrained",
     "set_up",

@@ -2,7 +2,7 @@
 
 import hashlib
 from functools import cached_property
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,41 +19,21 @@ from lossatlas.backends.torch.losses import ClassLoss, Loss, OverSamples, chosen
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.subspace.autotune import choose_evaluation
 from lossatlas.backends.torch.subspace.subspace_loss import Eager, Interpolated, Recomputed, Staged, restrict
-from lossatlas.data import Split, Subset
+from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Choice, Evaluation, with_standard_error
-from lossatlas.problem.checks import BATCHNORM, check_one_of
-from lossatlas.problem.protocol import LocalProductChoices
+from lossatlas.problem.base import ProblemBase
+from lossatlas.problem.protocol import Place
 
 
-class TorchProblem:
-    """A ``Problem`` on PyTorch; see there. Samples are cut into chunks once and stay on the device.
+class TorchProblem(ProblemBase):
+    """The problem on PyTorch."""
 
-    Args:
-        batch_size: samples per chunk; a last one that is smaller weighs less.
-        batchnorm: ``frozen``, BatchNorm normalises by the buffers that belong to theta, or ``batch``, by mean and
-            variance over the samples of each chunk: another loss, in which the chunks matter. Buffers are then not
-            read. Networks without BatchNorm have one loss.
+    MATRIX, HESSIAN, RECOMPUTED, INTERPOLATED = CurvatureMatrix, TorchHessian, Recomputed, Interpolated
 
-        metrics: more to evaluate besides, by name: functions (outputs, targets) -> mean over the samples.
-
-    Raises:
-        LossAtlasError: the network does not accept the samples, or loss or metrics do not accept its outputs.
-    """
-
-    def __init__(
-        self,
-        network: FlatNetwork,
-        loss: Loss,
-        split: Split,
-        batch_size: int,
-        batchnorm: str = "frozen",
-        metrics: dict[str, Loss] | None = None,
-    ):
-        check_one_of("batchnorm", batchnorm, BATCHNORM)
-        self.network, self.layout, self.samples = network, network.layout, len(split)
+    def _take(self, loss: Loss, split: Split, batch_size: int, batchnorm: str) -> None:
+        network = self.network
         self._all = inputs, targets = to_tensors(split, network)
-        self.own = metrics or {}
         self.fit = fit(network, loss, self._all, self.own, batch_size, batchnorm)
         known = recognised(loss)
         self.loss = loss if known is None else OverSamples(known, targets, network.theta)
@@ -67,7 +47,6 @@ class TorchProblem:
         ends = self.chunks[0][0], self.chunks[-1][0]  # the last one may be too small
         if batchnorm == "batch" and all(has_batchnorm(network.module, chunk) for chunk in ends):
             self.batchnorm = "batch"
-        self._matrices: dict[tuple, CurvatureMatrix] = {}
         self._estimates: dict[bytes, np.ndarray] = {}
 
     def _loss_of_each(self) -> Loss | None:
@@ -142,29 +121,13 @@ class TorchProblem:
         self.network.load(theta=theta, buffers=buffers)
         return self.means(self.evaluate(self.chunks))
 
-    def restrict(
-        self,
-        center: np.ndarray,
-        directions: np.ndarray,
-        buffers: np.ndarray,
-        strategy: str = "eager",
-        precision: str = "full",
-        batchnorm: str = "frozen",
-        reference: "TorchProblem | None" = None,
-        moving: np.ndarray | None = None,
-    ) -> Eager | Staged:
-        """Return the loss on center + span(directions), with everything on the device; see ``subspace_loss``.
+    @property
+    def has_batchnorm(self) -> bool:
+        """Whether the network has BatchNorm whose statistics can be estimated."""
+        return has_batchnorm(self.network.module, self.chunks[0][0])
 
-        Args:
-            batchnorm: ``frozen``, the given buffers hold at every point; ``recompute``, each point has the statistics
-                of its own, estimated on the samples of ``reference`` (by default of this problem); or
-                ``interpolate``, buffers move with the coefficients along ``moving`` (k, buffer), variances clipped.
-        """
-        if batchnorm == "interpolate":
-            return Interpolated(self, center, directions, buffers, moving)
-        if batchnorm == "recompute" and has_batchnorm(self.network.module, self.chunks[0][0]):
-            return Recomputed(self, center, directions, buffers, reference or self)
-        return restrict(self, center, directions, buffers, strategy, precision)
+    def _restrict(self, place: Place, strategy: str, precision: str) -> Eager | Staged:
+        return restrict(self, place, strategy or "eager", precision)
 
     def choose_evaluation(
         self,
@@ -177,7 +140,7 @@ class TorchProblem:
         precision: str = "full",
     ) -> Evaluation:
         """Return how ``count`` points are to be evaluated; see ``subspace.autotune``."""
-        return choose_evaluation(self, (center, directions, buffers), points, count, strategy, precision)
+        return choose_evaluation(self, Place(center, directions, buffers), points, count, strategy, precision)
 
     def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the gradient of the mean loss at theta, shape (N,), float64."""
@@ -193,10 +156,6 @@ class TorchProblem:
         self.network.load(theta=theta)
         return self.statistics(buffers)
 
-    def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> TorchHessian:
-        """Return the Hessian at theta; ``choices`` are those of ``TorchHessian``."""
-        return TorchHessian(self, theta, buffers, **choices)
-
     def chunk_gradient(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return loss and gradient of one chunk's mean."""
         whole, theta = self.matrix(), theta.detach().requires_grad_(True)
@@ -204,14 +163,6 @@ class TorchProblem:
             value = self.loss(whole.outputs(whole.parts(theta), theta, buffers, chunk[0]), chunk[1])
             (gradient,) = torch.autograd.grad(value, theta)
         return value.detach(), gradient
-
-    def matrix(self, operator: str = "hessian", parameters: tuple[str, ...] = ("*",)) -> CurvatureMatrix:
-        """Return the matrix, whose traced graphs serve every theta."""
-        key = (operator, tuple(parameters))
-        if key not in self._matrices:
-            chosen = self.layout.select(parameters)
-            self._matrices[key] = CurvatureMatrix(self.network, self.loss, operator, chosen, self.batchnorm)
-        return self._matrices[key]
 
     def choose_strategy(
         self,
@@ -385,16 +336,3 @@ def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: di
     matrix = problem.matrix(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
     at = own.theta.clone(), own.vector(own.buffers())
     return least_bytes_of(problem, matrix, *at, spec["strategy"], spec["memory_gb"] * 2**30)
-
-
-def problems(
-    network: FlatNetwork,
-    loss: Loss,
-    subsets: dict[str, Subset],
-    batch_size: int,
-    batchnorm: str = "frozen",
-    metrics: dict[str, Loss] | None = None,
-) -> dict[str, TorchProblem]:
-    """Return one problem per evaluation subset; they share the network."""
-    how = batch_size, batchnorm, metrics
-    return {name: TorchProblem(network, loss, subset.samples, *how) for name, subset in subsets.items()}

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from lossatlas.backends.torch.hvp.products import CurvatureMatrix
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.problem.hessian import Piece
 
@@ -22,18 +21,6 @@ class Samples(Protocol):
 
     def some(self, count: int) -> Piece:
         """Return up to ``count`` samples, spread evenly over all."""
-
-
-class Differentiable(Samples, Protocol):
-    """A loss over samples, with the matrices of its second derivatives."""
-
-    network: FlatNetwork
-
-    def matrix(self, operator: str, parameters: tuple[str, ...]) -> CurvatureMatrix:
-        """Return the matrix, whose traced graphs serve every theta."""
-
-    def chunk_gradient(self, theta: Tensor, buffers: Tensor, chunk: Piece) -> tuple[Tensor, Tensor]:
-        """Return loss and gradient of one chunk's mean."""
 
 
 class Evaluator(Protocol):

@@ -1,7 +1,8 @@
 """From the config's ``directions`` to a store of raw and used directions, and from stores to a plane's axes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,13 @@ import numpy as np
 import zarr
 
 from lossatlas.errors import LossAtlasError
-from lossatlas.geometry.directions.difference import difference
-from lossatlas.geometry.directions.file import from_file
-from lossatlas.geometry.directions.pca import pca
-from lossatlas.geometry.directions.random import random
 from lossatlas.geometry.directions.streams import column_sum
-from lossatlas.geometry.directions.unnormalized import RawDirections
+from lossatlas.geometry.directions.unnormalized import RawDirections, Source
 from lossatlas.geometry.normalization import drop, normalize
+from lossatlas.io.arrays import Array, create_arrays
 from lossatlas.io.layout import ParameterLayout
-from lossatlas.io.store import add_array, open_finished
-from lossatlas.io.trajectory import Trajectory
+from lossatlas.io.store import Store, open_finished
+from lossatlas.io.trajectory import CHUNK_COLUMNS, Trajectory
 from lossatlas.parallel.process_group import ALONE, Team
 
 _PARALLEL = 1e-6
@@ -48,70 +46,52 @@ class DirectionSet:
                 **self.raw.notes,
             }
         )
-        dims = ("direction", "parameter")
-        add_array(group, "direction", dims[:1], data=self.raw.labels, long_name="direction")
-        for name, vectors, text in (
-            ("raw", self.raw.vectors, "direction before normalisation"),
-            ("used", self.used, "direction in use: ignored kinds zeroed, normalised"),
-        ):
-            add_array(
-                group,
-                name,
-                dims,
-                data=vectors,
-                chunks=(1, min(vectors.shape[1], 2**20)),
-                compress=False,
-                long_name=text,
-            )
+        raw, used = self.raw, self.used
+        bend = np.array([angles(np.stack(pair))[0, 1] for pair in zip(raw.vectors, used, strict=True)])
+        known: dict[str, np.ndarray | list] = {"direction": raw.labels, "bend": bend, **raw.values}
+        known["variance_share"] = self.variance_share
+        for name, vectors in (("raw", raw.vectors), ("used", used)):
             norms = np.linalg.norm(vectors, axis=1)
-            add_array(group, f"{name}_norm", dims[:1], data=norms, long_name=f"Euclidean norm of '{name}'")
-            add_array(
-                group,
-                f"{name}_angle",
-                ("direction", "other_direction"),
-                data=angles(vectors),
-                units="degree",
-                long_name=f"angles between rows of '{name}'",
-            )
-        if self.raw.buffers is not None:
-            text = "difference of the running statistics that goes with 'raw'"
-            add_array(group, "buffers", ("direction", "buffer"), data=self.raw.buffers, long_name=text)
-        bend = np.array([angles(np.stack(pair))[0, 1] for pair in zip(self.raw.vectors, self.used, strict=True)])
-        add_array(group, "bend", dims[:1], data=bend, units="degree", long_name="angle between 'raw' and 'used'")
-        add_array(
-            group,
-            "variance_share",
-            dims[:1],
-            data=self.variance_share,
-            long_name="share of the path's variance along 'used'",
-        )
-        for name, values in self.raw.values.items():
-            add_array(group, name, dims[:1], data=values, long_name=name.replace("_", " "))
-        for name, (along, values, text) in self.raw.arrays.items():
-            add_array(group, name, along, data=values, long_name=text)
+            known |= {name: vectors, f"{name}_norm": norms, f"{name}_angle": angles(vectors)}
+        known |= {} if raw.buffers is None else {"buffers": raw.buffers}
+        known |= {array.name: values for array, values in raw.arrays.items()}
+        own = [Array(name, ("direction",), name.replace("_", " ")) for name in raw.values]
+        create_arrays(group, [*arrays(raw.buffers is not None), *own, *raw.arrays], known)
+
+
+def arrays(moves: bool = False) -> list[Array]:
+    """Return the arrays of all stores of directions; ``moves`` says whether running statistics go along with these."""
+    each, chosen = ("direction",), [Array("direction", ("direction",), "direction")]
+    for name, text in (
+        ("raw", "direction before normalisation"),
+        ("used", "direction in use: ignored kinds zeroed, normalised"),
+    ):
+        chosen += [
+            Array(name, (*each, "parameter"), text, chunks=(1, CHUNK_COLUMNS), compress=False),
+            Array(f"{name}_norm", each, f"Euclidean norm of '{name}'"),
+            Array(f"{name}_angle", (*each, "other_direction"), f"angles between rows of '{name}'", "degree"),
+        ]
+    text = "difference of the running statistics that goes with 'raw'"
+    chosen += [Array("buffers", (*each, "buffer"), text)] if moves else []
+    bend = Array("bend", each, "angle between 'raw' and 'used'", "degree")
+    return [*chosen, bend, Array("variance_share", each, "share of the path's variance along 'used'")]
 
 
 def make_directions(
     spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], threads: int = 1, team: Team = ALONE
 ) -> DirectionSet:
-    """Make the directions of one entry of the config; ``threads`` of each rank of the ``team`` share what they can.
+    """Make the directions of one entry of the config by ``make`` of the module here that is named after their kind.
+
+    Args:
+        others: trajectories of other runs by name.
+        threads: of each rank of the ``team``, which share what they can.
 
     Raises:
         LossAtlasError: they cannot be made; the message says why.
     """
-    center = trajectory.row_of(spec["center"], "directions.center")
-
-    def components() -> RawDirections:
-        solver = spec["center_rows"], spec["solver"], spec["seed"]
-        return pca(trajectory, center, spec["count"], *solver, threads, team)
-
-    makers: dict[str, Callable[[], RawDirections]] = {
-        "random": lambda: random(trajectory.layout.size, spec["count"], spec["seed"]),
-        "pca": components,
-        "difference": lambda: difference(trajectory, center, spec["to"], others),
-        "file": lambda: from_file(Path(spec["path"]), trajectory.layout),
-    }
-    return complete(makers[spec["kind"]](), spec, trajectory, threads, team)
+    source = Source(trajectory, trajectory.row_of(spec["center"], "directions.center"), others, threads, team)
+    kind = import_module(f"lossatlas.geometry.directions.{spec['kind']}")
+    return complete(kind.make(spec, source), spec, trajectory, threads, team)
 
 
 def complete(
@@ -184,6 +164,30 @@ class Axes:
         return {"angle": angle, "angle_given": given, **ends}
 
 
+@dataclass(frozen=True)
+class _Direction:
+    """One direction of a store, the vector in use.
+
+    ``buffers`` are the differences of running statistics that go with it, None where it is no difference of
+    checkpoints. ``end`` names the checkpoint that it leads to, None where it leads to none or was bent on the way.
+    """
+
+    vector: np.ndarray
+    label: str
+    of_set: str
+    variance_share: float
+    buffers: np.ndarray | None
+    end: str | None
+
+    @classmethod
+    def read(cls, store: Store, k: int, of_set: str) -> "_Direction":
+        vector, label = store["used"][k], str(store["direction"][k])
+        buffers = store["buffers"][k] if "buffers" in store.group else None
+        straight = buffers is not None and np.array_equal(store["raw"][k], vector)
+        end = label.removeprefix("to ") if straight else None
+        return cls(vector, label, of_set, float(store["variance_share"][k]), buffers, end)
+
+
 def read_directions(parts: Sequence[tuple[Path, int | None]]) -> Axes:
     """Read any number of directions, each as (store, number); no number stands for all of a store.
 
@@ -192,27 +196,23 @@ def read_directions(parts: Sequence[tuple[Path, int | None]]) -> Axes:
     Raises:
         LossAtlasError: a set has fewer directions than asked for.
     """
-    vectors, labels, sets, shares, buffers, identities = [], [], [], [], [], {}
-    ends: list[str | None] = []
+    found: list[_Direction] = []
+    identities = {}
     for path, number in parts:
         store = open_finished(path)
         available = store["used"].shape[0]
         if number is not None and number >= available:
             raise LossAtlasError(f"directions: direction {number + 1} of {path}, which holds {available}")
-        for k in range(available) if number is None else [number]:
-            vectors.append(store["used"][k])
-            labels.append(str(store["direction"][k]))
-            sets.append(path.stem)
-            whole = "buffers" in store.group and np.array_equal(store["raw"][k], store["used"][k])
-            buffers += [store["buffers"][k]] if "buffers" in store.group else []
-            ends.append(labels[-1].removeprefix("to ") if whole else None)
-            shares.append(float(store["variance_share"][k]))
+        found += [_Direction.read(store, k, path.stem) for k in (range(available) if number is None else [number])]
         identities[f"directions/{path.stem}"] = store.identity
+    labels = [one.label for one in found]
     if len(identities) > 1 and len(set(labels)) < len(labels):
-        labels = [f"{name}: {label}" for name, label in zip(sets, labels, strict=True)]
-    moved = np.stack(buffers) if len(buffers) == len(vectors) else None
-    places = {name: place for name, place in zip(ends, np.eye(len(ends)).tolist(), strict=True) if name}
-    return Axes(np.stack(vectors), labels, np.array(shares), identities, buffers=moved, ends=places)
+        labels = [f"{one.of_set}: {one.label}" for one in found]
+    vectors, shares = np.stack([one.vector for one in found]), np.array([one.variance_share for one in found])
+    buffers = [one.buffers for one in found if one.buffers is not None]
+    moved = np.stack(buffers) if len(buffers) == len(found) else None
+    ends = {one.end: place for one, place in zip(found, np.eye(len(found)).tolist(), strict=True) if one.end}
+    return Axes(vectors, labels, shares, identities, buffers=moved, ends=ends)
 
 
 def read_axes(parts: list[tuple[Path, int]]) -> Axes:

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from lossatlas.errors import LossAtlasError
-from lossatlas.geometry.directions.unnormalized import RawDirections
+from lossatlas.geometry.directions.unnormalized import RawDirections, Source
 from lossatlas.io.layout import ParameterLayout
 
 
-def from_file(path: Path, layout: ParameterLayout) -> RawDirections:
-    """Read directions.
+def make(spec: dict, source: Source) -> RawDirections:
+    """Read directions from the file ``path``.
 
     An ``.npy`` file holds an array (direction, parameter) or one flat vector. An ``.npz``, ``.pt``, ``.pth`` or
     ``.safetensors`` file holds flat vectors by name, or tensors named ``<direction>/<parameter name>`` that
@@ -19,8 +19,8 @@ def from_file(path: Path, layout: ParameterLayout) -> RawDirections:
     Raises:
         LossAtlasError: the file is missing or unreadable, or sizes and names differ from the network's.
     """
-    where = f"directions.path: {path}"
-    arrays = _read(path, where)
+    layout, where = source.trajectory.layout, f"directions.path: {spec['path']}"
+    arrays = _read(Path(spec["path"]), where)
     named: dict[str, dict[str, np.ndarray]] = {}
     vectors: dict[str, np.ndarray] = {}
     for name, array in arrays.items():

@@ -6,9 +6,8 @@ from lossatlas import rng
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry import random_walk
 from lossatlas.geometry.directions.streams import column_sum, map_columns
-from lossatlas.geometry.directions.unnormalized import RawDirections
+from lossatlas.geometry.directions.unnormalized import RawDirections, Source
 from lossatlas.io.trajectory import Trajectory
-from lossatlas.parallel.process_group import ALONE, Team
 
 FLOAT64_UP_TO = 10**8
 """Numbers of a float32 trajectory up to which products are taken in float64."""
@@ -17,16 +16,7 @@ _ROUNDING = 1e-13
 """Eigenvalues of the Gram matrix below this share of the largest are rounding, not directions."""
 
 
-def pca(
-    trajectory: Trajectory,
-    center: int,
-    count: int,
-    center_rows: bool,
-    solver: str,
-    seed: int,
-    threads: int = 1,
-    team: Team = ALONE,
-) -> RawDirections:
+def make(spec: dict, source: Source) -> RawDirections:
     """Return the ``count`` leading unit principal directions of the path, and what a random walk's would be.
 
     The rows of M are all recorded checkpoints but the centre's own, minus theta_center. With ``center_rows``
@@ -34,13 +24,14 @@ def pca(
     shares of the second moment about theta_center. The sign makes the largest entry positive (sklearn's).
 
     Args:
-        solver: ``gram``, or sklearn's ``randomized`` or ``incremental``, which every rank computes on its own.
-        threads: of this rank; ``gram`` gives the same bits whatever they are, and however many ranks.
-        team: the ranks that share the columns of M.
+        spec: keys ``count``, ``center_rows``, ``seed`` and ``solver``: ``gram``, which gives the same bits however many
+            threads and ranks share the columns of M, or sklearn's ``randomized`` or ``incremental``, which every rank
+            computes on its own.
 
     Raises:
         LossAtlasError: the path has too few checkpoints or spans too few directions.
     """
+    trajectory, count, center_rows, solver = source.trajectory, spec["count"], spec["center_rows"], spec["solver"]
     rows = len(trajectory) - 1
     if rows - center_rows < count:
         raise LossAtlasError(
@@ -48,12 +39,12 @@ def pca(
             f"checkpoints, {trajectory.path} has {len(trajectory)}"
         )
     if solver == "gram":
-        vectors, moments, total, walk = _gram(trajectory, center, count, center_rows, threads, team)
+        vectors, moments, total, walk = _gram(source, count, center_rows)
     else:
         solve = {"randomized": _randomized, "incremental": _incremental}[solver]
-        vectors, moments, total = solve(trajectory, center, count, center_rows, seed)
+        vectors, moments, total = solve(trajectory, source.center, count, center_rows, spec["seed"])
         _check(trajectory, moments, total)
-        walk = _compare(trajectory, center, center_rows, vectors, moments / total, threads, team)
+        walk = _compare(source, center_rows, vectors, moments / total)
     largest = np.abs(vectors).argmax(axis=1)
     signs = np.sign(vectors[np.arange(count), largest])
     vectors *= signs[:, None]
@@ -92,20 +83,21 @@ def _check(trajectory: Trajectory, moments: np.ndarray, total: float) -> None:
 
 
 def _gram(
-    trajectory: Trajectory, center: int, count: int, center_rows: bool, threads: int, team: Team
+    source: Source, count: int, center_rows: bool
 ) -> tuple[np.ndarray, np.ndarray, float, random_walk.Comparison]:
     """Solve through the n x n matrix M M^T, streamed over column blocks: memory n^2 + n * block.
 
     The mean row is subtracted in the n x n matrix; the vectors are sums of rows whose weights then sum to zero. Their
     own squared norms are the moments, to second order in the matrix's error.
     """
+    trajectory, center, shared = source.trajectory, source.center, (source.threads, source.team)
 
     def products(_: slice, block: np.ndarray) -> np.ndarray:
         block -= block[center].copy()
         return block @ block.T
 
     dtype = _arithmetic(trajectory)
-    gram = column_sum(trajectory, products, threads, team, dtype)
+    gram = column_sum(trajectory, products, *shared, dtype)
     rows = np.delete(np.arange(len(trajectory)), center)
     found = random_walk.principal(
         gram, rows, center_rows, min(max(count, random_walk.COMPONENTS), len(rows) - center_rows)
@@ -117,7 +109,7 @@ def _gram(
         block -= block[center].copy()
         return weights @ block
 
-    vectors = map_columns(trajectory, combine, count, threads, team, dtype)
+    vectors = map_columns(trajectory, combine, count, *shared, dtype)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     moments = norms[:, 0] ** 2
     _check(trajectory, moments, found.total)
@@ -128,23 +120,16 @@ def _gram(
     return vectors, moments, found.total, walk
 
 
-def _compare(
-    trajectory: Trajectory,
-    center: int,
-    center_rows: bool,
-    vectors: np.ndarray,
-    share: np.ndarray,
-    threads: int,
-    team: Team,
-) -> random_walk.Comparison:
+def _compare(source: Source, center_rows: bool, vectors: np.ndarray, share: np.ndarray) -> random_walk.Comparison:
     """Compare with a random walk what is known without the n x n matrix."""
+    center = source.center
 
     def measure(columns: slice, block: np.ndarray) -> np.ndarray:
         steps = np.square(np.diff(block, axis=0, prepend=block[:1])).sum(axis=1)
         block -= block[center].copy()
         return np.column_stack([block @ vectors[:, columns].T, steps])
 
-    found = column_sum(trajectory, measure, threads, team)
+    found = column_sum(source.trajectory, measure, source.threads, source.team)
     path, steps = found[:, :-1], found[1:, -1]
     mean = np.delete(path, center, axis=0).mean(axis=0) if center_rows else 0.0
     return random_walk.compare(path - mean, share, steps, center, center_rows)

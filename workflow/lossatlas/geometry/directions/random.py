@@ -3,10 +3,11 @@
 import numpy as np
 
 from lossatlas import rng
-from lossatlas.geometry.directions.unnormalized import RawDirections
+from lossatlas.geometry.directions.unnormalized import RawDirections, Source
 
 
-def random(size: int, count: int, seed: int) -> RawDirections:
-    """Return ``count`` vectors of ``size`` independent standard normal entries, keyed by (seed, number)."""
-    vectors = np.stack([rng.generator(seed, "random direction", k).standard_normal(size) for k in range(count)])
-    return RawDirections(vectors, [f"random {k + 1}" for k in range(count)])
+def make(spec: dict, source: Source) -> RawDirections:
+    """Return ``count`` vectors of independent standard normal entries, keyed by (``seed``, number)."""
+    size, numbers = source.trajectory.layout.size, range(spec["count"])
+    vectors = [rng.generator(spec["seed"], "random direction", k).standard_normal(size) for k in numbers]
+    return RawDirections(np.stack(vectors), [f"random {k + 1}" for k in numbers])

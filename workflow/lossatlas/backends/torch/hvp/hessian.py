@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas.backends.torch.hvp.strategies import Piece, arrange, choose_products, usable, way
-from lossatlas.backends.torch.protocols import Differentiable
-from lossatlas.krylov.tree_sum import LEAVES, Branch
+from lossatlas.backends.torch.hvp.strategies import PRODUCT_STRATEGIES, Piece, arrange, choose_products, usable, way
+from lossatlas.krylov.tree_sum import Branch
 from lossatlas.problem.hessian import HessianBase, joined
 
 PART = 2**16
@@ -20,47 +19,24 @@ PART = 2**16
 
 
 class TorchHessian(HessianBase):
-    """The Hessian of one ``TorchProblem`` at theta (or its relatives, see ``products``).
+    """The Hessian of one ``TorchProblem``. Images are held in two layouts, of which ``memory_gb`` counts neither.
 
-    Args:
-        operator: ``hessian``, ``ggn`` or ``residual``.
-        parameters: patterns of the names of the parameters that the matrix is restricted to; N is their number.
-        memory_gb: what products may take: all that is kept between them, and what one works with. Not counted are
-            the interpreter, the network, the samples (images in two layouts), and the vectors and results outside.
-        strategy: one of ``PRODUCT_STRATEGIES``, or ``auto``: the fastest of them for single vectors, measured here.
-            Networks that cannot be differentiated forward have ``rebuild`` in place of ``split``.
-        leaves: which leaves of the samples this process looks at; the others are other ranks' (``krylov.tree_sum``).
-
-    Raises:
-        LossAtlasError: the memory does not suffice for one sample.
-        NonFiniteError: the loss or its gradient is NaN or infinite at theta; the message names the chunk.
+    Networks that cannot be differentiated forward have the strategy ``rebuild`` in place of ``split``.
     """
 
     block = 10
 
-    def __init__(
-        self,
-        problem: Differentiable,
-        theta: np.ndarray,
-        buffers: np.ndarray,
-        operator: str = "hessian",
-        parameters: tuple[str, ...] = ("*",),
-        memory_gb: float = 2.0,
-        strategy: str = "split",
-        leaves: range = range(LEAVES),
-    ):
-        self.network, self.matrix = problem.network, problem.matrix(operator, parameters)
-        dtype = np.dtype(str(self.network.theta.dtype).removeprefix("torch."))
-        super().__init__(problem, self.matrix.chosen, dtype)
+    def _prepare(self, theta: np.ndarray, buffers: np.ndarray, memory_gb: float, strategy: str) -> None:
+        self.dtype = np.dtype(str(self.network.theta.dtype).removeprefix("torch."))
         self.network.load(theta=theta, buffers=buffers)
         self.theta, self.buffers = self.network.theta.clone(), self.network.vector(buffers)
+        at = self.theta, self.buffers
         if strategy == "auto":
-            strategy = choose_products(problem, self.matrix, self.theta, self.buffers, 1, memory_gb, "auto").strategy
-        self.strategy = usable(problem, self.matrix, strategy)
-        self._way = way(self.strategy, self.matrix, self.theta, self.buffers)
+            strategy = choose_products(self.problem, self.matrix, *at, 1, memory_gb, "auto").strategy
+        self.strategy = usable(self.problem, self.matrix, strategy or PRODUCT_STRATEGIES[0])
+        self._way = way(self.strategy, self.matrix, *at)
         self._memory_gb, self._width = memory_gb, 0
         self._kept: dict[int, object] = {}
-        self._check(leaves)
 
     def _block(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
         if len(vectors) != self._width:  # pieces and graphs are others

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from lossatlas.backends.torch.protocols import Evaluator
 from lossatlas.backends.torch.subspace.subspace_loss import Eager, Staged
 from lossatlas.problem.agreement import PointAgreement
+from lossatlas.problem.protocol import Place
 
 MULTIPLE = 16.0
 """A difference of up to so many times the measured rounding is rounding. Measured were up to 3 times, by all strategies
@@ -35,14 +36,13 @@ class Reference:
     """Plain evaluation at some points, which ways are compared with; what it found is kept for the next way.
 
     Args:
-        place: center, directions and buffers.
         points: some points (point, k); the last ones come first.
         count: how many points there will be.
     """
 
-    def __init__(self, problem: Evaluator, place: tuple, points: np.ndarray, count: int):
+    def __init__(self, problem: Evaluator, place: Place, points: np.ndarray, count: int):
         self.problem, self.points, self.count = problem, points[::-1], count
-        self.plain = Eager(problem, *place)
+        self.plain = Eager(problem, place)
         self._found: dict[tuple[int, int], Pair] = {}
         self._fastest = float("inf")
 

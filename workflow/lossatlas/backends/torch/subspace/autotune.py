@@ -12,6 +12,7 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Evaluation
 from lossatlas.problem.agreement import PointAgreement
 from lossatlas.problem.autotune import ranked
+from lossatlas.problem.protocol import Place
 
 MARGIN = 0.95
 """A strategy is chosen when it takes less than this share of the time of a plainer one; less is noise."""
@@ -25,8 +26,6 @@ LOWERED = 0.2
 POINTS = 4
 """Points that are timed together, as many as a unit has as a rule."""
 
-Place = tuple[np.ndarray, np.ndarray, np.ndarray]
-
 
 class _Ways:
     """Ways to evaluate points at a place that agree with plain evaluation there, by strategy."""
@@ -36,11 +35,11 @@ class _Ways:
         self.reference = Reference(problem, place, points, count)
         self.made: dict[str, Eager | Staged] = {}
         self.agreements: dict[str, PointAgreement] = {}
-        self._expected = Eager(problem, *place).metrics(points)[:, 0] if precision != "full" else None
+        self._expected = Eager(problem, place).metrics(points)[:, 0] if precision != "full" else None
 
     def add(self, strategy: str) -> Eager | Staged:
         """Return evaluation by a strategy, or by a plainer one where that cannot be or does not agree; says so."""
-        made = restrict(self.problem, *self.place, strategy, self.precision)
+        made = restrict(self.problem, self.place, strategy, self.precision)
         while isinstance(made, Staged) and made.strategy not in self.made:
             agreement = self.reference.compare(self._in_full(made))
             if not agreement.reason:
@@ -50,7 +49,7 @@ class _Ways:
             plainer = POINT_STRATEGIES[min(place, POINT_STRATEGIES.index("compiled")) - 1]
             said = f"grid points: strategy {plainer!r} instead of {made.strategy!r} ({agreement.reason})"
             print(said, flush=True)
-            made = restrict(self.problem, *self.place, plainer, self.precision)
+            made = restrict(self.problem, self.place, plainer, self.precision)
         self.made.setdefault(made.strategy, made)
         if self.precision != "full":
             self._check_lowered(made)
@@ -58,7 +57,7 @@ class _Ways:
 
     def _in_full(self, made: Staged) -> Staged:
         """Return the same in the network's own precision."""
-        return made if made.precision == "full" else type(made)(self.problem, *self.place, made.strategy)
+        return made if made.precision == "full" else type(made)(self.problem, self.place, made.strategy)
 
     def _check_lowered(self, made: Staged) -> None:
         found, expected = made.metrics(self.points)[:, 0], self._expected
@@ -83,7 +82,6 @@ def choose_evaluation(
     """Return the strategy ``asked``, or one in its stead, or for ``auto`` the fastest; see ``point_agreement``.
 
     Args:
-        place: center, directions and buffers.
         points: some points (point, k) at which ways are compared.
         count: how many points there will be.
 

@@ -21,6 +21,7 @@ from lossatlas.backends.torch.protocols import Evaluator, Statistics
 from lossatlas.backends.torch.subspace import staged_graph
 from lossatlas.backends.torch.tracing.fusion import can_fuse
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.protocol import Place
 
 PRECISIONS = ("full", "bfloat16")
 POINT_STRATEGIES = ("eager", "folded", "first-layer", "compiled", "vmapped")
@@ -52,11 +53,9 @@ class Eager:
 
     strategy, precision = "eager", "full"
 
-    def __init__(self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray):
-        self.problem = problem
-        self.center = problem.network.vector(center)
-        self.directions = problem.network.vector(directions)
-        self.buffers = buffers
+    def __init__(self, problem: Evaluator, place: Place):
+        self.problem, self.buffers = problem, place.buffers
+        self.center, self.directions = map(problem.network.vector, place[:2])
 
     def metrics(self, points: np.ndarray) -> np.ndarray:
         """Return the metrics (point, metric) at center + points @ directions; ``points`` has shape (point, k)."""
@@ -91,10 +90,8 @@ class Eager:
 class Recomputed(Eager):
     """BatchNorm's statistics are estimated anew at each point, from the samples of ``reference``."""
 
-    def __init__(
-        self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, reference: Statistics
-    ):
-        super().__init__(problem, center, directions, buffers)
+    def __init__(self, problem: Evaluator, place: Place, reference: Statistics):
+        super().__init__(problem, place)
         self.reference = reference
 
     def buffers_at(self, coefficients: np.ndarray) -> np.ndarray:
@@ -105,10 +102,8 @@ class Recomputed(Eager):
 class Interpolated(Eager):
     """Buffers move along with the parameters, on ``moving`` (k, buffer); variances below zero are set to zero."""
 
-    def __init__(
-        self, problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, moving: np.ndarray
-    ):
-        super().__init__(problem, center, directions, np.asarray(buffers, np.float64))
+    def __init__(self, problem: Evaluator, place: Place, moving: np.ndarray):
+        super().__init__(problem, place._replace(buffers=np.asarray(place.buffers, np.float64)))
         self.moving, self.variances = moving, problem.network.variances()
 
     def buffers_at(self, coefficients: np.ndarray) -> np.ndarray:
@@ -132,18 +127,10 @@ class Staged:
         Exception: the network cannot be traced.
     """
 
-    def __init__(
-        self,
-        problem: Evaluator,
-        center: np.ndarray,
-        directions: np.ndarray,
-        buffers: np.ndarray,
-        strategy: str,
-        precision: str = "full",
-    ):
-        self.eager = Eager(problem, center, directions, buffers)
+    def __init__(self, problem: Evaluator, place: Place, strategy: str, precision: str = "full"):
+        self.eager, directions = Eager(problem, place), place.directions
         self.problem, self.precision = problem, precision
-        self.buffers = problem.network.vector(buffers)
+        self.buffers = problem.network.vector(place.buffers)
         self.pieces = problem.cut(PIECE_BYTES // ((1 + len(directions)) * problem.largest_activation))
         cached = strategy != "folded"
         lowered = torch.bfloat16 if precision == "bfloat16" else problem.network.theta.dtype
@@ -311,10 +298,8 @@ def check_compiler() -> None:
         raise LossAtlasError(f"there are no Python headers ({header})")
 
 
-def restrict(
-    problem: Evaluator, center: np.ndarray, directions: np.ndarray, buffers: np.ndarray, strategy: str, precision: str
-) -> Eager | Staged:
-    """Return the loss on center + span(directions) by a strategy, or by a plainer one where that cannot be; says so.
+def restrict(problem: Evaluator, place: Place, strategy: str, precision: str) -> Eager | Staged:
+    """Return the loss on a subspace by a strategy, or by a plainer one where that cannot be; says so.
 
     Raises:
         LossAtlasError: there is no such strategy or precision, or the network cannot be evaluated in that precision.
@@ -323,13 +308,13 @@ def restrict(
         raise LossAtlasError(f"strategy: {strategy!r} is not one of auto, {', '.join(POINT_STRATEGIES)}")
     if precision not in PRECISIONS:
         raise LossAtlasError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
-    at, reasons = (problem, center, directions, buffers), []
+    reasons = []
     plainer = POINT_STRATEGIES[1:3]
     names = plainer[: plainer.index(strategy)] if strategy in plainer else plainer
     for name in [] if strategy == "eager" else [strategy, *reversed(names)]:
         try:
-            made = (Vmapped if name == "vmapped" else Staged)(*at, name, precision)
-            made.on_pieces([0], np.zeros((1, len(directions))))
+            made = (Vmapped if name == "vmapped" else Staged)(problem, place, name, precision)
+            made.on_pieces([0], np.zeros((1, len(place.directions))))
             break
         except Exception as error:  # whatever a network of the user's does while it is traced
             reasons.append((str(error).strip() or type(error).__name__).split("\n")[0])
@@ -337,7 +322,7 @@ def restrict(
         if precision != "full":
             why = reasons[-1] if reasons else "strategy 'eager' has only the network's own"
             raise LossAtlasError(f"precision: this network cannot be evaluated in {precision!r} ({why}); use 'full'")
-        made = Eager(*at)
+        made = Eager(problem, place)
     if reasons:
         print(f"grid points: strategy {made.strategy!r} instead of {strategy!r} ({reasons[0]})", flush=True)
     return made
