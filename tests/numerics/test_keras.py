@@ -380,7 +380,7 @@ def fitted(folder, every=1, epochs=3, callbacks=(), **kwargs):
     model = keras_models.smooth()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss=loss, **kwargs)
-    recorder = backend.Recorder(folder / "trajectory.zarr", every)
+    recorder = backend.KerasRecorder(folder / "trajectory.zarr", every)
     model.fit(*vars(VECTORS).values(), batch_size=4, epochs=epochs, verbose=0, callbacks=[recorder, *callbacks])
     return model, Trajectory(folder / "trajectory.zarr")
 

@@ -1,23 +1,30 @@
 """LossAtlas: the loss surface of a training run as data, pictures and video.
 
 In notebooks ``lossatlas.hessian``, ``lossatlas.plane`` and ``lossatlas.curve`` of (model, loss, data) need neither
-Snakemake nor MPI; see ``lossatlas.api``.
+Snakemake nor MPI; see ``lossatlas.api``. ``lossatlas.record(model, path)`` records a training loop of your own.
 """
 
+from importlib import import_module
 from typing import Any
 
 from lossatlas.errors import LossAtlasError
 
 __version__ = "0.1.0"
-__all__ = ["LossAtlasError", "curve", "hessian", "plane"]
+__all__ = ["KerasRecorder", "LossAtlasError", "curve", "hessian", "plane", "record"]
+
+_HOMES = {
+    "KerasRecorder": "backends.tensorflow.recorder",
+    "curve": "api",
+    "hessian": "api",
+    "plane": "api",
+    "record": "backends.torch.recorder",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: a dry run imports this package and must not import a deep-learning framework.
-    if name in __all__:
-        from lossatlas import api
-
-        return getattr(api, name)
+    if name in _HOMES:
+        return getattr(import_module(f"lossatlas.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'lossatlas' has no attribute {name!r}")
 
 

@@ -42,6 +42,7 @@ class CheckpointImport(TrajectoryJob):
         network = backend.FlatNetwork(backend.build_module(spec["model"], spec["seed"]), device)
         recorded = recorded_by_user(args.files, network)
         if recorded:
+            network.load(frozen=recorded.frozen)
             recording, inputs = network.recording(recorded.iterations), {"trajectory": recorded.store.identity}
         else:
             backend.read_checkpoint(args.files[0], network)
@@ -100,7 +101,8 @@ def recorded_by_user(files: list[Path], network: Any) -> Trajectory | None:
         raise LossAtlasError(f"checkpoints: {files[0]} and {len(files) - 1} more; give one trajectory.zarr or files")
     recorded = Trajectory(files[0])
     theirs, ours = ([(slot.shape, slot.kind) for slot in layout] for layout in (recorded.layout, network.layout))
-    if theirs != ours or len(recorded.buffers(0)) != len(network.buffers()):
+    tensors = [(len(recorded.buffers(0)), len(network.buffers())), (len(recorded.frozen), len(network.frozen()))]
+    if theirs != ours or any(there != here for there, here in tensors):
         raise LossAtlasError(f"checkpoints: {files[0]} was recorded from another network than the config's model")
     return recorded
 
@@ -108,9 +110,9 @@ def recorded_by_user(files: list[Path], network: Any) -> Trajectory | None:
 def copy_trajectory(recorded: Trajectory, store: Store) -> None:
     """Write each row of a recorded trajectory as one row."""
     writer = RowWriter(store)
-    scalars = {name: recorded.store[name][:] for name in ("batch_loss", "learning_rate")}
+    scalars = {name: recorded.store[name][: len(recorded)] for name in ("batch_loss", "learning_rate")}
     for row in range(len(recorded)):
         numbers = {"parameters": recorded.parameters(row), "buffers": recorded.buffers(row)}
         writer.append(**numbers, **{name: values[row] for name, values in scalars.items()})
     writer.flush()
-    store["epoch"][...] = recorded.store["epoch"][:]
+    store["epoch"][...] = recorded.store["epoch"][: len(recorded)]

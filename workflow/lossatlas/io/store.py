@@ -193,7 +193,7 @@ class Store:
     @property
     def identity(self) -> list[str]:
         """[fingerprint, content digest]: what a store downstream records of this one."""
-        return [self.fingerprint, self.attrs["content"]]
+        return [self.fingerprint, self.attrs["content"] if self.finished else content_digest(self.path)[0]]
 
     def __getitem__(self, name: str) -> zarr.Array:
         # Every chunk is written, as by ``add_array``: one that is missing is not one of zeros.
@@ -355,7 +355,7 @@ def publish(link: Path, run_dir: Path) -> None:
 
 
 def open_finished(path: Path) -> Store:
-    """Open a finished store for reading.
+    """Open a finished store for reading, or a trajectory that its recorder has not closed.
 
     Raises:
         LossAtlasError: it is missing, foreign, unfinished or torn.
@@ -370,6 +370,8 @@ def open_finished(path: Path) -> Store:
             f"{path}: a store of format {made_as}, made by another version; this one reads format {FORMAT}; "
             "make or record it again"
         )
+    if "rows" in store.attrs and not store.finished:
+        return store
     if not store.finished:
         raise LossAtlasError(f"{path}: the store is not finished; make it with `snakemake {path}`")
     files = sum(1 for _ in chunk_files(path))

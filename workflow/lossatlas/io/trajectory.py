@@ -39,6 +39,7 @@ class Recording:
     buffers: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     frozen: np.ndarray = field(default_factory=lambda: np.zeros(0))
     frozen_shapes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    chunk_bytes: int = CHUNK_BYTES
 
     @property
     def columns(self) -> int:
@@ -90,7 +91,7 @@ class Recording:
     def _rows_per_chunk(self) -> int:
         """Return how many iterations are buffered and written at once."""
         row = max(1, self.layout.size * np.dtype(self.dtype).itemsize)
-        return max(1, min(CHUNK_ROWS, CHUNK_BYTES // row))
+        return max(1, min(CHUNK_ROWS, self.chunk_bytes // row))
 
 
 def check_disk(folder: Path, recording: Recording) -> str:
@@ -152,7 +153,7 @@ _ROW_ARRAYS = ("parameters", "buffers", "batch_loss", "learning_rate")
 
 
 class Trajectory:
-    """A finished trajectory, read row by row or in column blocks."""
+    """A trajectory, read row by row or in column blocks: finished, or one that grows, as far as it has got."""
 
     def __init__(self, path: Path):
         self.store = open_finished(path)
@@ -162,7 +163,7 @@ class Trajectory:
                 f"{path}: a store of kind {self.store.attrs['provenance']['kind']!r}, not a trajectory"
             )
         self.layout = ParameterLayout.from_json(self.store.attrs["layout"])
-        self.iterations = self.store["iteration"][:]
+        self.iterations = self.store["iteration"][: self.store.attrs.get("rows")]
         self._parameters = self.store["parameters"]
         # Uncompressed chunks are files of plain numbers and a checksum; any columns can be read without the rest.
         self._plain = len(self._parameters.metadata.codecs) == 2 and sys.byteorder == "little"

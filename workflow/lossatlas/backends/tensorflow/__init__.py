@@ -9,7 +9,7 @@ from lossatlas.backends.tensorflow.device import Device, device_of, set_up
 from lossatlas.backends.tensorflow.network import FlatNetwork
 from lossatlas.backends.tensorflow.problem import KerasProblem, least_product_bytes
 from lossatlas.backends.tensorflow.products import PRODUCT_STRATEGIES
-from lossatlas.backends.tensorflow.recorder import Recorder
+from lossatlas.backends.tensorflow.recorder import KerasRecorder
 from lossatlas.backends.tensorflow.subspace_loss import POINT_STRATEGIES, PRECISIONS
 from lossatlas.backends.tensorflow.trainer import KerasTrainer, training_steps
 
@@ -22,9 +22,9 @@ __all__ = [
     "Device",
     "FlatNetwork",
     "KerasProblem",
+    "KerasRecorder",
     "KerasTrainer",
     "Problem",
-    "Recorder",
     "Trainer",
     "as_loss",
     "build_loss",

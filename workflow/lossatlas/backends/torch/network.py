@@ -21,12 +21,57 @@ _PARAMETRIZATIONS = "parametrizations"
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-class FlatNetwork:
+class ModuleTensors:
+    """A module's trainable parameters, frozen parameters and floating-point buffers, read as flat vectors.
+
+    The module is not copied: what is read is what it holds then. Tied parameters appear once, parameters that lie in
+    shards on several ranks (``DTensor``) whole. What is trainable is settled here.
+
+    Raises:
+        LossAtlasError: nothing in the module is trainable.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype):
+        self.module, self.dtype = module, dtype
+        named = list(module.named_parameters())
+        self._trainable = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+        self._frozen = [(name, parameter) for name, parameter in named if not parameter.requires_grad]
+        if not self._trainable:
+            raise LossAtlasError("model: no parameter requires a gradient, so there is no loss surface")
+        self.layout = _layout(module, self._trainable)
+        persistent = module.state_dict().keys()
+        self._buffers = [(n, b) for n, b in module.named_buffers() if b.is_floating_point() and n in persistent]
+
+    def recording(self, iterations: np.ndarray, steps_per_epoch: float | None = None) -> Recording:
+        """Describe a trajectory of this network."""
+        return Recording(
+            self.layout,
+            iterations,
+            str(self.dtype).removeprefix("torch."),
+            steps_per_epoch,
+            [(name, tuple(buffer.shape)) for name, buffer in self._buffers],
+            self.frozen(),
+            [(name, tuple(parameter.shape)) for name, parameter in self._frozen],
+        )
+
+    def parameters(self) -> np.ndarray:
+        """Return a copy of theta."""
+        return _gather(self._trainable, self.dtype)
+
+    def buffers(self) -> np.ndarray:
+        """Return a copy of all floating-point buffers, flat."""
+        return _gather(self._buffers, self.dtype)
+
+    def frozen(self) -> np.ndarray:
+        """Return a copy of all parameters that are not trained, flat."""
+        return _gather(self._frozen, self.dtype)
+
+
+class FlatNetwork(ModuleTensors):
     """A private copy of a module whose trainable parameters are views into one flat tensor ``theta``.
 
-    Writing ``theta`` changes the network at once, and an optimiser's step changes ``theta``. Tied parameters
-    appear once. Parameters that are not trained (``frozen``) and floating-point buffers (``buffers``) are
-    read and written as flat vectors likewise.
+    Writing ``theta`` changes the network at once, and an optimiser's step changes ``theta``. Frozen parameters and
+    floating-point buffers are written as flat vectors, too.
 
     Raises:
         LossAtlasError: nothing in the module is trainable.
@@ -34,31 +79,12 @@ class FlatNetwork:
 
     def __init__(self, module: nn.Module, device: Device):
         self.device = device
-        self.module = _copied(module).to(device=device.device, dtype=device.dtype).eval()
-        trainable = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
-        if not trainable:
-            raise LossAtlasError("model: no parameter requires a gradient, so there is no loss surface")
-        self.layout = _layout(self.module, trainable)
-        self.theta = torch.cat([p.detach().reshape(-1) for _, p in trainable])
-        for slot, (_, parameter) in zip(self.layout, trainable, strict=True):
+        super().__init__(_copied(module).to(device=device.device, dtype=device.dtype).eval(), device.dtype)
+        self.theta = torch.cat([p.detach().reshape(-1) for _, p in self._trainable])
+        for slot, (_, parameter) in zip(self.layout, self._trainable, strict=True):
             parameter.data = self.theta[slot.slice].view(slot.shape)
         self._origin = [weakref.ref(parameter) for parameter in module.parameters()]
-        self._frozen = [(n, p) for n, p in self.module.named_parameters() if not p.requires_grad]
-        persistent = self.module.state_dict().keys()
         self.stages: dict[tuple, object] = {}  # traced graphs by the shape of the inputs
-        self._buffers = [(n, b) for n, b in self.module.named_buffers() if b.is_floating_point() and n in persistent]
-
-    def recording(self, iterations: np.ndarray, steps_per_epoch: float | None = None) -> Recording:
-        """Describe a trajectory of this network."""
-        return Recording(
-            self.layout,
-            iterations,
-            str(self.device.dtype).removeprefix("torch."),
-            steps_per_epoch,
-            [(name, tuple(buffer.shape)) for name, buffer in self._buffers],
-            self.frozen(),
-            [(name, tuple(parameter.shape)) for name, parameter in self._frozen],
-        )
 
     def origin(self) -> list[Tensor]:
         """Return the parameters of the module that was copied, as long as it exists."""
@@ -67,14 +93,6 @@ class FlatNetwork:
     def parameters(self) -> np.ndarray:
         """Return a copy of theta."""
         return self.theta.detach().cpu().numpy().copy()
-
-    def buffers(self) -> np.ndarray:
-        """Return a copy of all floating-point buffers, flat."""
-        return _gather(self._buffers, self.theta.dtype)
-
-    def frozen(self) -> np.ndarray:
-        """Return a copy of all parameters that are not trained, flat."""
-        return _gather(self._frozen, self.theta.dtype)
 
     @torch.no_grad()
     def load(
@@ -146,7 +164,8 @@ def _copied(module: nn.Module) -> nn.Module:
 def _gather(tensors: list[tuple[str, Tensor]], dtype: torch.dtype) -> np.ndarray:
     if not tensors:
         return torch.zeros(0, dtype=dtype).numpy()
-    return torch.cat([t.detach().reshape(-1) for _, t in tensors]).cpu().numpy().copy()
+    whole = [tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for _, tensor in tensors]  # shards
+    return torch.cat([tensor.detach().reshape(-1) for tensor in whole]).to("cpu", dtype).numpy()
 
 
 def _scatter(tensors: list[tuple[str, Tensor]], flat: np.ndarray) -> None:
