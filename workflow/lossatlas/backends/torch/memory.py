@@ -146,11 +146,11 @@ def _storage_bytes(tensor: Tensor) -> int:
     return max(size, rows * tensor.element_size())
 
 
-def peak_bytes(run: Callable[[], Any]) -> int:
-    """Return the most bytes that tensors made while ``run`` runs hold at once."""
+def peak_bytes(run: Callable[[], Any]) -> tuple[int, Any]:
+    """Return the most bytes that tensors made while ``run`` runs hold at once, and its result."""
     with _Alive() as alive:
-        run()
-    return alive.peak
+        result = run()
+    return alive.peak, result
 
 
 class _Alive(TorchDispatchMode):

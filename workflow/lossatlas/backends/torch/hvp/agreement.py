@@ -6,7 +6,6 @@ goes through at once. The gradient must be the derivative of the loss, second de
 a way of multiplying must give what double backward gives, and its matrix must be symmetric.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -273,16 +272,18 @@ class _Exact:
         Central ones, unless a kink is near.
         """
         floor = 1e-3 * float(product.norm()) + 1e-7 * float(self.gradient.norm()) + 1e-300
-        best, gradients = math.inf, {0.0: self.gradient}
-        for step, (start, end) in itertools.product(self.steps(self.vector, SHORTER), SIDES):
-            off = self._difference(start * step, end * step, gradients) - product
-            parts = (
-                float(off[slot.slice].norm()) / (float(product[slot.slice].norm()) + floor)
-                for slot in self.matrix.chosen
-            )
-            best = min(best, max(parts))
-            if best <= 0.1 * CENTRAL:
-                break
+        best = math.inf
+        for step in self.steps(self.vector, SHORTER):
+            gradients = {0.0: self.gradient}  # those of other lengths would only take memory
+            for start, end in SIDES:
+                off = self._difference(start * step, end * step, gradients) - product
+                parts = (
+                    float(off[slot.slice].norm()) / (float(product[slot.slice].norm()) + floor)
+                    for slot in self.matrix.chosen
+                )
+                best = min(best, max(parts))
+                if best <= 0.1 * CENTRAL:
+                    return best
         return best
 
     def _difference(self, start: float, end: float, gradients: dict[float, Tensor]) -> Tensor:

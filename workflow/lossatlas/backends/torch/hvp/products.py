@@ -49,6 +49,7 @@ class CurvatureMatrix:
         self._unproved: dict[tuple, fx.GraphModule] = {}
         self._rewrites = True
         self.checked, self.traceable = False, None  # whether there are second and forward derivatives
+        self.trial_bytes = 0  # that the trial of traced graphs took
         self._saved: dict[tuple, list[tuple[int, int]]] = {}
 
     def free(self, theta: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ class CurvatureMatrix:
         """
         few, free, vectors = tuple(part[:2] for part in chunk), self.free(theta), self._random_vectors(theta, 1)
         at = free, theta, buffers, *few
-        expected = self._block(*at, vectors)
+        self.trial_bytes, expected = peak_bytes(lambda: self._block(*at, vectors))
         try:
             made = self._generic(free, theta, buffers, few)
             primal, along, tangent = made.at(len(few[0]), 1)
@@ -235,14 +236,13 @@ class CurvatureMatrix:
 
     def _bytes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple[int, int]:
         few, vector = tuple(part[:count] for part in chunk), self._vectors(theta, 1)[1][0]
-        kept = 0
 
-        def run() -> None:
-            nonlocal kept
+        def run() -> int:
             kept, product = saved_bytes(lambda: self.twice(theta, buffers, few), (theta, *chunk))
             product(vector)
+            return kept
 
-        peak = peak_bytes(run)
+        peak, kept = peak_bytes(run)
         return kept, peak
 
     def operations(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> int:
