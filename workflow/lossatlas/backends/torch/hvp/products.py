@@ -49,7 +49,6 @@ class CurvatureMatrix:
         self._unproved: dict[tuple, fx.GraphModule] = {}
         self._rewrites = True
         self.checked, self.traceable = False, None  # whether there are second and forward derivatives
-        self.trial_bytes = 0  # that the trial of traced graphs took
         self._saved: dict[tuple, list[tuple[int, int]]] = {}
 
     def free(self, theta: Tensor) -> Tensor:
@@ -148,7 +147,7 @@ class CurvatureMatrix:
         """
         few, free, vectors = tuple(part[:2] for part in chunk), self.free(theta), self._random_vectors(theta, 1)
         at = free, theta, buffers, *few
-        self.trial_bytes, expected = peak_bytes(lambda: self._block(*at, vectors))
+        expected = self._block(*at, vectors)
         try:
             made = self._generic(free, theta, buffers, few)
             primal, along, tangent = made.at(len(few[0]), 1)

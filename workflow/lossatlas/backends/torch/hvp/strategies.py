@@ -48,11 +48,6 @@ class Split:
         self.free = matrix.free(theta)
         self._prepared: tuple = (None, None, ())
 
-    @property
-    def trial(self) -> int:
-        """The bytes that were needed to try the graphs, which may be more than products need."""
-        return int(GRAPHS * self.matrix.trial_bytes)
-
     def need(self, piece: Piece, width: int) -> Need:
         """Return the memory for one piece and ``width`` vectors at once; its own values may not be kept."""
         kept, beside = self.matrix.sizes(self.theta, self.buffers, piece, width)
@@ -76,7 +71,7 @@ class Split:
 class Retained:
     """Second backward passes through a gradient whose graph is kept."""
 
-    name, trial = "retained", 0
+    name = "retained"
 
     def __init__(self, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor):
         self.matrix, self.theta, self.buffers = matrix, theta, buffers
@@ -262,9 +257,8 @@ def _cut(problem: Samples, strategy: Split | Retained, width: int, memory_gb: fl
             each = [strategy.need(piece, width).kept for piece in pieces]
             room, total = int(budget - working), sum(each)
             if total <= room + max(each):  # then there is no piece of which nothing is kept
-                peak = max(working - max(each) + total, strategy.trial)
-                return Arrangement(pieces, width, total, total, working, peak), wanted
-            return Arrangement(pieces, width, room, total, working, max(working + room, strategy.trial)), wanted
+                return Arrangement(pieces, width, total, total, working, working - max(each) + total), wanted
+            return Arrangement(pieces, width, room, total, working, working + room), wanted
         smaller = problem.pieces(at_once, max(1, min(size - 1, int(0.9 * size * budget / working))))
         if problem.batchnorm == "batch" or max(len(inputs) for inputs, _ in smaller) >= size:
             return None, wanted
