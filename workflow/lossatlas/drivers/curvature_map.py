@@ -111,8 +111,7 @@ class CurvatureMap(OnPlane, HessianJob):
         """
         spec, plane = self.choices, self.plane
         self.check_moves()
-        size = self.problem.layout.select(spec["parameters"]).size
-        check_count(size, 2)
+        check_count(self.matrix["parameters"], 2)
         x, y = grid_coordinates(join(self.paths), {**plane, "points": spec["points"]})
         group.attrs.update(
             {
@@ -125,13 +124,9 @@ class CurvatureMap(OnPlane, HessianJob):
                 "x_label": self.axes.labels[0],
                 "y_label": self.axes.labels[1],
                 **self.axes.notes,
-                "parameters": size,
-                "operator": spec["operator"],
-                "parameter_patterns": spec["parameters"],
                 "tolerance": spec["tolerance"],
                 "max_products": spec["max_products"],
-                "samples": len(self.subset),
-                "subset_digest": self.subset.digest,
+                **self.matrix,
             }
         )
         create_arrays(group, arrays(self.axes.labels), {"x": x, "y": y})
