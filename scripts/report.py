@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lossatlas.config.run import Run
 from lossatlas.drivers import command_line
+from lossatlas.io import owner
 from lossatlas.io.store import open_dataset
 from lossatlas.render import report, targets
 
@@ -22,7 +23,7 @@ def main(args, _world) -> None:
         jobs=jobs(logs),
         timings=[json.loads(file.read_text()) for file in sorted(logs.rglob("*.timing.json"))],
     )
-    report.write(args.output, report.render(materials))
+    owner.write(args.output, report.render(materials).encode())
     print(f"{args.run}/report: {args.output.stat().st_size / 1e6:.1f} MB, open it in any browser: {args.output}")
 
 

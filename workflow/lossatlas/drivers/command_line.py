@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lossatlas.drivers.base import Job, Order
-from lossatlas.errors import NO_ROOM, LossAtlasError, room_for
+from lossatlas.errors import NO_ROOM, LossAtlasError
 from lossatlas.io import owner
 from lossatlas.io import store as stores
 from lossatlas.io.store import Store
@@ -152,7 +152,7 @@ def _conclude(job: Job, store: Store, order: Order, world: World, timing: Timing
                     f"{order.label}: rank {record['rank']} did {record['units']} chunks; seconds: {record['seconds']}"
                 )
             content = {"label": order.label, "wall_seconds": wall, "device": job.device, "ranks": records}
-            write_json(order.timing, content)
+            owner.write(order.timing, json.dumps(content, indent=1).encode())
         if missing:
             why = f"stopped by {signals.requested() or 'another rank'}, {missing} chunks missing"
             print(f"{order.label}: {why}; run the same command again to go on", flush=True)
@@ -235,13 +235,3 @@ def _tell(world: World, text: str, status: int) -> None:
     if world.size > 1:
         time.sleep(0.5)  # launchers drop what they have not yet passed on when a rank aborts
     world.abort(status)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a small JSON file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{owner.mark()}")
-    text = json.dumps(content, indent=1) + "\n"
-    with room_for(path, len(text)):
-        temporary.write_text(text)
-    os.replace(temporary, path)

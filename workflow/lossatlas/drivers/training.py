@@ -1,7 +1,6 @@
 """Driver: train and record the trajectory, resumable bit for bit."""
 
 import hashlib
-import os
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -15,7 +14,6 @@ import zarr
 from lossatlas import backends
 from lossatlas.data import load_dataset
 from lossatlas.drivers.base import Job, Order
-from lossatlas.errors import room_for
 from lossatlas.io import owner
 from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Recording, RowWriter, check_disk, rows_on_disk
@@ -176,11 +174,7 @@ class ResumeFile:
 
     def write(self, iteration: int, row: int, state: bytes) -> None:
         rest = b"%d %d\n" % (iteration, row) + state
-        temporary = self.path.with_name(f"{self.path.name}.{owner.mark()}")
-        content = self._tag + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
-        with room_for(self.path, len(content)):
-            temporary.write_bytes(content)
-        os.replace(temporary, self.path)
+        owner.write(self.path, self._tag + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

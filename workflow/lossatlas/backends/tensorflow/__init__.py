@@ -14,26 +14,3 @@ from lossatlas.backends.tensorflow.subspace_loss import POINT_STRATEGIES, PRECIS
 from lossatlas.backends.tensorflow.trainer import KerasTrainer, training_steps
 
 Problem, Trainer = KerasProblem, KerasTrainer
-
-__all__ = [
-    "POINT_STRATEGIES",
-    "PRECISIONS",
-    "PRODUCT_STRATEGIES",
-    "Device",
-    "FlatNetwork",
-    "KerasProblem",
-    "KerasTrainer",
-    "Problem",
-    "Recorder",
-    "Trainer",
-    "as_loss",
-    "build_loss",
-    "build_module",
-    "check_keras",
-    "device_of",
-    "least_product_bytes",
-    "mean_over_samples",
-    "read_checkpoint",
-    "set_up",
-    "training_steps",
-]
