@@ -95,7 +95,7 @@ def _conclude(job: Job, store: Store, order: Order, world: World, timing: Timing
     Raises:
         SystemExit: units are missing; the status makes the job resume.
     """
-    records = world.gather({**timing.record(world.rank), "peak_memory_bytes": peak_memory()})
+    records = world.gather({**timing.record(world.rank), "peak_memory_bytes": peak_memory()}) or []
     if world.rank == 0:
         wall = timing.wall()
         if store.finished:

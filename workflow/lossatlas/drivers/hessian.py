@@ -97,7 +97,7 @@ class TeamJob(HessianJob):
         trajectory, others = Trajectory(args.trajectory), open_others(args)
         problem, subset, device = read_problem(args, world, trajectory, args.spec[cls.kind])
         points = cls.choose_points(args, trajectory, others)  # after the limit on threads, on which sums depend
-        about = {"device": device, "remembered": remembered(args, device)}
+        about: dict[str, Any] = {"device": device, "remembered": remembered(args, device)}
         inputs = identities(trajectory, {"train": subset}, others)
         return cls(args.spec, problem, subset, points, inputs=inputs, **about)
 

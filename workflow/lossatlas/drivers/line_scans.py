@@ -26,9 +26,7 @@ from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import World, work_units
 from lossatlas.problem import Problem
-
-Place = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Center, direction and buffers."""
+from lossatlas.problem.protocol import Place
 
 Evaluate = Callable[[np.ndarray], np.ndarray]
 """From numbers of points on a curve to metrics (point, metric)."""
@@ -89,9 +87,8 @@ def restricted(
 
     ``batchnorm`` is ``frozen`` or ``recompute``.
     """
-    center, direction, buffers = at
     choices = {"batchnorm": batchnorm, "reference": reference} if batchnorm == "recompute" else choices
-    restriction = problem.restrict(center, direction[None], buffers, **choices)
+    restriction = problem.restrict(*at, **choices)
     return lambda numbers: restriction.metrics(alpha[numbers, None])
 
 
@@ -103,8 +100,8 @@ class Along:
         axes: the directions, one curve each.
     """
 
-    ends = None
-    schema = (
+    ends: tuple[float, float] | None = None
+    schema: tuple[Array, ...] = (
         Array("direction_norm", ("curve",), "Euclidean norm of the direction"),
         Array("variance_share", ("curve",), "share of the path's variance along the direction"),
         Array("angle", ("curve", "other_curve"), "angles between the directions in degrees"),
@@ -124,12 +121,14 @@ class Along:
 
     def fixed(self) -> Place | None:
         """Return where the first curve runs, unless running statistics are recomputed."""
-        return (self.center, self.vectors[0], self.buffers) if self.batchnorm == "frozen" else None
+        return self._place(0) if self.batchnorm == "frozen" else None
+
+    def _place(self, curve: int) -> Place:
+        return Place(self.center, self.vectors[curve : curve + 1], self.buffers)
 
     def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
         """Return the function that evaluates a problem at points of one curve."""
-        at = self.center, self.vectors[curve], self.buffers
-        return restricted(problem, at, self.alpha, self.batchnorm, reference, choices)
+        return restricted(problem, self._place(curve), self.alpha, self.batchnorm, reference, choices)
 
 
 class Between:
@@ -141,11 +140,13 @@ class Between:
         where: config key of the curve, for messages.
     """
 
-    ends = (0.0, 1.0)
-    schema = tuple(replace(array, dims=("alpha",)) for array in Line.schema if array.name != Line.axis)
+    ends: tuple[float, float] | None = (0.0, 1.0)
+    schema: tuple[Array, ...] = tuple(
+        replace(array, dims=("alpha",)) for array in Line.schema if array.name != Line.axis
+    )
 
     def __init__(self, spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], where: str):
-        self.alpha = positions(spec["range"], spec["points"], self.ends)
+        self.alpha = positions(spec["range"], spec["points"], (0.0, 1.0))
         self.batchnorm = spec["batchnorm"]
         buffers = "interpolate" if self.batchnorm == "interpolate" else "frozen"
         self.line = line = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha)
@@ -159,20 +160,22 @@ class Between:
     def _moves(self) -> bool:
         return self.line.interpolated and self.line.start.buffers.size > 0
 
+    @property
+    def _place(self) -> Place:
+        start = self.line.start
+        return Place(start.theta, (self.line.end.theta - start.theta)[None], start.buffers)
+
     def fixed(self) -> Place | None:
         """Return where the curve runs, unless running statistics move along or are recomputed."""
-        start, end = self.line.start, self.line.end
-        kept = self.batchnorm != "recompute" and not self._moves
-        return (start.theta, end.theta - start.theta, start.buffers) if kept else None
+        return None if self.batchnorm == "recompute" or self._moves else self._place
 
     def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
         """Return the function that evaluates a problem at points of the curve."""
         line = self.line
         if self._moves:
             return lambda numbers: np.stack([problem.metrics(line.parameters(n), line.buffers(n)) for n in numbers])
-        at = line.start.theta, line.end.theta - line.start.theta, line.start.buffers
         batchnorm = "frozen" if line.interpolated else self.batchnorm
-        return restricted(problem, at, self.alpha, batchnorm, reference, choices)
+        return restricted(problem, self._place, self.alpha, batchnorm, reference, choices)
 
 
 STATIONARY = "whether the loss is above or below that of both neighbours (1) or not (0)"
@@ -253,9 +256,8 @@ class LineScan(Job):
         """Choose how points are evaluated: measured on the first curve, at its ends and its middle."""
         if (place := self.course.fixed()) is None:
             return evaluation.one_by_one(self.spec["curve"], "curve")
-        (center, direction, buffers), alpha = place, self.course.alpha
+        alpha = self.course.alpha
         points = alpha[[0, len(alpha) // 2, -1], None]
-        place = center, direction[None], buffers
         return evaluation.choose(self.problems, place, points, self.rows, self.spec["curve"])
 
     def evaluator(self, store: Store) -> base.Evaluate:
@@ -290,7 +292,11 @@ class LineScan(Job):
             }
         )
         units = {name: evaluation.units_of_metric(name) for name in evaluation.metric_names(self.problems)}
-        known = {"alpha": course.alpha, "curve": course.labels, "split": list(self.problems)}
+        known: dict[str, np.ndarray | list] = {
+            "alpha": course.alpha,
+            "curve": course.labels,
+            "split": list(self.problems),
+        }
         create_arrays(group, arrays(course, units), known | course.data)
         columns = [f"{split}/{name}" for split in self.problems for name in units]
         per_unit = evaluation.points_per_chunk(self.spec["curve"], self.rows)

@@ -172,7 +172,7 @@ class Spectra(TeamJob):
     def _measure(self, name: str, theta: np.ndarray, buffers: np.ndarray) -> float:
         if name == "loss":
             return self.problem.metrics(theta, buffers)[0]
-        return np.linalg.norm(self.problem.gradient(theta, buffers))
+        return float(np.linalg.norm(self.problem.gradient(theta, buffers)))
 
 
 def read_runs(store: Store) -> list[list[Tridiagonal]]:

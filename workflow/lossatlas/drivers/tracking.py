@@ -153,7 +153,7 @@ class Tracking(TeamJob):
     def evaluate(self, unit: range) -> np.ndarray:
         """Return eigenvalues, residuals, flags, overlaps, products and shares, a line for each row of the unit."""
         state = self.saves.unit(unit.start) if self.saves else None
-        saved = state.load() if state else None
+        saved: dict[str, Any] | None = state.load() if state else None
         lines = list(saved.pop("lines")) if saved else []
         before = Eigenpairs(**saved) if saved else self.search(unit.start - 1) if unit.start else None
         for number in unit[len(lines) :]:

@@ -38,8 +38,8 @@ class AlongTraining:
     """Every ``stride``-th recorded iteration and the last (GradVis Algorithm 5)."""
 
     axis = "iteration"
-    schema = (Array(axis, (axis,), "iteration"), Array("row", (axis,), "row of the trajectory"))
-    measures = ()
+    schema: tuple[Array, ...] = (Array(axis, (axis,), "iteration"), Array("row", (axis,), "row of the trajectory"))
+    measures: tuple[str, ...] = ()
 
     def __init__(self, trajectory: Trajectory, stride: int):
         self.trajectory = trajectory
@@ -85,12 +85,12 @@ class Line:
     """
 
     axis = "position"
-    schema = (
+    schema: tuple[Array, ...] = (
         Array(axis, (axis,), "position on the line: 0 = from, 1 = to"),
         Array("distance", (axis,), "signed distance from 'from' (Euclidean norm)"),
         Array("clipped_variances", (axis,), "running variances below zero on the line, set to zero"),
     )
-    measures = ("loss", "gradient_norm")
+    measures: tuple[str, ...] = ("loss", "gradient_norm")
 
     def __init__(
         self,

@@ -29,6 +29,8 @@ class ProblemBase(ABC):
         LossAtlasError: the network does not accept the samples, or loss or metrics do not accept its outputs.
     """
 
+    loss: Function
+    batchnorm: str
     MATRIX: ClassVar[type]
     """Its ``CurvatureMatrix``."""
     HESSIAN: ClassVar[Callable[..., Hessian]]
@@ -113,8 +115,8 @@ class ProblemBase(ABC):
             return self.INTERPOLATED(self, place, moving)
         if batchnorm == "recompute" and self.has_batchnorm:
             return self.RECOMPUTED(self, place, reference or self)
-        return self._restrict(place, strategy if batchnorm == "frozen" else "", precision)
+        return self._restrict(place, strategy, precision, batchnorm)
 
     @abstractmethod
-    def _restrict(self, place: Place, strategy: str, precision: str) -> Restriction:
+    def _restrict(self, place: Place, strategy: str, precision: str, batchnorm: str) -> Restriction:
         """Return the loss on a subspace all over which the buffers hold."""
