@@ -8,7 +8,7 @@ import numpy as np
 
 from lossatlas.data import Split
 from lossatlas.problem.checks import BATCHNORM, check_one_of
-from lossatlas.problem.protocol import Choice, Hessian, LocalProductChoices, Place, Restriction
+from lossatlas.problem.protocol import Hessian, LocalProductChoices, Place, Restriction
 
 Function = Callable[[Any, Any], Any]
 """From outputs and targets of some samples to a mean over them."""
@@ -73,20 +73,6 @@ class ProblemBase(ABC):
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> Hessian:
         """Return the Hessian at theta; ``choices`` are those of ``HessianBase``."""
         return self.HESSIAN(self, theta, buffers, **choices)
-
-    @abstractmethod
-    def choose_strategy(
-        self,
-        theta: np.ndarray,
-        buffers: np.ndarray,
-        width: int,
-        operator: str = "hessian",
-        parameters: tuple[str, ...] = ("*",),
-        memory_gb: float = 2.0,
-        strategy: str = "auto",
-        count: int | None = None,
-    ) -> Choice:
-        """Return how products with ``width`` vectors at once are to be computed; see ``Problem``."""
 
     def restrict(
         self,
