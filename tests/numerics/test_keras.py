@@ -328,7 +328,7 @@ def test_sgd_takes_the_steps_that_its_definition_says():
     made = trainer(spec, "smooth", VECTORS)
     theta, velocity = made.network.parameters().astype(np.float64), 0.0
     for iteration in range(made.steps):
-        inputs, targets = (part.numpy() for part in made._batch(iteration))
+        inputs, targets = (part.numpy()[made._chosen(iteration)] for part in (made.inputs, made.targets))
         gradient = problem(network(), Split(inputs.astype(np.float64), targets), 100).gradient(theta, np.zeros(0))
         made.step(iteration)
         velocity = 0.5 * velocity + gradient + 0.1 * theta

@@ -45,6 +45,12 @@ class Recorded:
         return min((below, min(below + self.every, self.last)), key=lambda n: abs(n - iteration))
 
 
+def training_steps(samples: int, train: dict) -> tuple[int, int]:
+    """Return how many steps the config's ``train`` takes on so many samples: (altogether, per epoch)."""
+    per_epoch = math.ceil(samples / min(train["batch_size"], samples))
+    return max(1, round(train["epochs"] * per_epoch)), per_epoch
+
+
 def recorded(run: dict, checkpoints: int | None = None) -> Recorded | None:
     """Return what a run records, None where only its data or its checkpoints know.
 
@@ -56,8 +62,7 @@ def recorded(run: dict, checkpoints: int | None = None) -> Recorded | None:
     samples = TRAINING_SAMPLES.get(run["data"].get("name", ""))
     if samples is None:
         return None
-    per_epoch = math.ceil(samples / min(run["train"]["batch_size"], samples))
-    return Recorded(max(1, round(run["train"]["epochs"] * per_epoch)), run["train"]["record_every"])
+    return Recorded(training_steps(samples, run["train"])[0], run["train"]["record_every"])
 
 
 def check_sizes(config: dict, checkpoints: dict[str, int] | None = None) -> None:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import zarr
@@ -20,24 +20,8 @@ from lossatlas.io.trajectory import Recording, RowWriter, check_disk, rows_on_di
 from lossatlas.parallel import Timing, World, signals
 from lossatlas.parallel.progress import Progress
 from lossatlas.problem.readiness import check_memory
+from lossatlas.problem.training import TrainerBase
 from lossatlas.zoo import weights
-
-
-class Trainer(Protocol):
-    """What a backend's trainer offers; every step is a function of (state, iteration)."""
-
-    network: Any
-    steps: int
-    steps_per_epoch: int
-
-    def step(self, iteration: int) -> tuple[float, float]:
-        """Take one step; return (mini-batch loss before it, learning rate)."""
-
-    def state(self) -> bytes:
-        """Return all that a later process needs to go on."""
-
-    def load_state(self, state: bytes) -> None:
-        """Go on from a state."""
 
 
 @dataclass
@@ -57,7 +41,7 @@ class TrajectoryJob(Job):
 class Training(TrajectoryJob):
     """A run that is trained."""
 
-    trainer: Trainer
+    trainer: TrainerBase
 
     @classmethod
     def read(cls, args: Namespace, world: World) -> Self:
@@ -100,7 +84,7 @@ def recorded_iterations(steps: int, every: int) -> np.ndarray:
 
 
 def record_training(
-    trainer: Trainer,
+    trainer: TrainerBase,
     store: Store,
     label: str,
     log: Callable[[str], None] = print,

@@ -11,6 +11,6 @@ from lossatlas.backends.tensorflow.problem import KerasProblem, least_product_by
 from lossatlas.backends.tensorflow.products import PRODUCT_STRATEGIES
 from lossatlas.backends.tensorflow.recorder import Recorder
 from lossatlas.backends.tensorflow.subspace_loss import POINT_STRATEGIES, PRECISIONS
-from lossatlas.backends.tensorflow.trainer import KerasTrainer, training_steps
+from lossatlas.backends.tensorflow.trainer import KerasTrainer
 
 Problem, Trainer = KerasProblem, KerasTrainer

@@ -9,6 +9,6 @@ from lossatlas.backends.torch.losses import is_cross_entropy, mean_over_samples
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.problem import TorchProblem, least_product_bytes
 from lossatlas.backends.torch.subspace.subspace_loss import POINT_STRATEGIES, PRECISIONS
-from lossatlas.backends.torch.trainer import TorchTrainer, training_steps
+from lossatlas.backends.torch.trainer import TorchTrainer
 
 Problem, Trainer = TorchProblem, TorchTrainer
