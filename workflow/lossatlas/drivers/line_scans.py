@@ -99,8 +99,8 @@ class Along(Course):
         axes: the directions, one curve each.
     """
 
-    ends: tuple[float, float] | None = None
-    schema: tuple[Array, ...] = (
+    ends = None
+    schema = (
         Array("direction_norm", ("curve",), "Euclidean norm of the direction"),
         Array("variance_share", ("curve",), "share of the path's variance along the direction"),
         Array("angle", ("curve", "other_curve"), "angles between the directions in degrees"),
@@ -132,10 +132,8 @@ class Between(Course):
         where: config key of the curve, for messages.
     """
 
-    ends: tuple[float, float] | None = (0.0, 1.0)
-    schema: tuple[Array, ...] = tuple(
-        replace(array, dims=("alpha",)) for array in Line.schema if array.name != Line.axis
-    )
+    ends = (0.0, 1.0)
+    schema = tuple(replace(array, dims=("alpha",)) for array in Line.schema if array.name != Line.axis)
 
     def __init__(self, spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], where: str):
         self.alpha = positions(spec["range"], spec["points"], (0.0, 1.0))
