@@ -40,14 +40,9 @@ def points_per_chunk(spec: dict, points: int) -> int:
     return spec.get("points_per_chunk", max(4, -(-points // MAX_CHUNKS)))
 
 
-def metric_names(problems: dict[str, Problem]) -> tuple[str, ...]:
-    """Return the metrics that all splits offer."""
-    return next(iter(problems.values())).metric_names
-
-
-def units_of_metric(name: str) -> str:
-    """Return the units of a metric; those of the user's own are means as well."""
-    return UNITS.get(name, "mean over samples")
+def metrics(problems: dict[str, Problem]) -> dict[str, str]:
+    """Return the metrics that all splits offer, name -> units; those of the user's own are means as well."""
+    return {name: UNITS.get(name, "mean over samples") for name in next(iter(problems.values())).metric_names}
 
 
 def one_by_one(spec: dict, where: str) -> Plan:
@@ -56,7 +51,7 @@ def one_by_one(spec: dict, where: str) -> Plan:
     Raises:
         LossAtlasError: ``spec`` asks for another strategy or precision.
     """
-    config.check_plain(spec, where)
+    config.check({**evaluated_by(spec), "batchnorm": "recompute"}, "points", where)
     note = "eager: running statistics change from point to point"
     return Plan({"strategy": "eager", "strategy_note": note, "precision": "full"})
 

@@ -151,7 +151,7 @@ class Landscape(OnPlane, Job):
         if self.others.runs:
             group.attrs["other_evaluations"] = 2 * len(self.others.evaluated) * len(self.problems)
         summary = "One row per evaluation; 'order' tells which."
-        columns = [f"{split}/{name}" for split in self.problems for name in evaluation.metric_names(self.problems)]
+        columns = [f"{split}/{name}" for split in self.problems for name in evaluation.metrics(self.problems)]
         work_units.add_rows(group, summary, self.rows, columns, evaluation.points_per_chunk(self.plane, self.rows))
         self._add_order(group["work"], *map(len, self.grid))
 
@@ -205,7 +205,7 @@ class Landscape(OnPlane, Job):
     @property
     def schema(self) -> list[Array]:
         """All arrays of the store but those of ``work``."""
-        units = {name: evaluation.units_of_metric(name) for name in evaluation.metric_names(self.problems)}
+        units = evaluation.metrics(self.problems)
         moves = self.policy == "interpolate"
         own = arrays(units, tuple(self.subsets), self.adaptive, moves, self.axes.labels)
         return own + self.others.schema(units)

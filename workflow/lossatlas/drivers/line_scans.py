@@ -281,7 +281,7 @@ class LineScan(Job):
                 "subset_stratified": {name: subset.stratified for name, subset in subsets},
             }
         )
-        units = {name: evaluation.units_of_metric(name) for name in evaluation.metric_names(self.problems)}
+        units = evaluation.metrics(self.problems)
         known: dict[str, np.ndarray | list] = {
             "alpha": course.alpha,
             "curve": course.labels,
