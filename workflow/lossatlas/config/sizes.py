@@ -22,6 +22,12 @@ MOST_PCA_ROWS = 50_000
 """Recorded iterations that principal components are taken of; their Gram matrix then takes 20 GB."""
 
 
+def training_steps(samples: int, train: dict) -> tuple[int, int]:
+    """Return how many steps the config's ``train`` takes on so many samples: (altogether, per epoch)."""
+    per_epoch = math.ceil(samples / min(train["batch_size"], samples))
+    return max(1, round(train["epochs"] * per_epoch)), per_epoch
+
+
 @dataclass(frozen=True)
 class Recorded:
     """The iterations that a run records: 0, every, 2 every, ... and the last."""
@@ -43,12 +49,6 @@ class Recorded:
         """Return the recorded iteration that is nearest."""
         below = min(iteration, self.last) // self.every * self.every
         return min((below, min(below + self.every, self.last)), key=lambda n: abs(n - iteration))
-
-
-def training_steps(samples: int, train: dict) -> tuple[int, int]:
-    """Return how many steps the config's ``train`` takes on so many samples: (altogether, per epoch)."""
-    per_epoch = math.ceil(samples / min(train["batch_size"], samples))
-    return max(1, round(train["epochs"] * per_epoch)), per_epoch
 
 
 def recorded(run: dict, checkpoints: int | None = None) -> Recorded | None:
