@@ -6,4 +6,4 @@ from lossatlas.drivers import command_line
 from lossatlas.drivers.curvature_map import CurvatureMap
 
 if __name__ == "__main__":
-    command_line.run_job(CurvatureMap, command_line.plane_arguments(__doc__))
+    command_line.run_job(CurvatureMap, __doc__, *command_line.NETWORK, "x", "y")

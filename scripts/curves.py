@@ -6,4 +6,4 @@ from lossatlas.drivers import command_line
 from lossatlas.drivers.line_scans import LineScan
 
 if __name__ == "__main__":
-    command_line.run_job(LineScan, command_line.line_arguments(__doc__))
+    command_line.run_job(LineScan, __doc__, *command_line.NETWORK, x=command_line.CURVES)

@@ -6,6 +6,4 @@ from lossatlas.drivers import command_line
 from lossatlas.drivers.direction_sets import Directions
 
 if __name__ == "__main__":
-    parser = command_line.arguments(__doc__)
-    command_line.add_trajectories(parser)
-    command_line.run_job(Directions, parser)
+    command_line.run_job(Directions, __doc__, "trajectory", "other")

@@ -6,4 +6,4 @@ from lossatlas.drivers import command_line
 from lossatlas.drivers.landscape import Landscape
 
 if __name__ == "__main__":
-    command_line.run_job(Landscape, command_line.plane_arguments(__doc__))
+    command_line.run_job(Landscape, __doc__, *command_line.NETWORK, "x", "y")

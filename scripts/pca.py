@@ -2,12 +2,8 @@
 
 import lossatlas.parallel.listen  # noqa: F401
 
-from pathlib import Path
-
 from lossatlas.drivers import command_line
 from lossatlas.drivers.direction_sets import PrincipalComponents
 
 if __name__ == "__main__":
-    parser = command_line.rank_arguments(__doc__)
-    parser.add_argument("--trajectory", type=Path, required=True)
-    command_line.run_job(PrincipalComponents, parser)
+    command_line.run_job(PrincipalComponents, __doc__, *command_line.MPI, "trajectory")

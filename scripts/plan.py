@@ -10,6 +10,7 @@ from multiprocessing import get_context
 
 from lossatlas import backends, config
 from lossatlas.config.run import Run
+from lossatlas.config.sizes import training_steps
 from lossatlas.data import training_samples
 from lossatlas.drivers import command_line, curvature_map, landscape, line_scans, spectra, tracking
 from lossatlas.drivers.training import recorded_iterations
@@ -78,7 +79,7 @@ def record(run: Run) -> Recording:
     network = backend.FlatNetwork(backend.build_module(spec["model"], spec["seed"]), device)
     if not run.is_trained:
         return network.recording(range(len(run.checkpoints)))
-    steps, steps_per_epoch = backend.training_steps(training_samples(spec["data"]), spec["train"])
+    steps, steps_per_epoch = training_steps(training_samples(spec["data"]), spec["train"])
     return network.recording(recorded_iterations(steps, spec["train"]["record_every"]), steps_per_epoch)
 
 

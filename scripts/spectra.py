@@ -6,4 +6,4 @@ from lossatlas.drivers import command_line
 from lossatlas.drivers.spectra import Spectra
 
 if __name__ == "__main__":
-    command_line.run_job(Spectra, command_line.team_arguments(__doc__))
+    command_line.run_job(Spectra, __doc__, *command_line.NETWORK, "save-minutes", "data-ranks")

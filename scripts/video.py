@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from lossatlas.drivers import command_line
+from lossatlas.io import owner
 from lossatlas.io.store import open_dataset
 from lossatlas.parallel.progress import Progress
 from lossatlas.render import report, video
@@ -29,7 +30,7 @@ def main(args, _world) -> None:
     held = round(args.hold_seconds * args.fps)
     video.write_video(args.output, frames(renderer, args.label, held), args.fps)
     if args.player:
-        report.write(args.player, report.player(args.output, args.title))
+        owner.write(args.player, report.player(args.output, args.title).encode())
     seconds, count = time.monotonic() - started, len(renderer) + held
     print(f"{args.label}: {count} frames in {seconds:.1f} s, {count / seconds:.0f} frames/s")
 

@@ -328,7 +328,7 @@ def test_sgd_takes_the_steps_that_its_definition_says():
     made = trainer(spec, "smooth", VECTORS)
     theta, velocity = made.network.parameters().astype(np.float64), 0.0
     for iteration in range(made.steps):
-        inputs, targets = (part.numpy() for part in made._batch(iteration))
+        inputs, targets = (part.numpy()[made._chosen(iteration)] for part in (made.inputs, made.targets))
         gradient = problem(network(), Split(inputs.astype(np.float64), targets), 100).gradient(theta, np.zeros(0))
         made.step(iteration)
         velocity = 0.5 * velocity + gradient + 0.1 * theta
@@ -499,7 +499,7 @@ def test_what_a_strategy_was_compared_with_and_how_well_it_agreed(dtype, operato
 def test_a_strategy_that_disagrees_is_dropped_and_said(monkeypatch):
     right = CurvatureMatrix._forward
     monkeypatch.setattr(CurvatureMatrix, "_forward", lambda self, *given: right(self, *given) * (1 + 1e-9))
-    monkeypatch.setattr(hessian, "_seconds", lambda matrix, strategy, *_: {"nested": 1.0, "forward": 0.1}[strategy])
+    monkeypatch.setattr(hessian.Point, "_seconds", lambda at, strategy, *_: {"nested": 1.0, "forward": 0.1}[strategy])
     net = network()
     choice = problem(net).choose_strategy(*at(net), 1)
     assert choice.strategy == "nested"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.backends.torch.subspace import agreement, subspace_loss
 from lossatlas.data import Split
+from lossatlas.problem.protocol import Place
 from torch import nn
 from torch.nn import functional
 
@@ -199,10 +200,10 @@ def test_checks_take_a_bounded_time(monkeypatch):
 
     made = problem.restrict(*at, "folded")
     problem.network.module.forward = counted
-    found = agreement.Reference(problem, at, POINTS, 1).compare(made)
+    found = agreement.Reference(problem, Place(*at), POINTS, 1).compare(made)
     assert (found.points, found.samples) == (1, 7)
     assert calls == [7, 7], "plainly and moved by rounding"
-    found = agreement.Reference(problem, at, POINTS, 10**9).compare(made)
+    found = agreement.Reference(problem, Place(*at), POINTS, 10**9).compare(made)
     assert (found.points, found.samples) == (4, 23)
 
 

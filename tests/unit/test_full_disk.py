@@ -20,8 +20,8 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from lossatlas.drivers import command_line, training
-from lossatlas.io import store
-from lossatlas.render import report, video
+from lossatlas.io import owner, store
+from lossatlas.render import video
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
@@ -34,10 +34,8 @@ def main(world):
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
     if sys.argv[2] == "store":
         made["values"][:] = np.arange(100_000.0)
-    if sys.argv[2] == "json":
-        command_line.write_json(folder / "numbers.json", "x" * 599_997)
-    if sys.argv[2] == "page":
-        report.write(folder / "report.html", "\u00e9" * 300_000)
+    if sys.argv[2] == "file":
+        owner.write(folder / "report.html", bytes(600_000))
     if sys.argv[2] == "state":
         training.ResumeFile(folder / "t.resume", "tag").write(1, 1, bytes(600_000))
     if sys.argv[2] == "frame":
@@ -60,8 +58,7 @@ NO_ROOM = r": no room on the disk \(File too large\): "
             "store",
             r"values/c/0" + NO_ROOM + r"0\.800 MB are needed for it, \d+\.\d+ MB are free;",
         ),
-        ("json", r"numbers\.json" + NO_ROOM + r"0\.600 MB are needed for it, "),
-        ("page", r"report\.html" + NO_ROOM + r"0\.600 MB are needed for it, "),
+        ("file", r"report\.html" + NO_ROOM + r"0\.600 MB are needed for it, "),
         ("state", r"t\.resume" + NO_ROOM + r"0\.600 MB are needed for it, "),
         ("frame", r"0\.png" + NO_ROOM + r"\d+\.\d+ MB are free;"),
         ("film", r"v\.mp4: the encoder \(ffmpeg\) ended .*: killed, or no room: 0\.[45]\d\d MB were written, and "),

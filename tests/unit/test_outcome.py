@@ -5,7 +5,7 @@ import os
 import pytest
 from lossatlas.config import resolve
 from lossatlas.config.run import Run
-from lossatlas.render.outcome import failures, summary
+from lossatlas.render.outcome import failures, jobs, summary
 
 SNAKEMAKE = """\
 Error in rule {rule}:
@@ -24,11 +24,12 @@ def run(tmp_path) -> Run:
 def test_the_summary_lists_stages_as_they_ended_and_what_there_is(run, tmp_path):
     for age, (name, seconds) in enumerate((("landscape/pca", "12.34"), ("train", "3.21"))):
         file = tmp_path / f"a/logs/{name}.benchmark.tsv"
-        file.write_text(f"s\th:m:s\n{seconds}\t0:00:12\n")
+        file.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:12\t{'NA' if age else 496.93}\n")
         os.utime(file, (1e9 - age, 1e9 - age))
     (tmp_path / "a/report.html").touch()
     lines = summary([run]).splitlines()
     assert [line.split() for line in lines[2:4]] == [["a/train", "3.2"], ["a/landscape/pca", "12.3"]]
+    assert jobs(run) == [("train", 3.2, 0), ("landscape/pca", 12.3, 497)]
     assert lines[4:] == ["", f"report: {tmp_path}/a/report.html"], "there are no videos yet"
 
 

@@ -3,18 +3,4 @@
 from lossatlas.config.document import document
 from lossatlas.config.frameworks import BY_FRAMEWORK, SCHEDULES_OF_BOTH
 from lossatlas.config.references import axes_of, count, split_axis
-from lossatlas.config.resolve import check, check_plain, load, resolve, schema
-
-__all__ = [
-    "BY_FRAMEWORK",
-    "SCHEDULES_OF_BOTH",
-    "axes_of",
-    "check",
-    "check_plain",
-    "count",
-    "document",
-    "load",
-    "resolve",
-    "schema",
-    "split_axis",
-]
+from lossatlas.config.resolve import check, load, resolve, schema

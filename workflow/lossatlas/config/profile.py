@@ -1,8 +1,8 @@
 """Mistakes in a cluster profile's resources, which would otherwise be ignored without a word."""
 
-import difflib
 from collections.abc import Iterable
 
+from lossatlas.config.model import nearest
 from lossatlas.errors import LossAtlasError
 
 MPI_RULES = ("pca", "landscape", "curves", "spectra", "curvature", "tracking")
@@ -65,5 +65,5 @@ def _check_ranks(where: str, settings: dict) -> None:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.8)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(word, list(known), 0.8)
+    return f"; did you mean {near!r}?" if near else ""

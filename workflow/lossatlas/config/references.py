@@ -1,7 +1,6 @@
 """What keys of a config say of each other: runs, directions and checkpoints that they name."""
 
-import difflib
-
+from lossatlas.config.model import nearest
 from lossatlas.config.models import Checkpoint, Config, CurveBetween, Difference, Plane, Run, SpectraBetween
 from lossatlas.errors import LossAtlasError
 
@@ -78,8 +77,8 @@ def _check_plane(where: str, plane: Plane, run: Run) -> None:
 def _check_axis(where: str, axis: str, run: Run) -> None:
     name, number = split_axis(axis)
     if name not in run.directions:
-        near = difflib.get_close_matches(name, run.directions, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"directions: {', '.join(run.directions) or 'none'}"
+        near = nearest(name, list(run.directions))
+        hint = f"did you mean {near!r}?" if near else f"directions: {', '.join(run.directions) or 'none'}"
         raise LossAtlasError(f"{where}: no directions {name!r} in this run; {hint}")
     available = count(run.directions[name].model_dump())
     if available is not None and number is not None and number >= available:

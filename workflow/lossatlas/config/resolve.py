@@ -57,12 +57,6 @@ def check(values: dict, definition: str, where: str) -> Any:
     return _make(getattr(models, definition.title().replace("_", "")), _plain(values), where)
 
 
-def check_plain(spec: dict, where: str) -> None:
-    """Refuse strategies and precisions of points that need running statistics that are the same at all of them."""
-    chosen = {key: spec[key] for key in ("strategy", "precision") if key in spec}
-    check({**chosen, "batchnorm": "recompute"}, "points", where)
-
-
 def _plain(value: Any) -> Any:
     """Return numbers of NumPy as Python's, in dicts and lists too."""
     if isinstance(value, dict):

@@ -22,6 +22,12 @@ MOST_PCA_ROWS = 50_000
 """Recorded iterations that principal components are taken of; their Gram matrix then takes 20 GB."""
 
 
+def training_steps(samples: int, train: dict) -> tuple[int, int]:
+    """Return how many steps the config's ``train`` takes on so many samples: (altogether, per epoch)."""
+    per_epoch = math.ceil(samples / min(train["batch_size"], samples))
+    return max(1, round(train["epochs"] * per_epoch)), per_epoch
+
+
 @dataclass(frozen=True)
 class Recorded:
     """The iterations that a run records: 0, every, 2 every, ... and the last."""
@@ -56,8 +62,7 @@ def recorded(run: dict, checkpoints: int | None = None) -> Recorded | None:
     samples = TRAINING_SAMPLES.get(run["data"].get("name", ""))
     if samples is None:
         return None
-    per_epoch = math.ceil(samples / min(run["train"]["batch_size"], samples))
-    return Recorded(max(1, round(run["train"]["epochs"] * per_epoch)), run["train"]["record_every"])
+    return Recorded(training_steps(samples, run["train"])[0], run["train"]["record_every"])
 
 
 def check_sizes(config: dict, checkpoints: dict[str, int] | None = None) -> None:

@@ -2,5 +2,3 @@
 
 from lossatlas.data.dataset import Dataset, Split, load_dataset, sample_split, training_samples
 from lossatlas.data.subset import Subset, evaluation_subsets
-
-__all__ = ["Dataset", "Split", "Subset", "evaluation_subsets", "load_dataset", "sample_split", "training_samples"]

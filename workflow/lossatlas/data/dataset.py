@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lossatlas.config import imports
+from lossatlas.config.sizes import TRAINING_SAMPLES
 from lossatlas.data import downloaded
 from lossatlas.errors import LossAtlasError
 
@@ -60,8 +61,7 @@ def load_dataset(spec: dict, where: str = "data") -> Dataset:
 
 def training_samples(spec: dict) -> int:
     """Return the size of a training set; those that are downloaded need not be there yet."""
-    known = {"fashion-mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
-    return known.get(spec.get("name", "")) or len(load_dataset(spec).train)
+    return TRAINING_SAMPLES.get(spec.get("name", "")) or len(load_dataset(spec).train)
 
 
 def sample_split(spec: dict, count: int) -> Split:

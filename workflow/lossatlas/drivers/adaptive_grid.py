@@ -270,7 +270,7 @@ def next_round(
     if border.any():
         chooser.choose(border, 2 * far)
     chooser.choose(np.ones(nx * ny), far, spread=np.inf)
-    chooser.choose(rough, min(np.count_nonzero(rough), (count - len(chooser.chosen)) * 3 // 4))
+    chooser.choose(rough, min(int(np.count_nonzero(rough)), (count - len(chooser.chosen)) * 3 // 4))
     return chooser.choose(doubt, count - len(chooser.chosen))
 
 

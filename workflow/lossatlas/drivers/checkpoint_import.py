@@ -41,6 +41,7 @@ class CheckpointImport(TrajectoryJob):
         device = backend.set_up("cpu", spec["dtype"], threads=1)
         network = backend.FlatNetwork(backend.build_module(spec["model"], spec["seed"]), device)
         recorded = recorded_by_user(args.files, network)
+        inputs: dict[str, Any]
         if recorded:
             network.load(frozen=recorded.frozen)
             recording, inputs = network.recording(recorded.iterations), {"trajectory": recorded.store.identity}

@@ -14,75 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from lossatlas.drivers.base import Job, Order
-from lossatlas.errors import NO_ROOM, LossAtlasError, room_for
+from lossatlas.errors import NO_ROOM, LossAtlasError
 from lossatlas.io import owner
 from lossatlas.io import store as stores
 from lossatlas.io.store import Store
 from lossatlas.parallel import Timing, World, signals
-
-
-def arguments(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that all store-making scripts have."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--output", type=Path, required=True, help="the store to make (becomes a link)")
-    parser.add_argument("--run-dir", type=Path, required=True, help="results/<run>")
-    parser.add_argument("--spec", type=json.loads, required=True, help="what determines the result, as JSON")
-    parser.add_argument("--label", required=True, help="name of the job in messages")
-    parser.add_argument("--fresh", action="store_true", help="set an existing store aside and compute anew")
-    return parser
-
-
-def rank_arguments(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that all MPI scripts have."""
-    parser = arguments(description)
-    parser.add_argument("--timing", type=Path, required=True, help="timing record to write, JSON")
-    parser.add_argument("--ranks", type=int, required=True, help="ranks that MPI's world must have")
-    parser.add_argument("--threads", type=int, required=True, help="threads of each rank")
-    return parser
-
-
-def mpi_arguments(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments of MPI scripts that run a network and share units."""
-    parser = rank_arguments(description)
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--queue", choices=["counter", "static"], required=True)
-    return parser
-
-
-def device_arguments(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments of scripts on their own that run a network."""
-    parser = arguments(description)
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--device", required=True)
-    return parser
-
-
-def team_arguments(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments of MPI scripts whose ranks may compute a unit together, and save its state."""
-    parser = mpi_arguments(description)
-    add_trajectories(parser)
-    parser.add_argument("--save-minutes", type=float, required=True, help="from one save of a long unit to the next")
-    parser.add_argument("--data-ranks", required=True, help="ranks that compute a unit together, or auto")
-    return parser
-
-
-def plane_arguments(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that all MPI scripts on a plane have; an axis is (store, index from 0)."""
-    parser = mpi_arguments(description)
-    add_trajectories(parser)
-    for name in ("x", "y"):
-        told = f"direction of the {name} axis, counted from 1"
-        parser.add_argument(f"--{name}", type=axis, required=True, metavar="STORE:NUMBER", help=told)
-    return parser
-
-
-def line_arguments(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments of the MPI script on lines, which directions or other runs may give."""
-    parser = mpi_arguments(description)
-    add_trajectories(parser)
-    told = "directions, counted from 1, or all of a store; a curve each"
-    parser.add_argument("--x", action="append", default=[], type=axis, metavar="STORE:NUMBER", help=told)
-    return parser
 
 
 def axis(text: str) -> tuple[Path, int | None]:
@@ -91,26 +27,52 @@ def axis(text: str) -> tuple[Path, int | None]:
     return Path(path), None if number == "all" else int(number) - 1
 
 
-def add_trajectories(parser: argparse.ArgumentParser) -> None:
-    """Add the run's own trajectory and, as pairs (run, path), those of other runs."""
-    parser.add_argument("--trajectory", type=Path, required=True)
-    other = {"metavar": "RUN=PATH", "help": "trajectory of another run"}
-    parser.add_argument("--other", action="append", default=[], type=_named_path, **other)
-
-
-def add_needs(parser: argparse.ArgumentParser) -> None:
-    """Add what the jobs after a trajectory's need memory for, see ``readiness.check_memory``."""
-    told = "choices of later jobs that compute Hessian products, by key of the config, as JSON"
-    parser.add_argument("--needs", type=json.loads, default={}, help=told)
-
-
 def _named_path(text: str) -> tuple[str, Path]:
     name, path = text.split("=", 1)
     return name, Path(path)
 
 
-def run_job(kind: type[Job], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line and make the store of a job; all ranks of a job that has several do."""
+_AXIS, _LIST = {"type": axis, "metavar": "STORE:NUMBER"}, {"action": "append", "default": []}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "output": {"type": Path, "help": "the store to make (becomes a link)"},
+    "run-dir": {"type": Path, "help": "results/<run>"},
+    "spec": {"type": json.loads, "help": "what determines the result, as JSON"},
+    "label": {"help": "name of the job in messages"},
+    "fresh": {"action": "store_true", "default": False, "help": "set an existing store aside and compute anew"},
+    "timing": {"type": Path, "help": "timing record to write, JSON"},
+    "ranks": {"type": int, "help": "ranks that MPI's world must have"},
+    "threads": {"type": int, "help": "threads of each rank"},
+    "device": {"help": "auto, cpu or cuda"},
+    "queue": {"choices": ["counter", "static"], "help": "how ranks share units"},
+    "trajectory": {"type": Path, "help": "that of the run itself"},
+    "other": {"type": _named_path, "metavar": "RUN=PATH", "help": "trajectory of another run", **_LIST},
+    "save-minutes": {"type": float, "help": "from one save of a long unit to the next"},
+    "data-ranks": {"help": "ranks that compute a unit together, or auto"},
+    "x": {"help": "direction of the x axis, counted from 1", **_AXIS},
+    "y": {"help": "direction of the y axis, counted from 1", **_AXIS},
+    "needs": {"type": json.loads, "default": {}, "help": "what later jobs need memory for, see readiness.check_memory"},
+    "files": {"type": Path, "nargs": "+", "help": "checkpoints in order"},
+}
+"""What scripts are told that make stores, by name; those without a default must be given."""
+
+STORE, MPI = ("output", "run-dir", "spec", "label", "fresh"), ("timing", "ranks", "threads")
+NETWORK = (*MPI, "device", "queue", "trajectory", "other")
+"""Of all scripts that make stores; of those that MPI starts; of those among these that run a network."""
+
+CURVES = {"help": "directions, counted from 1, or all of a store; a curve each", **_AXIS, **_LIST}
+"""The argument ``x`` of curves."""
+
+
+def run_job(kind: type[Job], description: str | None, *names: str, **others: dict[str, Any]) -> None:
+    """Parse the command line and make the store of a job; all ranks of a job that has several do.
+
+    Args:
+        names: of ``ARGUMENTS`` besides ``STORE``.
+        others: arguments of this script alone, as ``ARGUMENTS`` has them.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    for name, how in {**{name: ARGUMENTS[name] for name in (*STORE, *names)}, **others}.items():
+        parser.add_argument(f"--{name}", required="default" not in how, **how)
     args = parser.parse_args()
     run(lambda world: _make(kind, args, world), getattr(args, "ranks", None), args.label)
 
@@ -133,7 +95,7 @@ def _conclude(job: Job, store: Store, order: Order, world: World, timing: Timing
     Raises:
         SystemExit: units are missing; the status makes the job resume.
     """
-    records = world.gather({**timing.record(world.rank), "peak_memory_bytes": peak_memory()})
+    records = world.gather({**timing.record(world.rank), "peak_memory_bytes": peak_memory()}) or []
     if world.rank == 0:
         wall = timing.wall()
         if store.finished:
@@ -152,7 +114,7 @@ def _conclude(job: Job, store: Store, order: Order, world: World, timing: Timing
                     f"{order.label}: rank {record['rank']} did {record['units']} chunks; seconds: {record['seconds']}"
                 )
             content = {"label": order.label, "wall_seconds": wall, "device": job.device, "ranks": records}
-            write_json(order.timing, content)
+            owner.write(order.timing, json.dumps(content, indent=1).encode())
         if missing:
             why = f"stopped by {signals.requested() or 'another rank'}, {missing} chunks missing"
             print(f"{order.label}: {why}; run the same command again to go on", flush=True)
@@ -235,13 +197,3 @@ def _tell(world: World, text: str, status: int) -> None:
     if world.size > 1:
         time.sleep(0.5)  # launchers drop what they have not yet passed on when a rank aborts
     world.abort(status)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a small JSON file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{owner.mark()}")
-    text = json.dumps(content, indent=1) + "\n"
-    with room_for(path, len(text)):
-        temporary.write_text(text)
-    os.replace(temporary, path)

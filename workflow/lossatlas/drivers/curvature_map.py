@@ -84,7 +84,7 @@ class CurvatureMap(OnPlane, HessianJob):
         trajectory, others = Trajectory(args.trajectory), Others(open_others(args), losses=False)
         axes = open_axes(args, trajectory)
         problem, subset, device = read_problem(args, world, trajectory, args.spec["curvature"])
-        about = {"device": device, "remembered": remembered(args, device)}
+        about: dict[str, Any] = {"device": device, "remembered": remembered(args, device)}
         inputs = identities(trajectory, {"train": subset}, others.runs, axes)
         return cls(args.spec, problem, subset, axes, trajectory, others, inputs=inputs, **about)
 
@@ -110,9 +110,9 @@ class CurvatureMap(OnPlane, HessianJob):
                 to move along axes that are no differences of checkpoints.
         """
         spec, plane = self.choices, self.plane
-        self.check_moves()
-        size = self.problem.layout.select(spec["parameters"]).size
-        check_count(size, 2)
+        if self.policy == "interpolate":
+            self.moving()
+        check_count(self.matrix["parameters"], 2)
         x, y = grid_coordinates(join(self.paths), {**plane, "points": spec["points"]})
         group.attrs.update(
             {
@@ -125,13 +125,9 @@ class CurvatureMap(OnPlane, HessianJob):
                 "x_label": self.axes.labels[0],
                 "y_label": self.axes.labels[1],
                 **self.axes.notes,
-                "parameters": size,
-                "operator": spec["operator"],
-                "parameter_patterns": spec["parameters"],
                 "tolerance": spec["tolerance"],
                 "max_products": spec["max_products"],
-                "samples": len(self.subset),
-                "subset_digest": self.subset.digest,
+                **self.matrix,
             }
         )
         create_arrays(group, arrays(self.axes.labels), {"x": x, "y": y})
@@ -172,7 +168,7 @@ class CurvatureMap(OnPlane, HessianJob):
         if self.policy == "recompute":
             return self.problem.recomputed(theta, buffers)
         if self.policy == "interpolate":
-            moved = buffers + coefficients @ self.axes.buffers
+            moved = buffers + coefficients @ self.moving()
             return np.where(variance_mask(self.trajectory) & (moved < 0), 0.0, moved)
         return buffers
 

@@ -7,6 +7,7 @@ import numpy as np
 from lossatlas import config
 from lossatlas.drivers.base import Plan
 from lossatlas.problem import Problem
+from lossatlas.problem.protocol import Place
 
 MAX_CHUNKS = 2000
 """Chunk files that the results of one store take at most, about."""
@@ -39,14 +40,9 @@ def points_per_chunk(spec: dict, points: int) -> int:
     return spec.get("points_per_chunk", max(4, -(-points // MAX_CHUNKS)))
 
 
-def metric_names(problems: dict[str, Problem]) -> tuple[str, ...]:
-    """Return the metrics that all splits offer."""
-    return next(iter(problems.values())).metric_names
-
-
-def units_of_metric(name: str) -> str:
-    """Return the units of a metric; those of the user's own are means as well."""
-    return UNITS.get(name, "mean over samples")
+def metrics(problems: dict[str, Problem]) -> dict[str, str]:
+    """Return the metrics that all splits offer, name -> units; those of the user's own are means as well."""
+    return {name: UNITS.get(name, "mean over samples") for name in next(iter(problems.values())).metric_names}
 
 
 def one_by_one(spec: dict, where: str) -> Plan:
@@ -55,17 +51,16 @@ def one_by_one(spec: dict, where: str) -> Plan:
     Raises:
         LossAtlasError: ``spec`` asks for another strategy or precision.
     """
-    config.check_plain(spec, where)
+    config.check({**evaluated_by(spec), "batchnorm": "recompute"}, "points", where)
     note = "eager: running statistics change from point to point"
     return Plan({"strategy": "eager", "strategy_note": note, "precision": "full"})
 
 
-def choose(problems: dict[str, Problem], place: tuple, points: np.ndarray, count: int, spec: dict) -> Plan:
+def choose(problems: dict[str, Problem], place: Place, points: np.ndarray, count: int, spec: dict) -> Plan:
     """Choose how points are evaluated; a store says so, and how well it agreed with the plain way.
 
     Args:
         problems: by split. The choice is made on the first one; it must agree with plain evaluation on all.
-        place: center, directions and buffers.
         points: some points (point, k) at which ways are compared.
         count: points that are ahead.
         spec: has the keys of ``EVALUATED_BY``, where they were given.
@@ -76,7 +71,7 @@ def choose(problems: dict[str, Problem], place: tuple, points: np.ndarray, count
     for other in elsewhere:
         if other.strategy != chosen.strategy:  # a plainer one, for all
             return choose(problems, place, points, count, {**spec, "strategy": other.strategy})
-    attributes = {"strategy": chosen.strategy, "strategy_note": chosen.told}
+    attributes: dict[str, Any] = {"strategy": chosen.strategy, "strategy_note": chosen.told}
     attributes |= {"precision": spec.get("precision", "full")}
     if chosen.agreement is not None:
         attributes |= {"agreement": _agreement([one.agreement for one in (chosen, *elsewhere)])}

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from argparse import Namespace
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -37,6 +38,18 @@ class HessianJob(Job):
     def choices(self) -> dict[str, Any]:
         """The driver's own part of the spec."""
         return self.spec[self.kind]
+
+    @cached_property
+    def matrix(self) -> dict[str, Any]:
+        """What a store says of the matrix and its samples."""
+        spec, subset = self.choices, self.subset
+        return {
+            "parameters": self.problem.layout.select(spec["parameters"]).size,
+            "operator": spec["operator"],
+            "parameter_patterns": spec["parameters"],
+            "samples": len(subset),
+            "subset_digest": subset.digest,
+        }
 
     @property
     @abstractmethod
@@ -84,7 +97,7 @@ class TeamJob(HessianJob):
         trajectory, others = Trajectory(args.trajectory), open_others(args)
         problem, subset, device = read_problem(args, world, trajectory, args.spec[cls.kind])
         points = cls.choose_points(args, trajectory, others)  # after the limit on threads, on which sums depend
-        about = {"device": device, "remembered": remembered(args, device)}
+        about: dict[str, Any] = {"device": device, "remembered": remembered(args, device)}
         inputs = identities(trajectory, {"train": subset}, others)
         return cls(args.spec, problem, subset, points, inputs=inputs, **about)
 

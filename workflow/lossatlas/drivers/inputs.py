@@ -58,6 +58,6 @@ def identities(
     axes: Axes | None = None,
 ) -> dict[str, Any]:
     """Return the identities of all that a job reads, by name."""
-    known = {"trajectory": trajectory.store.identity, **(axes.identities if axes else {})}
+    known: dict[str, Any] = {"trajectory": trajectory.store.identity, **(axes.identities if axes else {})}
     known |= {f"subset/{name}": subset.digest for name, subset in subsets.items()}
     return known | {f"run/{name}": other.store.identity for name, other in (others or {}).items()}

@@ -30,6 +30,7 @@ from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import Timing, World, work_units
 from lossatlas.problem import Problem
+from lossatlas.problem.protocol import Place
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -141,7 +142,7 @@ class Landscape(OnPlane, Job):
             return evaluation.one_by_one(self.plane, "plane")
         (center, buffers), vectors = self.origin, self.axes.vectors
         points = np.array([np.mean(ends, axis=1), *itertools.product(*ends)])
-        return evaluation.choose(self.problems, (center, vectors, buffers), points, self.rows, self.plane)
+        return evaluation.choose(self.problems, Place(center, vectors, buffers), points, self.rows, self.plane)
 
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store: coordinates and paths at once, results to be filled in."""
@@ -150,7 +151,7 @@ class Landscape(OnPlane, Job):
         if self.others.runs:
             group.attrs["other_evaluations"] = 2 * len(self.others.evaluated) * len(self.problems)
         summary = "One row per evaluation; 'order' tells which."
-        columns = [f"{split}/{name}" for split in self.problems for name in evaluation.metric_names(self.problems)]
+        columns = [f"{split}/{name}" for split in self.problems for name in evaluation.metrics(self.problems)]
         work_units.add_rows(group, summary, self.rows, columns, evaluation.points_per_chunk(self.plane, self.rows))
         self._add_order(group["work"], *map(len, self.grid))
 
@@ -204,7 +205,7 @@ class Landscape(OnPlane, Job):
     @property
     def schema(self) -> list[Array]:
         """All arrays of the store but those of ``work``."""
-        units = {name: evaluation.units_of_metric(name) for name in evaluation.metric_names(self.problems)}
+        units = evaluation.metrics(self.problems)
         moves = self.policy == "interpolate"
         own = arrays(units, tuple(self.subsets), self.adaptive, moves, self.axes.labels)
         return own + self.others.schema(units)
@@ -214,7 +215,7 @@ class Landscape(OnPlane, Job):
         """What ``restrict`` takes of BatchNorm."""
         if self.policy == "frozen":
             return {}
-        also = {"reference": self.problems["train"]} if self.policy == "recompute" else {"moving": self.axes.buffers}
+        also = {"reference": self.problems["train"]} if self.policy == "recompute" else {"moving": self.moving()}
         return {"batchnorm": self.policy, **also}
 
     def _known(self) -> dict[str, np.ndarray | list]:
@@ -230,9 +231,8 @@ class Landscape(OnPlane, Job):
 
     def _clipped(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Count the running variances that are below zero at each grid point (y, x)."""
-        self.check_moves()
         mask = variance_mask(self.trajectory)
-        center, (along_x, along_y) = self.origin[1][mask], self.axes.buffers[:, mask]
+        center, (along_x, along_y) = self.origin[1][mask], self.moving()[:, mask]
         return np.array([[int((center + a * along_x + b * along_y < 0).sum()) for a in x] for b in y])
 
     @staticmethod
@@ -242,7 +242,7 @@ class Landscape(OnPlane, Job):
         for name, array in evaluated.arrays().items():
             store[name][...] = array
         splits = store["split"][:].tolist()
-        counts = {"points": len(evaluated.numbers)}
+        counts: dict[str, Any] = {"points": len(evaluated.numbers)}
         nonfinite = (~np.isfinite(evaluated.losses)).sum(axis=1).tolist()
         counts["nonfinite_points"] = dict(zip(splits, nonfinite, strict=True))
         store.update(nonfinite_points=counts["nonfinite_points"])
@@ -395,10 +395,9 @@ class Evaluated:
         evaluated = np.isin(np.arange(self.points), self.numbers).reshape(self.shape)
         arrays = {"evaluated": evaluated}
         for k, name in enumerate(self.names):
-            how = zip(self.scales, (kernel for _, kernel in self.checks), strict=True)
-            how = how if name == "loss" else [(None,)] * len(self.values)
-            pairs = zip(self.values[:, k], how, strict=True)
-            surfaces = [adaptive_grid.complete(self.shape, self.numbers, values, *how) for values, how in pairs]
+            splits = zip(self.values[:, k], self.scales, self.checks, strict=True)
+            chosen = [(values, scale if name == "loss" else None, kernel) for values, scale, (_, kernel) in splits]
+            surfaces = [adaptive_grid.complete(self.shape, self.numbers, *one) for one in chosen]
             arrays[name] = np.stack(surfaces)
             for kind, path in zip(("projected", "true"), self.path[:, k].transpose(1, 0, 2), strict=True):
                 arrays[f"path_{kind}_{name}"] = path[:, : self.iterations]

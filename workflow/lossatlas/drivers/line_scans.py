@@ -5,11 +5,12 @@ theta_from)) between two checkpoints and beyond (Goodfellow et al. 2015; Li et a
 axis, curve by curve; a unit of work is one chunk of it.
 """
 
+from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import zarr
@@ -26,9 +27,7 @@ from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import World, work_units
 from lossatlas.problem import Problem
-
-Place = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Center, direction and buffers."""
+from lossatlas.problem.protocol import Place
 
 Evaluate = Callable[[np.ndarray], np.ndarray]
 """From numbers of points on a curve to metrics (point, metric)."""
@@ -44,11 +43,11 @@ NOTES = {
 """What stores say of BatchNorm."""
 
 
-class Course(Protocol):
+class Course(ABC):
     """Where curves run: positions ``alpha`` (point,), ``labels`` of the curves, and what a store says about them.
 
     ``data`` holds more about them, as ``schema`` says. ``ends`` are the positions between which barrier and
-    monotonicity are meant, None along directions.
+    monotonicity are meant, None along directions. ``batchnorm`` says what BatchNorm normalises by.
     """
 
     alpha: np.ndarray
@@ -57,9 +56,16 @@ class Course(Protocol):
     attributes: dict[str, Any]
     schema: tuple[Array, ...]
     data: dict[str, np.ndarray]
+    batchnorm: str
 
-    def fixed(self) -> Place | None:
-        """Return where the first curve runs, if running statistics are the same all along; else None."""
+    @abstractmethod
+    def place(self, curve: int) -> Place:
+        """Return where a curve runs, with the running statistics at its position 0."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether running statistics change from point to point."""
+        return self.batchnorm == "recompute"
 
     def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
         """Return the function that evaluates a problem at points of one curve.
@@ -67,6 +73,9 @@ class Course(Protocol):
         Running statistics that are recomputed are those of the samples of ``reference``. ``choices`` say how points
         are evaluated where running statistics are the same all along.
         """
+        choices = {"batchnorm": "recompute", "reference": reference} if self.batchnorm == "recompute" else choices
+        restriction = problem.restrict(*self.place(curve), **choices)
+        return lambda numbers: restriction.metrics(self.alpha[numbers, None])
 
 
 def positions(interval: tuple[float, float], points: int, exact: tuple[float, ...]) -> np.ndarray:
@@ -82,20 +91,7 @@ def positions(interval: tuple[float, float], points: int, exact: tuple[float, ..
     return alpha
 
 
-def restricted(
-    problem: Problem, at: Place, alpha: np.ndarray, batchnorm: str, reference: Problem, choices: dict
-) -> Evaluate:
-    """Return the function that evaluates a problem at center + alpha direction.
-
-    ``batchnorm`` is ``frozen`` or ``recompute``.
-    """
-    center, direction, buffers = at
-    choices = {"batchnorm": batchnorm, "reference": reference} if batchnorm == "recompute" else choices
-    restriction = problem.restrict(center, direction[None], buffers, **choices)
-    return lambda numbers: restriction.metrics(alpha[numbers, None])
-
-
-class Along:
+class Along(Course):
     """Curves through one checkpoint along directions, with its running statistics or recomputed ones.
 
     Args:
@@ -122,17 +118,12 @@ class Along:
         norms = np.linalg.norm(axes.vectors, axis=1)
         self.data = {"direction_norm": norms, "variance_share": axes.variance_share, "angle": angles(axes.vectors)}
 
-    def fixed(self) -> Place | None:
-        """Return where the first curve runs, unless running statistics are recomputed."""
-        return (self.center, self.vectors[0], self.buffers) if self.batchnorm == "frozen" else None
-
-    def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
-        """Return the function that evaluates a problem at points of one curve."""
-        at = self.center, self.vectors[curve], self.buffers
-        return restricted(problem, at, self.alpha, self.batchnorm, reference, choices)
+    def place(self, curve: int) -> Place:
+        """Return where a curve runs, with the running statistics of the checkpoint."""
+        return Place(self.center, self.vectors[curve : curve + 1], self.buffers)
 
 
-class Between:
+class Between(Course):
     """The curve through two checkpoints; running statistics move along, stay those of the first, or are recomputed.
 
     Args:
@@ -145,7 +136,7 @@ class Between:
     schema = tuple(replace(array, dims=("alpha",)) for array in Line.schema if array.name != Line.axis)
 
     def __init__(self, spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], where: str):
-        self.alpha = positions(spec["range"], spec["points"], self.ends)
+        self.alpha = positions(spec["range"], spec["points"], (0.0, 1.0))
         self.batchnorm = spec["batchnorm"]
         buffers = "interpolate" if self.batchnorm == "interpolate" else "frozen"
         self.line = line = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha)
@@ -156,23 +147,25 @@ class Between:
         self.data = {array.name: line.data[array.name] for array in self.schema}
 
     @property
-    def _moves(self) -> bool:
+    def _interpolates(self) -> bool:
         return self.line.interpolated and self.line.start.buffers.size > 0
 
-    def fixed(self) -> Place | None:
-        """Return where the curve runs, unless running statistics move along or are recomputed."""
-        start, end = self.line.start, self.line.end
-        kept = self.batchnorm != "recompute" and not self._moves
-        return (start.theta, end.theta - start.theta, start.buffers) if kept else None
+    @property
+    def moves(self) -> bool:
+        """Whether running statistics change from point to point."""
+        return super().moves or self._interpolates
+
+    def place(self, curve: int) -> Place:
+        """Return where the curve runs, with the running statistics of the first checkpoint."""
+        start = self.line.start
+        return Place(start.theta, (self.line.end.theta - start.theta)[None], start.buffers)
 
     def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
-        """Return the function that evaluates a problem at points of the curve."""
-        line = self.line
-        if self._moves:
-            return lambda numbers: np.stack([problem.metrics(line.parameters(n), line.buffers(n)) for n in numbers])
-        at = line.start.theta, line.end.theta - line.start.theta, line.start.buffers
-        batchnorm = "frozen" if line.interpolated else self.batchnorm
-        return restricted(problem, at, self.alpha, batchnorm, reference, choices)
+        """Return the function that evaluates a problem at points of the curve; see ``Course``."""
+        if self._interpolates:
+            at = self.line.parameters, self.line.buffers
+            return lambda numbers: np.stack([problem.metrics(*(part(n) for part in at)) for n in numbers])
+        return super().on(problem, curve, reference, choices)
 
 
 STATIONARY = "whether the loss is above or below that of both neighbours (1) or not (0)"
@@ -251,12 +244,11 @@ class LineScan(Job):
 
     def plan(self) -> Plan:
         """Choose how points are evaluated: measured on the first curve, at its ends and its middle."""
-        if (place := self.course.fixed()) is None:
+        if self.course.moves:
             return evaluation.one_by_one(self.spec["curve"], "curve")
-        (center, direction, buffers), alpha = place, self.course.alpha
+        alpha = self.course.alpha
         points = alpha[[0, len(alpha) // 2, -1], None]
-        place = center, direction[None], buffers
-        return evaluation.choose(self.problems, place, points, self.rows, self.spec["curve"])
+        return evaluation.choose(self.problems, self.course.place(0), points, self.rows, self.spec["curve"])
 
     def evaluator(self, store: Store) -> base.Evaluate:
         """Return the function that evaluates the points of a unit, one row each."""
@@ -289,8 +281,12 @@ class LineScan(Job):
                 "subset_stratified": {name: subset.stratified for name, subset in subsets},
             }
         )
-        units = {name: evaluation.units_of_metric(name) for name in evaluation.metric_names(self.problems)}
-        known = {"alpha": course.alpha, "curve": course.labels, "split": list(self.problems)}
+        units = evaluation.metrics(self.problems)
+        known: dict[str, np.ndarray | list] = {
+            "alpha": course.alpha,
+            "curve": course.labels,
+            "split": list(self.problems),
+        }
         create_arrays(group, arrays(course, units), known | course.data)
         columns = [f"{split}/{name}" for split in self.problems for name in units]
         per_unit = evaluation.points_per_chunk(self.spec["curve"], self.rows)

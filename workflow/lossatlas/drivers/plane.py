@@ -48,17 +48,18 @@ class OnPlane:
         center = self.origin[0].astype(np.float64)
         return [project_path(run, center, self.axes.vectors) for run in (self.trajectory, *self.others.runs.values())]
 
-    def check_moves(self) -> None:
-        """Refuse to move running statistics along axes of which they are not known.
+    def moving(self) -> np.ndarray:
+        """Return the differences of running statistics that go with the axes, (2, buffer).
 
         Raises:
             LossAtlasError: the axes are no differences of checkpoints.
         """
-        if self.policy == "interpolate" and self.axes.buffers is None:
+        if self.axes.buffers is None:
             raise LossAtlasError(
                 "plane.batchnorm: 'interpolate' needs differences of checkpoints as axes, of which the running "
                 "statistics are known; choose 'frozen' or 'recompute'"
             )
+        return self.axes.buffers
 
 
 def open_axes(args: Namespace, trajectory: Trajectory) -> Axes:
@@ -81,7 +82,7 @@ def grid_coordinates(path: Path, spec: dict) -> tuple[np.ndarray, np.ndarray]:
         if interval is None:
             middle, half = (low[k] + high[k]) / 2, (0.5 + spec["border"]) * extent[k]
             interval = (middle - half, middle + half) if half > 0 else (-1.0, 1.0)
-        axes.append(np.linspace(*interval, spec["points"][k]))
+        axes.append(np.linspace(interval[0], interval[1], spec["points"][k]))
     return axes[0], axes[1]
 
 

@@ -100,19 +100,14 @@ class Spectra(TeamJob):
         """Create all arrays of the store."""
         spec, sites = self.choices, self.points
         probes, steps = spec["probes"], spec["steps"]
-        size = self.problem.layout.select(spec["parameters"]).size
-        check_steps(size, steps, probes)
+        check_steps(self.matrix["parameters"], steps, probes)
         group.attrs.update(
             {
                 "title": "Hessian spectra by stochastic Lanczos quadrature",
                 "summary": f"The density of eigenvalues at {sites.axis} i is mean over probes of sum over nodes of "
                 "weight * N(t; node, sigma^2); sigma is chosen when drawing.",
-                "parameters": size,
-                "operator": spec["operator"],
-                "parameter_patterns": spec["parameters"],
                 "distribution": spec["distribution"],
-                "samples": len(self.subset),
-                "subset_digest": self.subset.digest,
+                **self.matrix,
                 **sites.attributes,
                 "batchnorm": batchnorm_note(spec, sites.attributes["batchnorm"]),
             }
@@ -177,7 +172,7 @@ class Spectra(TeamJob):
     def _measure(self, name: str, theta: np.ndarray, buffers: np.ndarray) -> float:
         if name == "loss":
             return self.problem.metrics(theta, buffers)[0]
-        return np.linalg.norm(self.problem.gradient(theta, buffers))
+        return float(np.linalg.norm(self.problem.gradient(theta, buffers)))
 
 
 def read_runs(store: Store) -> list[list[Tridiagonal]]:

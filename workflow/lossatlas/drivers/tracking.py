@@ -102,31 +102,26 @@ class Tracking(TeamJob):
             LossAtlasError: more pairs than parameters, or a pattern of ``parameters`` that matches none.
         """
         spec, pairs = self.choices, pairs_of(self.choices)
-        size, rows = self.problem.layout.select(spec["parameters"]).size, self.rows
-        if pairs > size:
+        if pairs > (size := self.matrix["parameters"]):
             raise LossAtlasError(f"tracking: largest + smallest is {pairs}; the matrix has only {size} parameters")
         group.attrs.update(
             {
                 "title": "Hessian eigenvectors along training",
                 "summary": "Pair k at iteration i continues pair matched(i, k) of the tracked iteration before.",
-                "parameters": size,
-                "operator": spec["operator"],
-                "parameter_patterns": spec["parameters"],
                 "subspace": f"span of the {'largest' if spec['largest'] else 'smallest'} pairs",
                 "subspace_dimension": subspace_of(spec).stop,
-                "samples": len(self.subset),
-                "subset_digest": self.subset.digest,
+                **self.matrix,
                 "batchnorm": batchnorm_note(spec, "frozen: each checkpoint's own running statistics"),
             }
         )
-        iterations = self.points.iterations[rows]
+        iterations = self.points.iterations[self.rows]
         ends = ["largest"] * spec["largest"] + ["smallest"] * spec["smallest"]
-        known = {"iteration": iterations, "row": rows, "end": ends}
+        known = {"iteration": iterations, "row": self.rows, "end": ends}
         create_arrays(group, ARRAYS, known, previous_pair=pairs)
         columns = [f"{name}_{k}" for name in ("eigenvalue", "residual", "converged") for k in range(pairs)]
         columns += [f"overlap_{j}_{k}" for j in range(pairs) for k in range(pairs)]
         columns += ["products", "gradient_share", "step_share"]
-        work_units.add_rows(group, "One row per tracked iteration.", len(rows), columns, spec["per_unit"])
+        work_units.add_rows(group, "One row per tracked iteration.", len(self.rows), columns, spec["per_unit"])
 
     @staticmethod
     def conclude(store: Store) -> dict[str, Any]:
@@ -158,7 +153,7 @@ class Tracking(TeamJob):
     def evaluate(self, unit: range) -> np.ndarray:
         """Return eigenvalues, residuals, flags, overlaps, products and shares, a line for each row of the unit."""
         state = self.saves.unit(unit.start) if self.saves else None
-        saved = state.load() if state else None
+        saved: dict[str, Any] | None = state.load() if state else None
         lines = list(saved.pop("lines")) if saved else []
         before = Eigenpairs(**saved) if saved else self.search(unit.start - 1) if unit.start else None
         for number in unit[len(lines) :]:

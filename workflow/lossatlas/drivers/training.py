@@ -1,13 +1,12 @@
 """Driver: train and record the trajectory, resumable bit for bit."""
 
 import hashlib
-import os
 import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import zarr
@@ -15,31 +14,14 @@ import zarr
 from lossatlas import backends
 from lossatlas.data import load_dataset
 from lossatlas.drivers.base import Job, Order
-from lossatlas.errors import room_for
 from lossatlas.io import owner
 from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Recording, RowWriter, check_disk, rows_on_disk
 from lossatlas.parallel import Timing, World, signals
 from lossatlas.parallel.progress import Progress
 from lossatlas.problem.readiness import check_memory
+from lossatlas.problem.training import TrainerBase
 from lossatlas.zoo import weights
-
-
-class Trainer(Protocol):
-    """What a backend's trainer offers; every step is a function of (state, iteration)."""
-
-    network: Any
-    steps: int
-    steps_per_epoch: int
-
-    def step(self, iteration: int) -> tuple[float, float]:
-        """Take one step; return (mini-batch loss before it, learning rate)."""
-
-    def state(self) -> bytes:
-        """Return all that a later process needs to go on."""
-
-    def load_state(self, state: bytes) -> None:
-        """Go on from a state."""
 
 
 @dataclass
@@ -59,7 +41,7 @@ class TrajectoryJob(Job):
 class Training(TrajectoryJob):
     """A run that is trained."""
 
-    trainer: Trainer
+    trainer: TrainerBase
 
     @classmethod
     def read(cls, args: Namespace, world: World) -> Self:
@@ -102,7 +84,7 @@ def recorded_iterations(steps: int, every: int) -> np.ndarray:
 
 
 def record_training(
-    trainer: Trainer,
+    trainer: TrainerBase,
     store: Store,
     label: str,
     log: Callable[[str], None] = print,
@@ -176,11 +158,7 @@ class ResumeFile:
 
     def write(self, iteration: int, row: int, state: bytes) -> None:
         rest = b"%d %d\n" % (iteration, row) + state
-        temporary = self.path.with_name(f"{self.path.name}.{owner.mark()}")
-        content = self._tag + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
-        with room_for(self.path, len(content)):
-            temporary.write_bytes(content)
-        os.replace(temporary, self.path)
+        owner.write(self.path, self._tag + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

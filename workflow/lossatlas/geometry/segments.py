@@ -1,7 +1,8 @@
 """Sites of spectra: points of parameter space in a row, along training or on a line between two checkpoints."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from lossatlas.io.layout import is_variance
 from lossatlas.io.trajectory import Trajectory
 
 
-class Sites(Protocol):
+class Sites(ABC):
     """Points of parameter space in a row, and what a store says about them.
 
     ``axis`` names the ``coordinate`` (site,); ``data`` holds it and more about the sites, as ``schema`` says;
@@ -25,16 +26,19 @@ class Sites(Protocol):
     attributes: dict[str, Any]
     measures: tuple[str, ...]
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.coordinate)
 
+    @abstractmethod
     def parameters(self, site: int) -> np.ndarray:
         """Return theta of a site, shape (N,)."""
 
+    @abstractmethod
     def buffers(self, site: int) -> np.ndarray:
         """Return the flat buffers that belong to a site."""
 
 
-class AlongTraining:
+class AlongTraining(Sites):
     """Every ``stride``-th recorded iteration and the last (GradVis Algorithm 5)."""
 
     axis = "iteration"
@@ -47,9 +51,6 @@ class AlongTraining:
         self.coordinate = trajectory.iterations[self.rows]
         self.data = {"iteration": self.coordinate, "row": self.rows}
         self.attributes = {"batchnorm": "frozen: each checkpoint's own running statistics"}
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def parameters(self, site: int) -> np.ndarray:
         """Return theta of a checkpoint, shape (N,)."""
@@ -69,7 +70,7 @@ class Checkpoint:
     name: str
 
 
-class Line:
+class Line(Sites):
     """Points of the straight line theta_from + t (theta_to - theta_from) (GradVis section 3.4).
 
     Args:
@@ -125,9 +126,6 @@ class Line:
             "to": self.end.name,
             "length": length,
         }
-
-    def __len__(self) -> int:
-        return len(self.coordinate)
 
     def parameters(self, site: int) -> np.ndarray:
         """Return theta on the line, shape (N,), float64; at 0 and 1 that of the checkpoints bit for bit."""

@@ -6,10 +6,25 @@ import platform
 import re
 from pathlib import Path
 
+from lossatlas.errors import room_for
+
 
 def mark() -> str:
     """Return this process's mark on what it makes: host, process id, begin."""
     return f"{host()}-{os.getpid()}-{_begin(os.getpid())}"
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole: it is made under a name of this process's own and then renamed.
+
+    Raises:
+        LossAtlasError: the disk has no room for it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{mark()}")
+    with room_for(path, len(content)):
+        temporary.write_bytes(content)
+    os.replace(temporary, path)
 
 
 def host() -> str:

@@ -295,11 +295,6 @@ def create(link: Path, run_dir: Path, fingerprint: Fingerprint, build: Callable[
     When another attempt at the same store is quicker, its store is returned.
     """
     path = hidden_path(link, run_dir)
-    _create(path, fingerprint, build)
-    return Store(path, writable=True)
-
-
-def _create(path: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], None]) -> None:
     temporary, built = path.with_name(f".{path.name}.new-{owner.mark()}"), False
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -312,6 +307,7 @@ def _create(path: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], 
         shutil.rmtree(temporary, ignore_errors=True)
         if not beaten:
             raise
+    return Store(path, writable=True)
 
 
 def _construct(temporary: Path, fingerprint: Fingerprint, build: Callable[[zarr.Group], None]) -> None:

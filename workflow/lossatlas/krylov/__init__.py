@@ -5,15 +5,3 @@ from lossatlas.krylov.lanczos import Tridiagonal, lanczos
 from lossatlas.krylov.operator import SymmetricOperator
 from lossatlas.krylov.probes import probe_vectors
 from lossatlas.krylov.quadrature import Accuracy, Spectrum, quadrature_runs
-
-__all__ = [
-    "Accuracy",
-    "Eigenpairs",
-    "Spectrum",
-    "SymmetricOperator",
-    "Tridiagonal",
-    "eigenpairs",
-    "lanczos",
-    "probe_vectors",
-    "quadrature_runs",
-]

@@ -3,15 +3,3 @@
 from lossatlas.parallel.timing import Timing
 from lossatlas.parallel.work_queue import CounterQueue, StaticQueue, WorkQueue, work_queue
 from lossatlas.parallel.world import World, limit_threads, remove_stale_segments, world
-
-__all__ = [
-    "CounterQueue",
-    "StaticQueue",
-    "Timing",
-    "WorkQueue",
-    "World",
-    "limit_threads",
-    "remove_stale_segments",
-    "work_queue",
-    "world",
-]

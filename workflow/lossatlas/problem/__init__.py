@@ -10,14 +10,3 @@ from lossatlas.problem.protocol import (
     choices_of,
     with_standard_error,
 )
-
-__all__ = [
-    "Choice",
-    "Evaluation",
-    "Hessian",
-    "Problem",
-    "Restriction",
-    "batchnorm_note",
-    "choices_of",
-    "with_standard_error",
-]

@@ -40,7 +40,8 @@ def ranked(seconds: dict[str, float], margin: float) -> list[str]:
 def ranked_candidates(candidates: list[Candidate]) -> list[Candidate]:
     """Return measured candidates, the best first."""
     by_name = {one.name: one for one in candidates}
-    return [by_name[name] for name in ranked({one.name: one.seconds for one in candidates}, PRODUCTS_MARGIN)]
+    seconds = {one.name: one.seconds for one in candidates if one.seconds is not None}
+    return [by_name[name] for name in ranked(seconds, PRODUCTS_MARGIN)]
 
 
 def first_that_agrees(
@@ -63,7 +64,7 @@ def first_that_agrees(
             dropped.append(error)
             continue
         told = _told(candidates[number:], memory_gb)
-        return Choice(one.name, told, one.peak, agreement and agreement.attributes), dropped
+        return Choice(one.name, told, one.peak, agreement.attributes if agreement else None), dropped
     raise dropped[-1]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lossatlas.data import Split
 from lossatlas.problem.checks import BATCHNORM, check_one_of
-from lossatlas.problem.protocol import Choice, Hessian, LocalProductChoices, Place, Restriction
+from lossatlas.problem.protocol import Hessian, LocalProductChoices, Place, Restriction
 
 Function = Callable[[Any, Any], Any]
 """From outputs and targets of some samples to a mean over them."""
@@ -29,6 +29,8 @@ class ProblemBase(ABC):
         LossAtlasError: the network does not accept the samples, or loss or metrics do not accept its outputs.
     """
 
+    loss: Function
+    batchnorm: str
     MATRIX: ClassVar[type]
     """Its ``CurvatureMatrix``."""
     HESSIAN: ClassVar[Callable[..., Hessian]]
@@ -72,20 +74,6 @@ class ProblemBase(ABC):
         """Return the Hessian at theta; ``choices`` are those of ``HessianBase``."""
         return self.HESSIAN(self, theta, buffers, **choices)
 
-    @abstractmethod
-    def choose_strategy(
-        self,
-        theta: np.ndarray,
-        buffers: np.ndarray,
-        width: int,
-        operator: str = "hessian",
-        parameters: tuple[str, ...] = ("*",),
-        memory_gb: float = 2.0,
-        strategy: str = "auto",
-        count: int | None = None,
-    ) -> Choice:
-        """Return how products with ``width`` vectors at once are to be computed; see ``Problem``."""
-
     def restrict(
         self,
         center: np.ndarray,
@@ -113,8 +101,8 @@ class ProblemBase(ABC):
             return self.INTERPOLATED(self, place, moving)
         if batchnorm == "recompute" and self.has_batchnorm:
             return self.RECOMPUTED(self, place, reference or self)
-        return self._restrict(place, strategy if batchnorm == "frozen" else "", precision)
+        return self._restrict(place, strategy, precision, batchnorm)
 
     @abstractmethod
-    def _restrict(self, place: Place, strategy: str, precision: str) -> Restriction:
+    def _restrict(self, place: Place, strategy: str, precision: str, batchnorm: str) -> Restriction:
         """Return the loss on a subspace all over which the buffers hold."""

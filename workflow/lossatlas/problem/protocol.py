@@ -1,6 +1,6 @@
 """The central idea: a Problem is a loss over one flat parameter vector. Everything above sees only this."""
 
-from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, cast
 
 import numpy as np
 
@@ -64,7 +64,7 @@ PRODUCT_CHOICES = tuple(ProductChoices.__annotations__)
 
 def choices_of(spec: dict) -> ProductChoices:
     """Return what ``linearize`` takes from the choices of a driver."""
-    return {key: spec[key] for key in PRODUCT_CHOICES if key in spec}
+    return cast(ProductChoices, {key: spec[key] for key in PRODUCT_CHOICES if key in spec})
 
 
 class LocalProductChoices(ProductChoices, total=False):

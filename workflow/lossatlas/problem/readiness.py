@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -42,7 +41,7 @@ class Remembered:
         key, known = hashlib.sha256(text.encode()).hexdigest()[:16], self._read()
         if key not in known:
             choice = make()
-            self._write({**self._read(), key: choice._asdict()})
+            owner.write(self._path, json.dumps({**self._read(), key: choice._asdict()}, indent=1).encode())
             return choice
         return Choice(**known[key])
 
@@ -52,12 +51,6 @@ class Remembered:
             return {key: one for key, one in known.items() if {*Choice._fields} == one.keys()}
         except (OSError, ValueError, AttributeError):
             return {}
-
-    def _write(self, known: dict[str, dict]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_name(f"{self._path.name}.{owner.mark()}")
-        temporary.write_text(json.dumps(known, indent=1))
-        os.replace(temporary, self._path)
 
 
 def check_memory(backend: ModuleType, network: Any, loss: dict, samples: Split, needs: dict[str, dict]) -> None:

@@ -14,16 +14,25 @@ FAILED_JOB = r"^Error in [r]ule (\w+):\n(?:    .*\n)*?    log: (.+?) \(check log
 """A failed job in Snakemake's own records: its rule and its log."""
 
 
+def jobs(run: Run) -> list[tuple[str, float, float]]:
+    """Return (job, seconds, peak MB) of each job's last attempt, from Snakemake's benchmark files, in order.
+
+    Jobs that end at once have no peak; it counts as 0.
+    """
+    logs, found = Path(run.folder, "logs"), []
+    for file in sorted(logs.rglob("*.benchmark.tsv"), key=lambda file: file.stat().st_mtime):
+        head, values = (line.split("\t") for line in file.read_text().splitlines()[:2])
+        row, job = dict(zip(head, values, strict=True)), str(file.relative_to(logs)).removesuffix(".benchmark.tsv")
+        peak = row["max_rss"]
+        found.append((job, round(float(row["s"]), 1), 0 if peak in ("NA", "-", "") else round(float(peak))))
+    return found
+
+
 def summary(runs: Iterable[Run]) -> str:
     """Return what was made and how long each stage took the last time that it ran."""
     runs = list(runs)
     lines = ["", "stage                                             seconds"]
-    for run in runs:
-        logs = Path(run.folder, "logs")
-        for file in sorted(logs.rglob("*.benchmark.tsv"), key=lambda f: f.stat().st_mtime):
-            stage = f"{run.name}/{file.relative_to(logs)}".removesuffix(".benchmark.tsv")
-            seconds = float(file.read_text().splitlines()[1].split()[0])
-            lines.append(f"{stage:<48}{seconds:>9.1f}")
+    lines += [f"{f'{run.name}/{job}':<48}{seconds:>9.1f}" for run in runs for job, seconds, _ in jobs(run)]
     made = [("video", file) for run in runs for file in videos(run).values()]
     made += [("report", f"{run.folder}/report.html") for run in runs]
     return "\n".join([*lines, "", *(f"{what}: {file}" for what, file in made if Path(file).exists())])

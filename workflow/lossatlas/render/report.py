@@ -1,7 +1,6 @@
 """report.html: everything about one run in one file that needs no other, no server and no network."""
 
 import base64
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,8 +13,6 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossatlas.config.run import STORES, Run
-from lossatlas.errors import room_for
-from lossatlas.io import owner
 from lossatlas.krylov import Spectrum
 from lossatlas.render import registry
 from lossatlas.render.style import percent
@@ -102,15 +99,6 @@ def render(m: Materials) -> str:
 def player(video: Path, title: str) -> str:
     """Return a page that plays one video, which it holds."""
     return _template("player.html.j2").render(video=embed(video), title=title)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a page; it appears only when it is complete."""
-    temporary = path.with_name(f".{path.name}.{owner.mark()}")
-    content = text.encode()
-    with room_for(path, len(content)):
-        temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def embed(file: Path) -> str:

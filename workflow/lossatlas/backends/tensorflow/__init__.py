@@ -11,29 +11,6 @@ from lossatlas.backends.tensorflow.problem import KerasProblem, least_product_by
 from lossatlas.backends.tensorflow.products import PRODUCT_STRATEGIES
 from lossatlas.backends.tensorflow.recorder import KerasRecorder
 from lossatlas.backends.tensorflow.subspace_loss import POINT_STRATEGIES, PRECISIONS
-from lossatlas.backends.tensorflow.trainer import KerasTrainer, training_steps
+from lossatlas.backends.tensorflow.trainer import KerasTrainer
 
 Problem, Trainer = KerasProblem, KerasTrainer
-
-__all__ = [
-    "POINT_STRATEGIES",
-    "PRECISIONS",
-    "PRODUCT_STRATEGIES",
-    "Device",
-    "FlatNetwork",
-    "KerasProblem",
-    "KerasRecorder",
-    "KerasTrainer",
-    "Problem",
-    "Trainer",
-    "as_loss",
-    "build_loss",
-    "build_module",
-    "check_keras",
-    "device_of",
-    "least_product_bytes",
-    "mean_over_samples",
-    "read_checkpoint",
-    "set_up",
-    "training_steps",
-]

@@ -64,8 +64,9 @@ class KerasProblem(ProblemBase):
         """Whether the network has BatchNorm that is trained."""
         return bool(batchnorms(self.network.model))
 
-    def _restrict(self, place: Place, strategy: str, precision: str) -> Restriction:
-        if strategy not in ("", "auto", *POINT_STRATEGIES) or precision not in PRECISIONS:
+    def _restrict(self, place: Place, strategy: str, precision: str, batchnorm: str) -> Restriction:
+        known = strategy in ("", "auto", *POINT_STRATEGIES) and precision in PRECISIONS
+        if batchnorm == "frozen" and not known:
             raise LossAtlasError(
                 f"planes: strategy {strategy!r}, precision {precision!r}; TensorFlow evaluates points by strategy "
                 "'graph' in precision 'full'"

@@ -126,7 +126,7 @@ class TorchProblem(ProblemBase):
         """Whether the network has BatchNorm whose statistics can be estimated."""
         return has_batchnorm(self.network.module, self.chunks[0][0])
 
-    def _restrict(self, place: Place, strategy: str, precision: str) -> Eager | Staged:
+    def _restrict(self, place: Place, strategy: str, precision: str, batchnorm: str) -> Eager | Staged:
         return restrict(self, place, strategy or "eager", precision)
 
     def choose_evaluation(

@@ -1,58 +1,38 @@
-"""Mini-batch training whose every step is a function of (state, iteration): resumable bit for bit."""
+"""Mini-batch training by optimisers and schedules of PyTorch."""
 
 import io
-import math
 
-import numpy as np
 import torch
 
 from lossatlas import rng
 from lossatlas.backends.torch.checks import fit
-from lossatlas.backends.torch.losses import Loss
-from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.problem import to_tensors
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
+from lossatlas.problem.training import TrainerBase
 
 TRIED = 1024
 """Training samples, spread evenly over all, on which model and loss are tried."""
 
 
-class TorchTrainer:
-    """Trains a ``FlatNetwork`` by any first-order optimiser of ``torch.optim``.
+class TorchTrainer(TrainerBase):
+    """Trains by any first-order optimiser of ``torch.optim``."""
 
-    The order of the batches is a permutation keyed by (seed, epoch), and dropout is keyed by (seed,
-    iteration), so that no generator's state has to be carried along.
-
-    Args:
-        spec: the config's ``train``.
-
-    Raises:
-        LossAtlasError: optimiser or schedule is unknown or refuses its arguments, or model and data do not fit.
-    """
-
-    def __init__(self, network: FlatNetwork, loss: Loss, split: Split, spec: dict, seed: int):
-        self.network, self.loss, self.spec, self.seed = network, loss, spec, seed
-        self.inputs, self.targets = to_tensors(split, network)
-        self.batch_size = min(spec["batch_size"], len(split))
-        self.steps, self.steps_per_epoch = training_steps(len(split), spec)
-        self._check(loss)
+    def _prepare(self, split: Split) -> None:
+        self.inputs, self.targets = to_tensors(split, self.network)
+        self._check()
         self.optimizer = self._optimizer()
         self.schedule = self._schedule()
-        self._order: tuple[int, torch.Tensor] | None = None
 
-    def _check(self, loss: Loss) -> None:
+    def _check(self) -> None:
         """Try model and loss on up to ``TRIED`` samples: what later steps would refuse is found before training."""
         few = torch.linspace(0, len(self.inputs) - 1, min(TRIED, len(self.inputs))).long().to(self.inputs.device)
-        fit(self.network, loss, (self.inputs[few], self.targets[few]), size=self.batch_size)
+        fit(self.network, self.loss, (self.inputs[few], self.targets[few]), size=self.batch_size)
 
     def step(self, iteration: int) -> tuple[float, float]:
-        """Take the step from ``iteration`` to ``iteration + 1``; return (mini-batch loss, learning rate).
-
-        Raises:
-            LossAtlasError: the loss is NaN or infinite.
-        """
-        inputs, targets = self._batch(iteration)
+        """Take the step from ``iteration`` to ``iteration + 1``; see ``TrainerBase``."""
+        chosen = torch.as_tensor(self._chosen(iteration)).to(self.inputs.device)
+        inputs, targets = self.inputs[chosen], self.targets[chosen]
         torch.manual_seed(rng.torch_seed(self.seed, "dropout", iteration))
         self.network.module.train()
         self.optimizer.zero_grad()
@@ -65,11 +45,7 @@ class TorchTrainer:
                 "(a ragged last batch of one sample and BatchNorm? choose another train.batch_size)"
             ) from error
         value, rate = float(loss.detach()), float(self.optimizer.param_groups[0]["lr"])
-        if not math.isfinite(value):
-            raise LossAtlasError(
-                f"train: the mini-batch loss is {value} at iteration {iteration}; "
-                "lower train.learning_rate or check loss and data"
-            )
+        self._check_finite(value, iteration)
         loss.backward()
         self.optimizer.step()
         if self.schedule is not None:
@@ -95,14 +71,6 @@ class TorchTrainer:
         self.optimizer.load_state_dict(parts["optimizer"])
         if self.schedule is not None:
             self.schedule.load_state_dict(parts["schedule"])
-
-    def _batch(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
-        epoch, place = divmod(iteration, self.steps_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            order = rng.generator(self.seed, "batches", epoch).permutation(len(self.inputs))
-            self._order = (epoch, torch.as_tensor(order.astype(np.int64)).to(self.inputs.device))
-        chosen = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
-        return self.inputs[chosen], self.targets[chosen]
 
     def _optimizer(self) -> torch.optim.Optimizer:
         name = self.spec["optimizer"]
@@ -141,9 +109,3 @@ def _make(maker: type, where: str, *args: object, **kwargs: object) -> object:
         return maker(*args, **kwargs)
     except (TypeError, ValueError) as error:
         raise LossAtlasError(f"{where}: {maker.__name__} refuses its arguments: {error}") from error
-
-
-def training_steps(samples: int, spec: dict) -> tuple[int, int]:
-    """Return how many steps the config's ``train`` takes on so many samples: (altogether, per epoch)."""
-    per_epoch = math.ceil(samples / min(spec["batch_size"], samples))
-    return max(1, round(spec["epochs"] * per_epoch)), per_epoch

@@ -9,13 +9,3 @@ from lossatlas.geometry.directions.direction_set import (
     read_axes,
     read_directions,
 )
-
-__all__ = [
-    "DirectionSet",
-    "check_independent",
-    "complete",
-    "make_directions",
-    "orthogonalize",
-    "read_axes",
-    "read_directions",
-]

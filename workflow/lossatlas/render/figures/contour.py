@@ -113,13 +113,19 @@ def path_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D]:
     return path, now
 
 
+def draw_path(axes: Axes, landscape: xr.Dataset) -> Line2D:
+    """Draw the whole projected path and mark its last iteration; return the path."""
+    (path, now), (x, y) = path_lines(axes), (landscape[f"path_{axis}"].values for axis in "xy")
+    path.set_data(x, y)
+    now.set_data(x[-1:], y[-1:])
+    return path
+
+
 def contour_figure(landscape: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
     """Return the contour plot with the whole path."""
     figure, axes = plt.subplots(figsize=(7.2, 5.4), layout="constrained")
     draw_contours(axes, landscape, loss_scale(landscape, choices), choices)
-    path, now = path_lines(axes)
-    path.set_data(landscape["path_x"].values, landscape["path_y"].values)
-    now.set_data(landscape["path_x"].values[-1:], landscape["path_y"].values[-1:])
+    path = draw_path(axes, landscape)
     paths = other_paths(landscape)
     others = other_lines(axes, paths)
     for line, other in zip(others, paths, strict=True):

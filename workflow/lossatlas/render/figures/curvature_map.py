@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from lossatlas.render.figures.contour import label_axes, mark_nonfinite, path_lines
+from lossatlas.render.figures.contour import draw_path, label_axes, mark_nonfinite
 from lossatlas.render.registry import FigureSpec
 from lossatlas.render.scale import LossScale, loss_scale
 from lossatlas.render.style import CHOICES, COLORMAP
@@ -44,10 +44,7 @@ def curvature_figure(curvature: xr.Dataset, landscape: xr.Dataset, choices: dict
     )
     bar.set_label(r"$|\lambda_\min\,/\,\lambda_\max|$   (0: convex)")
     _draw_loss(axes, landscape, loss_scale(landscape, choices), choices["levels"])
-    path, now = path_lines(axes)
-    path.set_data(landscape["path_x"].values, landscape["path_y"].values)
-    now.set_data(landscape["path_x"].values[-1:], landscape["path_y"].values[-1:])
-    handles = [path, *_mark_unconverged(axes, curvature)]
+    handles = [draw_path(axes, landscape), *_mark_unconverged(axes, curvature)]
     for axis, at in ((axes.set_xlim, x), (axes.set_ylim, y)):
         half = (at[1] - at[0]) / 2
         axis(at[0] - half, at[-1] + half)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lossatlas.render.figures.contour import label_axes, mark_ends, mark_evaluated, mark_nonfinite, path_lines
+from lossatlas.render.figures.contour import draw_path, label_axes, mark_ends, mark_evaluated, mark_nonfinite
 from lossatlas.render.registry import FigureSpec
 from lossatlas.render.style import COLORMAP, noted
 
@@ -56,9 +56,7 @@ def _draw(axes: Axes, landscape: xr.Dataset, name: str, split: str) -> None:
         name += f": {finite[0]:.4g} wherever it is finite"
     mark_evaluated(axes, landscape)
     mark_ends(axes, landscape)
-    path, now = path_lines(axes)
-    path.set_data(landscape["path_x"].values, landscape["path_y"].values)
-    now.set_data(landscape["path_x"].values[-1:], landscape["path_y"].values[-1:])
+    draw_path(axes, landscape)
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
     label_axes(axes, landscape)
