@@ -29,7 +29,8 @@ def __getattr__(name: str) -> Any:
         try:
             return getattr(import_module(f"lossatlas.{_HOMES[name]}"), name)
         except ModuleNotFoundError as error:
-            raise LossAtlasError(f"{name}: needs the package {error.name!r}; pip install {error.name}") from error
+            package = str(error.name).partition(".")[0]
+            raise LossAtlasError(f"{name}: needs the package {package!r}; pip install {package}") from error
     raise AttributeError(f"module 'lossatlas' has no attribute {name!r}")
 
 
