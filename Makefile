@@ -56,7 +56,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "LossAtlas needs Python >= 3.11; name one with: make PYTHON=/path/to/python3.12 ..."; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[workflow,mpi,tensorflow,test]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[workflow,mpi,tensorflow,examples,test]'
 	touch $@
 
 prune:

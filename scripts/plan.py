@@ -78,7 +78,7 @@ def record(run: Run) -> Recording:
     device = backend.set_up("cpu", spec["dtype"], threads=1)
     network = backend.FlatNetwork(backend.build_module(spec["model"], spec["seed"]), device)
     if not run.is_trained:
-        return network.recording(range(len(run.checkpoints)))
+        return network.recording(run.iterations or range(len(run.checkpoints)))
     steps, steps_per_epoch = training_steps(training_samples(spec["data"]), spec["train"])
     return network.recording(recorded_iterations(steps, spec["train"]["record_every"]), steps_per_epoch)
 

@@ -9,6 +9,7 @@ workflow/test_workflow.py::test_a_users_own_model_data_and_loss
 workflow/test_workflow.py::test_what_was_deleted_is_made_again_and_all_else_stays
 workflow/test_workflow.py::test_existing_checkpoints_become_a_trajectory
 workflow/test_names.py::test_folders_of_any_name
+workflow/test_recorded.py::test_a_recorded_loop_becomes_planes_spectra_and_a_video
 workflow/test_kills.py::test_oracle_19_snakemake_goes_on_after_kills_of_ranks_jobs_and_itself
 workflow/test_kills.py::test_oracle_14_stores_are_equal_bit_for_bit_on_any_number_of_ranks[4-2-static]
 workflow/test_tensorflow.py::test_the_plan_of_runs_with_both_frameworks
@@ -28,6 +29,10 @@ numerics/test_hessian.py::test_gauss_newton_and_residual_add_up_to_the_hessian[r
 numerics/test_hessian.py::test_gauss_newton_and_residual_add_up_to_the_hessian[retained-float32]
 numerics/test_strategies.py::test_the_memory_at_peak_is_below_what_was_predicted[split-0.1-10]
 numerics/test_strategies.py::test_the_memory_at_peak_is_below_what_was_predicted[retained-0.07-2]
+numerics/test_callbacks.py::test_lightning
+numerics/test_callbacks.py::test_transformers_trainer
+numerics/test_callbacks.py::test_accelerate
+numerics/test_callbacks.py::test_lora_writes_the_adapters_alone
 unit/test_interrupt.py::test_a_job_ends_with_75_at_any_instant[10]
 """.strip().splitlines()
 

@@ -251,3 +251,10 @@ def free_port(folder):
             found.bind(("127.0.0.1", 0))
             file.write_text(str(found.getsockname()[1]))
     return file.read_text()
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    monkeypatch.delitem(sys.modules, "lossatlas.backends.torch.lightning", raising=False)
+    with pytest.raises(LossAtlasError, match="LightningRecorder: needs the package 'lightning'; pip install lightning"):
+        _ = lossatlas.LightningRecorder

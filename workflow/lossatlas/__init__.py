@@ -10,10 +10,12 @@ from typing import Any
 from lossatlas.errors import LossAtlasError
 
 __version__ = "0.1.0"
-__all__ = ["KerasRecorder", "LossAtlasError", "curve", "hessian", "plane", "record"]
+__all__ = ["LossAtlasError", "curve", "hessian", "plane", "record"]
 
 _HOMES = {
     "KerasRecorder": "backends.tensorflow.recorder",
+    "LightningRecorder": "backends.torch.lightning",
+    "TrainerRecorder": "backends.torch.transformers",
     "curve": "api",
     "hessian": "api",
     "plane": "api",
@@ -24,9 +26,13 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     # Loaded on first use: a dry run imports this package and must not import a deep-learning framework.
     if name in _HOMES:
-        return getattr(import_module(f"lossatlas.{_HOMES[name]}"), name)
+        try:
+            return getattr(import_module(f"lossatlas.{_HOMES[name]}"), name)
+        except ModuleNotFoundError as error:
+            package = str(error.name).partition(".")[0]
+            raise LossAtlasError(f"{name}: needs the package {package!r}; pip install {package}") from error
     raise AttributeError(f"module 'lossatlas' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return ["LossAtlasError", *_HOMES, "__version__"]

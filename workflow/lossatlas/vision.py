@@ -18,11 +18,24 @@ def torchvision() -> ModuleType:
     try:
         import torchvision
     except RuntimeError as error:
-        if "torchvision::" not in str(error):
+        if not mended(error):
             raise
-        _declare_missing_operators()
         import torchvision
     return torchvision
+
+
+def mended(error: BaseException) -> bool:
+    """Return whether an import failed for torchvision's operators, which it will find from now on.
+
+    Others import torchvision, too (transformers, Lightning), and pass its error on as the cause of their own.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RuntimeError) and "torchvision::" in str(cause):
+            _declare_missing_operators()
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _declare_missing_operators() -> None:

@@ -1,4 +1,4 @@
-"""The config: defaults filled in, every mistake named in one line. Knows no framework and no file format of ours."""
+"""The config: defaults filled in, each mistake named in one line. Knows no framework, and of stores attributes."""
 
 from lossatlas.config.document import document
 from lossatlas.config.frameworks import BY_FRAMEWORK, SCHEDULES_OF_BOTH

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.vision import mended
 
 
 def source_digest(import_path: str, python_path: Iterable[str], where: str) -> str:
@@ -55,7 +56,12 @@ def load(import_path: str, python_path: Iterable[str], where: str) -> Any:
         if folder not in sys.path:
             sys.path.insert(0, folder)
     try:
-        value = importlib.import_module(module_name)
+        try:
+            value = importlib.import_module(module_name)
+        except Exception as error:
+            if not mended(error):
+                raise
+            value = importlib.import_module(module_name)
         for part in attribute.split("."):
             value = getattr(value, part)
     except Exception as error:

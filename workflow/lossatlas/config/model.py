@@ -155,6 +155,13 @@ def _ordered(interval: list[float]) -> list[float]:
     return interval
 
 
+def ascending(values: list[int]) -> list[int]:
+    """Refuse numbers that do not ascend."""
+    if any(one >= other for one, other in pairwise(values)):
+        raise Mistake(f"{values} do not ascend")
+    return values
+
+
 def _distinct(values: list) -> list:
     if len({*values}) < len(values):
         raise Mistake(f"{values} holds an entry twice; keep one")

@@ -2,7 +2,16 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from lossatlas.config.model import (
     Conflict,
@@ -15,6 +24,7 @@ from lossatlas.config.model import (
     Number,
     Pair,
     Whole,
+    ascending,
     form,
     left_out,
     nearest,
@@ -33,6 +43,8 @@ KerasPoints = Literal["graph"]
 Precision = Literal["full", "bfloat16"]
 Backend = Literal["torch", "tensorflow"]
 Scale = Literal["auto", "linear", "log"]
+
+Ascending = Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1), AfterValidator(ascending)]
 
 _SET = "[A-Za-z0-9][A-Za-z0-9_-]*"
 _AXIS = "`<directions>/<number>`, counted from 1"
@@ -220,9 +232,16 @@ class Checkpoints(Model):
     """Checkpoints that are there already."""
 
     files: str | Annotated[list[str], Field(min_length=1)]
-    """A list, or a glob in natural order, of `.pt`, `.pth` or `.safetensors` state dicts, loaded weights-only. With
-    `backend: tensorflow` of `.keras` or `.weights.h5` files, of which the weights are read, or one `trajectory.zarr`
-    that `Recorder` wrote."""
+    """What `lossatlas.record` wrote, one `trajectory.zarr`; or a list, or a glob in natural order, of `.pt`, `.pth`,
+    `.ckpt` (Lightning) or `.safetensors` state dicts, loaded weights-only. With `backend: tensorflow` of `.keras` or
+    `.weights.h5` files, of which the weights are read, or what `KerasRecorder` wrote. State dicts that lack frozen
+    parameters (adapters) are laid over what the model's builder gives these."""
+    iterations: Ascending | None = left_out()
+    """The iteration of each file. Left out they are the numbers in the names, where these ascend: after `step`, `iter`
+    or `checkpoint`, or the last whole number (`step0.pt, step5.pt`); else `step`, `global_step` or `iteration` in the
+    files; else 0, 1, 2."""
+    losses: list[Number] | None = left_out()
+    """The mini-batch loss of each file, for figures. Left out it is `loss` in the files, where there is one."""
 
 
 class Evaluation(Model):

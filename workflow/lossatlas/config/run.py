@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from glob import glob
 
-from lossatlas.config import imports, sizes
+from lossatlas.config import checkpoints, imports, sizes
 from lossatlas.config.references import axes_of, split_axis
 from lossatlas.config.value_checks import plain_path
 from lossatlas.errors import LossAtlasError
@@ -49,9 +49,7 @@ def runs_of(config: dict) -> dict[str, "Run"]:
     runs = {name: Run(name, config) for name in config["runs"]}
     for run in runs.values():
         _ = run.problem
-    files = {name: run.checkpoints for name, run in runs.items() if not run.is_trained}
-    known = {name: len(found) for name, found in files.items() if not any(file.endswith(".zarr") for file in found)}
-    sizes.check_sizes(config, known)
+    sizes.check_sizes(config, {name: run.iterations for name, run in runs.items() if not run.is_trained})
     for run in runs.values():
         for name, directions in run.settings["directions"].items():
             if "path" in directions:
@@ -158,7 +156,12 @@ class Run:
 
     def trajectory_spec(self) -> dict:
         """Return what determines the trajectory, besides the contents of checkpoints."""
-        return {**self.problem, **({"train": self.settings["train"]} if self.is_trained else {})}
+        if self.is_trained:
+            return {**self.problem, "train": self.settings["train"]}
+        told = {key: value for key, value in self.settings["checkpoints"].items() if key == "losses"}
+        if self.iterations is not None and not self.checkpoints[0].endswith(".zarr"):
+            told["iterations"] = self.iterations
+        return {**self.problem, **({"checkpoints": told} if told else {})}
 
     def directions_spec(self, name: str) -> dict:
         """Return what determines directions that need the trajectory alone."""
@@ -229,6 +232,12 @@ class Run:
         for file in files:
             _require_file(where, file)
         return files
+
+    @cached_property
+    def iterations(self) -> list[int] | None:
+        """The iterations of ``checkpoints``; None where only the files tell."""
+        where = f"runs.{self.name}.checkpoints"
+        return checkpoints.iterations(self.settings["checkpoints"], self.checkpoints, where)
 
     def directions_file(self, name: str) -> list[str]:
         """Return the user's file of directions, if they come from one."""

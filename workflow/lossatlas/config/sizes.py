@@ -1,7 +1,7 @@
 """What arithmetic on a config decides: which iterations are recorded, what they suffice for, what is too large."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -51,25 +51,51 @@ class Recorded:
         return min((below, min(below + self.every, self.last)), key=lambda n: abs(n - iteration))
 
 
-def recorded(run: dict, checkpoints: int | None = None) -> Recorded | None:
+@dataclass(frozen=True)
+class Listed:
+    """Recorded iterations that are known one by one, ascending."""
+
+    iterations: Sequence[int]
+
+    @property
+    def last(self) -> int:
+        """The last one."""
+        return self.iterations[-1]
+
+    def __len__(self) -> int:
+        return len(self.iterations)
+
+    def __contains__(self, iteration: int) -> bool:
+        return iteration in self.iterations
+
+    def number(self, iteration: int | str) -> int:
+        """Return ``first`` and ``last`` as numbers."""
+        return self.iterations[{"first": 0, "last": -1}[iteration]] if isinstance(iteration, str) else iteration
+
+    def nearest(self, iteration: int) -> int:
+        """Return the recorded iteration that is nearest."""
+        return min(self.iterations, key=lambda n: abs(n - iteration))
+
+
+def recorded(run: dict, checkpoints: Sequence[int] | None = None) -> Recorded | Listed | None:
     """Return what a run records, None where only its data or its checkpoints know.
 
     Args:
-        checkpoints: how many files the run's ``checkpoints`` are, if that is known.
+        checkpoints: the iterations of the run's ``checkpoints``, if they are known.
     """
     if "checkpoints" in run:
-        return None if checkpoints is None else Recorded(checkpoints - 1)
+        return None if checkpoints is None else Listed(checkpoints)
     samples = TRAINING_SAMPLES.get(run["data"].get("name", ""))
     if samples is None:
         return None
     return Recorded(training_steps(samples, run["train"])[0], run["train"]["record_every"])
 
 
-def check_sizes(config: dict, checkpoints: dict[str, int] | None = None) -> None:
+def check_sizes(config: dict, checkpoints: dict[str, Sequence[int] | None] | None = None) -> None:
     """Check a resolved config.
 
     Args:
-        checkpoints: how many files there are of each run with ``checkpoints``, where that is known.
+        checkpoints: the iterations of each run with ``checkpoints``, where they are known.
 
     Raises:
         LossAtlasError: something is not recorded, too few checkpoints are, a store would be absurdly large, or
@@ -85,7 +111,7 @@ def check_sizes(config: dict, checkpoints: dict[str, int] | None = None) -> None
         _check_parameters(where, run)
 
 
-def _check_rows(where: str, run: dict, rows: Recorded | None) -> None:
+def _check_rows(where: str, run: dict, rows: Recorded | Listed | None) -> None:
     if rows is not None and len(rows) > MOST_ROWS:
         raise LossAtlasError(
             f"{where}.train.record_every: {len(rows)} of {rows.last} iterations would be recorded, more than "
@@ -101,7 +127,7 @@ def _check_rows(where: str, run: dict, rows: Recorded | None) -> None:
             )
 
 
-def _check_iterations(where: str, name: str, run: dict, found: dict[str, Recorded | None]) -> None:
+def _check_iterations(where: str, name: str, run: dict, found: dict[str, Recorded | Listed | None]) -> None:
     for key, other, iteration in _named(name, run):
         rows = found[other]
         if rows is not None and isinstance(iteration, int) and iteration not in rows:
@@ -145,7 +171,7 @@ def _pairs(name: str, run: dict) -> Iterator[tuple[str, int | str, int | str]]:
                 yield f"{kind}.{entry}", line["from"], line["to"]["iteration"]
 
 
-def _check_components(where: str, run: dict, rows: Recorded | None) -> None:
+def _check_components(where: str, run: dict, rows: Recorded | Listed | None) -> None:
     """Check the principal components that planes and curves use."""
     axes = [plane[axis] for plane in run["planes"].values() for axis in ("x", "y")]
     for curve in run["curves"].values():
@@ -167,7 +193,7 @@ def _check_components(where: str, run: dict, rows: Recorded | None) -> None:
             )
 
 
-def _check_stores(where: str, run: dict, rows: Recorded | None) -> None:
+def _check_stores(where: str, run: dict, rows: Recorded | Listed | None) -> None:
     for name, plane in run["planes"].items():
         if (points := math.prod(plane["points"])) > MOST_POINTS:
             raise LossAtlasError(f"{where}.planes.{name}.points: {points} points, more than {MOST_POINTS}")

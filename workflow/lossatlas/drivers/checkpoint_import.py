@@ -3,6 +3,7 @@
 import hashlib
 from argparse import Namespace
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -46,8 +47,9 @@ class CheckpointImport(TrajectoryJob):
             network.load(frozen=recorded.frozen)
             recording, inputs = network.recording(recorded.iterations), {"trajectory": recorded.store.identity}
         else:
-            backend.read_checkpoint(args.files[0], network)
-            recording = network.recording(np.arange(len(args.files)))
+            told = spec.get("checkpoints", {})
+            iterations = told["iterations"] if "iterations" in told else iterations_inside(backend, args.files, network)
+            recording = network.recording(np.asarray(iterations))
             inputs = {"files": [[str(file), digest(file)] for file in args.files]}
         print(check_disk(args.run_dir, recording), flush=True)
         if args.needs:
@@ -68,12 +70,14 @@ class CheckpointImport(TrajectoryJob):
     def _copy_rows(self, store: Store, label: str) -> None:
         """Write each checkpoint as one row."""
         writer, progress = RowWriter(store), Progress(label, len(self.files), unit="checkpoints")
+        losses = self.spec.get("checkpoints", {}).get("losses")
         for number, file in enumerate(self.files):
-            self.backend.read_checkpoint(file, self.network)
+            inside = self.backend.read_checkpoint(file, self.network)
             if not np.isfinite(self.network.parameters()).all():
                 raise LossAtlasError(f"checkpoints: {file} holds NaN or inf among the trained parameters")
             row = {"parameters": self.network.parameters(), "buffers": self.network.buffers()}
-            writer.append(**row, batch_loss=np.nan, learning_rate=np.nan)
+            loss = losses[number] if losses else inside.get("loss", np.nan)
+            writer.append(**row, batch_loss=loss, learning_rate=np.nan)
             progress.update(number + 1)
         writer.flush()
         progress.close()
@@ -90,6 +94,21 @@ def digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def iterations_inside(backend: ModuleType, files: list[Path], network: Any) -> list[int]:
+    """Return the iterations that checkpoints hold beside their weights; 0, 1, 2 ... unless all do and ascend.
+
+    Raises:
+        LossAtlasError: a checkpoint is not of the network.
+    """
+    first = backend.read_checkpoint(files[0], network)
+    key = next((key for key in ("step", "global_step", "iteration") if key in first), None)
+    if key is None:
+        return list(range(len(files)))
+    steps = [first[key], *(backend.read_checkpoint(file, network).get(key, -1) for file in files[1:])]
+    ascending = steps[0] >= 0 and all(one < other for one, other in pairwise(steps))
+    return [int(step) for step in steps] if ascending else list(range(len(files)))
+
+
 def recorded_by_user(files: list[Path], network: Any) -> Trajectory | None:
     """Return the trajectory that is given instead of checkpoints, if any; names of its parameters may differ.
 
@@ -102,9 +121,10 @@ def recorded_by_user(files: list[Path], network: Any) -> Trajectory | None:
         raise LossAtlasError(f"checkpoints: {files[0]} and {len(files) - 1} more; give one trajectory.zarr or files")
     recorded = Trajectory(files[0])
     theirs, ours = ([(slot.shape, slot.kind) for slot in layout] for layout in (recorded.layout, network.layout))
-    tensors = [(len(recorded.buffers(0)), len(network.buffers())), (len(recorded.frozen), len(network.frozen()))]
-    if theirs != ours or any(there != here for there, here in tensors):
-        raise LossAtlasError(f"checkpoints: {files[0]} was recorded from another network than the config's model")
+    sizes = [(len(recorded.buffers(0)), len(network.buffers())), (len(recorded.frozen), len(network.frozen()))]
+    if theirs != ours or any(there != here for there, here in sizes):
+        told = recorded.layout.difference(network.layout) or "frozen parameters or buffers are others"
+        raise LossAtlasError(f"model: {files[0]} was recorded from another network than it builds: {told}")
     return recorded
 
 

@@ -112,6 +112,7 @@ class GrowingTrajectory:
     def close(self) -> None:
         """Cut the arrays to the rows that there are, and mark the store finished."""
         self._resize(self.rows)
+        self._store.update(iterations=self._arrays["iteration"][:].tolist())  # for who reads no arrays
         self._store.finish({"ranks": 1, "wall_seconds": time.monotonic() - self._began})
 
 
@@ -144,10 +145,5 @@ def _difference(found: Store, recording: Recording) -> str:
     """Return the first difference between the network of a store and another one."""
     if "layout" not in found.attrs:
         return "it is no trajectory"
-    theirs, ours = ({slot.name: slot.shape for slot in layout} for layout in
-                    (ParameterLayout.from_json(found.attrs["layout"]), recording.layout))  # fmt: skip
-    for name in [*theirs, *ours]:
-        if theirs.get(name) != ours.get(name):
-            there, here = (shapes.get(name, "missing") for shapes in (theirs, ours))
-            return f"parameter {name!r} is {there} there and {here} here"
-    return "its buffers or its precision differ"
+    difference = ParameterLayout.from_json(found.attrs["layout"]).difference(recording.layout)
+    return difference or "its buffers or its precision differ"

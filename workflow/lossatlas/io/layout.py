@@ -78,6 +78,14 @@ class ParameterLayout:
                 offset += slot.size
         return ParameterLayout(tuple(chosen))
 
+    def difference(self, here: "ParameterLayout") -> str:
+        """Return the first parameter whose shape is another one ``here``, in words; nothing if there is none."""
+        theirs, ours = ({slot.name: slot.shape for slot in layout} for layout in (self, here))
+        for name in [*theirs, *ours]:
+            if theirs.get(name) != ours.get(name):
+                return f"parameter {name!r} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
+        return ""
+
     def to_json(self) -> str:
         return json.dumps([asdict(slot) for slot in self.slots])
 

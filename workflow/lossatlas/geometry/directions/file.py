@@ -51,7 +51,7 @@ def _read(path: Path, where: str) -> dict[str, np.ndarray]:
             return load_file(path)
         from lossatlas.backends.torch.checkpoints import read_tensors
 
-        return {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
+        return {name: tensor.numpy() for name, tensor in read_tensors(path)[0].items()}
     except (ValueError, OSError) as error:
         raise LossAtlasError(f"{where}: not readable ({error})") from error
 

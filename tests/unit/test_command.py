@@ -1,0 +1,76 @@
+"""`lossatlas init` writes a config that is checked, commented, and complete but for the user's own code."""
+
+from itertools import pairwise
+
+import lossatlas
+import pytest
+import torch
+import yaml
+from lossatlas import command, config
+from lossatlas.config.run import runs_of
+from torch import nn
+
+CODE = """
+import torch
+from torch import nn
+
+def build():
+    return nn.Linear(3, 2)
+
+def data():
+    return {"train": (torch.zeros(8, 3), torch.zeros(8, dtype=torch.int64))}
+"""
+
+
+def recorded(path, steps=30):
+    module = nn.Linear(3, 2)
+    module.bias.requires_grad_(False)
+    with lossatlas.record(module, path) as tape:
+        for _ in range(steps):
+            with torch.no_grad():
+                module.weight += 0.1
+            tape.step(1.0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("steps", "plane", "stride"), [(30, "pca", 3), (2, "random", 1)])
+def test_the_config_is_valid_and_fits_the_trajectory(folder, capsys, steps, plane, stride):
+    recorded("my run/trajectory.zarr", steps)
+    (folder / "net.py").write_text(CODE)
+    words = ["init", "my run/trajectory.zarr", "--model", "net:build", "--data", "net:data", "--loss", "mse"]
+    assert command.main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "next: snakemake --configfile config.yaml --cores 2"
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    run = written["runs"]["my-run"]
+    assert run["checkpoints"] == {"files": "my run/trajectory.zarr"}
+    assert [run[key] for key in ("model", "data", "loss")] == [
+        {"import": "net:build"}, {"import": "net:data"}, {"name": "mse"},
+    ]  # fmt: skip
+    assert list(run["planes"]) == [plane]
+    assert run["spectra"] == {"stride": stride, "probes": 2, "steps": 6}
+    (told,) = runs_of(config.resolve(written)).values()
+    assert told.iterations == [*range(steps + 1)]
+    text = (folder / "config.yaml").read_text()
+    assert f"# {steps + 1} recorded iterations, 0 to {steps}, of 6 trained parameters, 2 frozen." in text
+    lines = [line.strip() for line in text.splitlines()]
+    for key in ("checkpoints:", "model:", "data:", "loss:", "spectra:"):
+        assert any(one.startswith("#") for one, other in pairwise(lines) if other.startswith(key)), key
+
+
+def test_what_is_missing_is_told(folder, capsys):
+    recorded("mine/trajectory.zarr")
+    assert command.main(["init", "mine/trajectory.zarr"]) == 0
+    assert "to be filled in: config: runs.mine.model.import: no module 'my_code'" in capsys.readouterr().out
+    assert command.main(["init", "mine/trajectory.zarr"]) == 2
+    assert (
+        capsys.readouterr().err == "lossatlas: error: config.yaml is there already; name another file with --output\n"
+    )
+    assert command.main(["init", "nowhere.zarr", "--output", "other.yaml"]) == 2
+    assert "nowhere.zarr: no such store" in capsys.readouterr().err
+    assert not (folder / "other.yaml").exists()

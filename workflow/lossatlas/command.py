@@ -1,0 +1,115 @@
+"""The command ``lossatlas``: ``init`` writes the config of a run from a recorded trajectory."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from lossatlas import config
+from lossatlas.config.run import runs_of
+from lossatlas.errors import LossAtlasError
+from lossatlas.io.trajectory import Trajectory
+
+SITES = 10
+"""Spectra along training, about."""
+
+TEMPLATE = """\
+# Made by `lossatlas init`. All keys and their defaults: config/README.md. Check it with
+# `snakemake -n --configfile {file}`, run it with `snakemake --configfile {file} --cores 2`.
+results: results
+python_path: ["."]  # where your modules are found
+runs:
+  {name}:
+    # {about}
+    checkpoints: {{files: {trajectory}}}
+    # A function that returns the network, as it was when recording began: what is trained and what is frozen must be
+    # the same. Keyword arguments of it: `kwargs: {{...}}`.
+    model: {{import: {model}}}
+    # A function that returns {{"train": (inputs, targets), "test": (inputs, targets)}}; "test" may be missing.
+    data: {{import: {data}}}
+    # `name: cross-entropy`, `name: mse`, or `import: module:function` of (outputs, targets).
+    loss: {loss}
+    backend: {backend}  # torch or tensorflow
+    dtype: {dtype}
+    evaluation: {{train_samples: 1000}}  # surfaces and spectra are means over these; more is slower and more exact
+    planes:
+      {plane}
+    # The Hessian's spectrum at every {stride}th recorded iteration; costs probes x steps products each.
+    spectra: {{stride: {stride}, probes: 2, steps: {steps}}}
+    # The loss on the line from the first to the last iteration and beyond.
+    curves:
+      training: {{from: first, to: {{iteration: last}}}}
+"""
+
+PCA = "pca: {x: pca/1, y: pca/2}  # the two directions in which the path varies most"
+RANDOM = "random: {x: random/1, y: random/2}  # with four recorded iterations: {x: pca/1, y: pca/2}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status, 2 after an error of one line."""
+    parser = argparse.ArgumentParser(prog="lossatlas", description=__doc__)
+    init = parser.add_subparsers(required=True).add_parser("init", help="write a config from a recorded trajectory")
+    init.add_argument("trajectory", type=Path, help="what lossatlas.record wrote, .../trajectory.zarr")
+    init.add_argument("--model", default="my_code:build", help="module:function that returns the network")
+    init.add_argument("--data", default="my_code:data", help="module:function that returns the samples")
+    init.add_argument("--loss", default="cross-entropy", help="cross-entropy, mse, or module:function")
+    init.add_argument("--backend", choices=["torch", "tensorflow"], default="torch")
+    init.add_argument("--output", type=Path, default=Path("config.yaml"), help="the config to write")
+    try:
+        write_config(parser.parse_args(arguments))
+    except LossAtlasError as error:
+        print(f"lossatlas: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write_config(args: argparse.Namespace) -> None:
+    """Write the config, and say what is still wrong with it.
+
+    Raises:
+        LossAtlasError: there is a config already, or no recorded trajectory.
+    """
+    if args.output.exists():
+        raise LossAtlasError(f"{args.output} is there already; name another file with --output")
+    text = config_text(args)
+    args.output.write_text(text)
+    print(f"{args.output}: written")
+    try:
+        runs_of(config.resolve(yaml.safe_load(text)))
+    except LossAtlasError as error:
+        print(f"to be filled in: {error}")
+    else:
+        print(f"next: snakemake --configfile {args.output} --cores 2")
+
+
+def config_text(args: argparse.Namespace) -> str:
+    """Return the config of a trajectory.
+
+    Raises:
+        LossAtlasError: there is no recorded trajectory.
+    """
+    trajectory = Trajectory(args.trajectory)
+    size, rows = trajectory.layout.size, len(trajectory)
+    if rows == 0:
+        raise LossAtlasError(f"{args.trajectory}: nothing is recorded yet")
+    frozen = f", {trajectory.frozen.size:,} frozen" if trajectory.frozen.size else ""
+    first, last = trajectory.iterations[[0, -1]]
+    stride = max(1, rows // SITES)
+    return TEMPLATE.format(
+        file=args.output,
+        name=re.sub(r"[^A-Za-z0-9_-]+", "-", args.trajectory.absolute().parent.name).strip("-_") or "mine",
+        about=f"{rows} recorded iterations, {first} to {last}, of {size:,} trained parameters{frozen}.",
+        trajectory=json.dumps(str(args.trajectory)),
+        model=args.model,
+        data=args.data,
+        loss=f"{{import: {args.loss}}}" if ":" in args.loss else f"{{name: {args.loss}}}",
+        backend=args.backend,
+        dtype=trajectory.store["parameters"].dtype,
+        plane=PCA if rows >= 4 else RANDOM,
+        stride=stride,
+        steps=min(40, size),
+    )
