@@ -30,7 +30,15 @@ from lossatlas.geometry.directions.gradient import gradient
 from lossatlas.geometry.directions.unnormalized import RawDirections, Source
 from lossatlas.io import store
 from lossatlas.io.trajectory import RowWriter, Trajectory
-from lossatlas.krylov import Eigenpairs, Spectrum, eigenpairs, probe_vectors, quadrature_runs
+from lossatlas.krylov import (
+    Eigenpairs,
+    NearestPairs,
+    Spectrum,
+    eigenpairs,
+    nearest_eigenpairs,
+    probe_vectors,
+    quadrature_runs,
+)
 from lossatlas.krylov.eigenpairs import check_count
 from lossatlas.krylov.lanczos import check_steps
 from lossatlas.parallel import Timing, World
@@ -133,7 +141,13 @@ class Hessian:
         )
 
     def eigenpairs(
-        self, k: int = 1, which: str = "LA", tolerance: float = 1e-4, max_products: int = 1000, seed: int = 0
+        self,
+        k: int = 1,
+        which: str = "LA",
+        tolerance: float = 1e-4,
+        max_products: int = 1000,
+        seed: int = 0,
+        near: float | None = None,
     ) -> Eigenpairs:
         """Return ``k`` eigenpairs, as often as they are there, in descending order.
 
@@ -145,7 +159,12 @@ class Hessian:
             tolerance: residual ||Hy - lambda y|| relative to ||H|| at which a pair has converged.
             max_products: after which the search ends, converged or not.
             seed: of the starting vectors.
+            near: in place of ``which``, the pairs of the eigenvalues nearest to this number, the nearest first. The
+                result then says besides which are ``isolated`` from their neighbours by more than the residual,
+                whether there is ``none_nearer``, and ``norm``, ||H||.
         """
+        if near is not None:
+            return self._nearest(near, k, which, tolerance, max_products, seed)
         choices = {"largest": 1, "tolerance": tolerance, "max_products": max_products, "seed": seed}
         config.check(choices, "search", "eigenpairs")
         if which not in ENDS:
@@ -161,6 +180,16 @@ class Hessian:
             chosen = np.sort(np.argsort(-np.abs(pairs.values), kind="stable")[:k])
             parts = (getattr(pairs, name)[chosen] for name in ("values", "vectors", "residuals", "converged"))
             pairs = Eigenpairs(*parts, products=pairs.products)
+        return pairs
+
+    def _nearest(self, near: float, k: int, which: str, tolerance: float, max_products: int, seed: int) -> NearestPairs:
+        if which != "LA":
+            raise LossAtlasError(f"which: {which!r} is an end of the spectrum; leave it out with 'near'")
+        choices = {"near": near, "tolerance": tolerance, "max_products": max_products, "seed": seed}
+        config.check({"kind": "eigen", "count": 1, **choices}, "directions", "eigenpairs")
+        watched = _Watched(self, "eigenpairs", max_products)
+        pairs = nearest_eigenpairs(watched, near, k, tolerance, max_products, seed)
+        watched.progress.close(pairs.products)
         return pairs
 
     def spectrum(

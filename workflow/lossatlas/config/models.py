@@ -363,7 +363,7 @@ class Drawn(Model):
     """Directions of which there are as many as one likes."""
 
     count: Whole = Field(2, ge=1, le=1000)
-    """Number of directions; of `gradient` only with `samples`."""
+    """Number of directions; of `gradient` only with `samples`, of `eigen` only with `near`."""
     seed: Whole = Field(0, ge=0)
     """Seed of `random` directions, of the batches of `gradient`, of the search of `eigen` and of the randomized PCA
     solver."""
@@ -404,6 +404,28 @@ class Eigen(Unbent, DirectionsBase, Search, Products, Threaded):
     """Hessian eigenvectors."""
 
     kind: Literal["eigen"]
+    near: Number | None = left_out()
+    """In place of `largest` and `smallest`: eigenvectors of the `count` eigenvalues nearest to this number, such as 0.0
+    for flat directions, numbered from the nearest. Eigenvalues around zero are denser than any residual; such a vector
+    is one of a space of many, which the log and the store say (`isolated`)."""
+    count: Whole | None = left_out(ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> "Eigen":
+        if self.near is None:
+            if self.count is not None:
+                raise Conflict("needs 'near'; at the ends of the spectrum give 'largest' and 'smallest'", "count")
+            super()._check_pairs()
+            return self
+        for key in ("largest", "smallest"):
+            if key in self.model_fields_set and getattr(self, key) != 0:
+                raise Conflict("belongs to the ends of the spectrum; with 'near' give 'count'", key)
+            setattr(self, key, 0)
+        if self.count is None:
+            self.count = Drawn.model_fields["count"].default
+        if self.max_products < 2 * self.count:
+            raise Conflict(f"{self.max_products} is less than twice 'count', {self.count}", "max_products")
+        return self
 
 
 class Gradient(Unbent, DirectionsBase, Chunks, Threaded):

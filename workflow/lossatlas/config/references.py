@@ -99,7 +99,7 @@ def count(directions: dict) -> int | None:
     if directions["kind"] == "file":
         return None
     if directions["kind"] == "eigen":
-        return directions["largest"] + directions["smallest"]
+        return directions.get("count", directions["largest"] + directions["smallest"])
     return len(directions["to"]) if directions["kind"] == "difference" else directions.get("count", 1)
 
 

@@ -231,8 +231,9 @@ def _check_parameters(where: str, run: dict) -> None:
     searches = {f"directions.{name}": d for name, d in run["directions"].items() if d["kind"] == "eigen"}
     searches |= {"tracking": run["tracking"]} if "tracking" in run else {}
     for name, search in searches.items():
-        if (pairs := search["largest"] + search["smallest"]) > size:
-            raise LossAtlasError(f"{where}.{name}: largest + smallest, {pairs}, exceed the network's {size} parameters")
+        asked = "count" if "near" in search else "largest + smallest"
+        if (pairs := search.get("count", search["largest"] + search["smallest"])) > size:
+            raise LossAtlasError(f"{where}.{name}: {asked}, {pairs}, exceed the network's {size} parameters")
     spectra = {f"spectra_between.{name}": line for name, line in run["spectra_between"].items()}
     spectra |= {"spectra": run["spectra"]} if "spectra" in run else {}
     for name, chosen in spectra.items():

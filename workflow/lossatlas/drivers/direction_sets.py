@@ -151,7 +151,19 @@ class Derivatives(Directions):
             return {f"{name} over {store.attrs['samples']} samples:": f"norm {norm:.6g}" for name, norm in norms}
         columns = (store[name][:] for name in ("eigenvalue", "residual", "converged"))
         states = {True: "converged", False: "NOT converged; raise max_products or tolerance"}
-        return {
+        figures = {
             f"eigenvalue {number}:": f"{value:.6g} (residual {residual:.1e}, {states[bool(converged)]})"
             for number, (value, residual, converged) in enumerate(zip(*columns, strict=True), 1)
         }
+        return figures | (_nearest(store) if "near" in store.attrs else {})
+
+
+def _nearest(store: Store) -> dict[str, Any]:
+    """Return what the log says about eigenvectors nearest to a value."""
+    shared = [str(number) for number, alone in enumerate(store["isolated"][:], 1) if not alone]
+    figures: dict[str, Any] = {"||H||:": f"{store.attrs['norm']:.4g}", "products": store.attrs["products"]}
+    if shared:
+        figures["not told from neighbours within the residual:"] = ", ".join(shared)
+    if not store.attrs["none_nearer"]:
+        figures[f"whether others lie nearer to {store.attrs['near']:g}:"] = "not known; raise max_products"
+    return figures

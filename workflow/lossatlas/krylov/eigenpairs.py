@@ -85,7 +85,7 @@ def eigenpairs(
             space.restart(values, vectors, _ends(len(values), largest, smallest, extra=wanted // 2 + 4))
     y = shared.combine(vectors[:, chosen].T, space.basis[: space.filled])
     y /= shared.norms(y)[:, None]
-    return _verified(shared, y, tolerance * scale, space.products)
+    return verified(shared, y, tolerance * scale, space.products)
 
 
 def _random_vector(size: int, seed: int, look: int) -> np.ndarray:
@@ -105,7 +105,7 @@ def _ends(count: int, largest: int, smallest: int, extra: int = 0) -> np.ndarray
     return np.concatenate([np.arange(count - 1, count - 1 - high, -1), np.arange(low - 1, -1, -1)])
 
 
-def _verified(shared: DistributedVectors, y: np.ndarray, limit: float, used: int) -> Eigenpairs:
+def verified(shared: DistributedVectors, y: np.ndarray, limit: float, used: int) -> Eigenpairs:
     """Measure the residuals with one more product each."""
     products = shared.product(y)
     values = shared.sum(lambda leaf: np.sum(y[:, leaf] * products[:, leaf], axis=1))

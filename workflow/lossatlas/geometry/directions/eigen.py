@@ -6,7 +6,7 @@ import numpy as np
 
 from lossatlas.geometry.directions.unnormalized import RawDirections
 from lossatlas.io.trajectory import Trajectory
-from lossatlas.krylov import eigenpairs
+from lossatlas.krylov import Eigenpairs, NearestPairs, SymmetricOperator, eigenpairs, nearest_eigenpairs
 from lossatlas.problem import Problem, batchnorm_note, choices_of
 from lossatlas.problem.readiness import Remembered, choose_products
 
@@ -16,21 +16,27 @@ def eigen(
 ) -> RawDirections:
     """Return unit eigenvectors of the ``largest`` and then the ``smallest`` eigenvalues, in descending order.
 
+    With a key ``near`` they are ``count`` eigenvectors of the eigenvalues nearest to it, the nearest first.
+
     Args:
         center: row of the checkpoint at which the Hessian is taken.
-        spec: keys ``largest``, ``smallest``, ``tolerance``, ``max_products``, ``seed``, ``memory_gb`` and ``strategy``.
+        spec: keys ``largest`` and ``smallest``, or ``near`` and ``count``; ``tolerance``, ``max_products``, ``seed``,
+            ``memory_gb`` and ``strategy``.
         remembered: choices of other jobs of the run.
     """
     theta, buffers = trajectory.parameters(center), trajectory.buffers(center)
     choice = choose_products(problem, (theta, buffers), 1, spec, remembered, spec["max_products"])
     choices: dict[str, Any] = {**choices_of(spec), "strategy": choice.strategy}
     operator = problem.linearize(theta, buffers, **choices)
-    pairs = eigenpairs(
-        operator, spec["largest"], spec["smallest"], spec["tolerance"], spec["max_products"], spec["seed"]
-    )
+    pairs = _search(operator, spec)
     iteration = trajectory.iterations[center]
     labels = [f"eigenvector λ = {value:.3g}" for value in pairs.values]
     values = {"eigenvalue": pairs.values, "residual": pairs.residuals, "converged": pairs.converged.astype(np.int8)}
+    nearest = {}
+    if isinstance(pairs, NearestPairs):
+        labels = [f"{label} ± {residual:.1g}" for label, residual in zip(labels, pairs.residuals, strict=True)]
+        values["isolated"] = pairs.isolated.astype(np.int8)
+        nearest = {"near": spec["near"], "none_nearer": pairs.none_nearer, "norm": pairs.norm}
     batchnorm = batchnorm_note(spec, "frozen: running statistics of the checkpoint")
     notes = {
         "batchnorm": batchnorm,
@@ -41,5 +47,13 @@ def eigen(
         "iteration": int(iteration),
         "products": pairs.products,
         "samples": problem.samples,
+        **nearest,
     }
     return RawDirections(pairs.vectors, labels, values, notes)
+
+
+def _search(operator: SymmetricOperator, spec: dict) -> Eigenpairs:
+    limits = spec["tolerance"], spec["max_products"], spec["seed"]
+    if "near" in spec:
+        return nearest_eigenpairs(operator, spec["near"], spec["count"], *limits)
+    return eigenpairs(operator, spec["largest"], spec["smallest"], *limits)
