@@ -12,7 +12,7 @@ NETWORK_KINDS = ("eigen", "gradient")
 
 TAKEN = re.compile(
     "loss|accuracy|loss_standard_error|work|x|y|alpha|split|iteration|curve|evaluated|error|logarithmic|minimum.*"
-    "|stationary.*|barrier.*|monotonicity|clipped_variances|(path|other|subset)_.*|direction.*|eigenvalue|residual"
+    "|stationary.*|turning.*|family|barrier.*|monotonicity|clipped_variances|(path|other|subset)_.*|direction.*|eigenvalue|residual"
     "|converged|row|angle|variance_share|distance"
 )
 """Names of the arrays in stores of planes and curves, which a metric of the user's must not have."""

@@ -53,7 +53,7 @@ ALGORITHMS = {
     "trajectory": 2,
     "directions": 5,
     "landscape": 3,
-    "curves": 2,
+    "curves": 3,
     "spectra": 3,
     "curvature": 2,
     "tracking": 1,

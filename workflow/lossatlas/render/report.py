@@ -222,7 +222,8 @@ def _curvature_facts(curvature: xr.Dataset) -> list[tuple]:
     ]  # fmt: skip
 
 
-_CURVE_HEAD = ["curve", "samples", "smallest loss", "at α", "stationary points", "barrier", "above the chord",
+_CURVE_HEAD = ["curve", "samples", "family", "smallest loss", "at α", "stationary points", "above noise", "barrier",
+               "above the chord",
                "monotonicity"]  # fmt: skip
 
 
@@ -238,6 +239,10 @@ def _curve(name: str, m: Materials) -> dict:
         ("samples", ", ".join(f"{count} {split}" for split, count in attrs["samples"].items())),
         ("loss of a random guess", "none" if guess is None else f"log C = {guess:.4g}"),
         ("points that are NaN or inf", ", ".join(f"{n} on {split}" for split, n in attrs["nonfinite_points"].items())),
+        ("stationary points, mean over curves", ", ".join(f"{n:.3g} on {split}" for split, n in
+                                                          attrs["mean_stationary_points"].items())),
+        ("family", "named from stationary points whose loss differs by more than noise, which is taken to be "
+                   "independent from point to point"),
         ("monotonicity", curves["monotonicity"].attrs["long_name"]),
         ("barrier", f"{curves['barrier'].attrs['long_name']}; these are 0 and 1" if attrs["ends"] else
                     f"{curves['barrier'].attrs['long_name']}: the lowest points on either side of the centre"),
@@ -247,9 +252,11 @@ def _curve(name: str, m: Materials) -> dict:
     for one in (
         curves.isel(curve=k).sel(split=split) for k in range(curves.sizes["curve"]) for split in curves["split"]
     ):
-        numbers = [f"{float(one[key]):.4g}" for key in ("minimum", "minimum_position", "stationary_points", "barrier",
-                                                        "barrier_above_chord", "monotonicity")]  # fmt: skip
-        rows.append([str(one["curve"].values), str(one["split"].values), *numbers])
+        numbers = [f"{float(one[key]):.4g}" for key in ("minimum", "minimum_position", "stationary_points",
+                                                        "turning_points", "barrier", "barrier_above_chord",
+                                                        "monotonicity")]  # fmt: skip
+        family = attrs["families"][int(one["family"])]
+        rows.append([str(one["curve"].values), str(one["split"].values), family, *numbers])
     return {"name": name, "facts": facts, "head": _CURVE_HEAD, "rows": rows,
             "figures": _figures(f"curve {name}", m)}  # fmt: skip
 
