@@ -635,6 +635,18 @@ Curve = Annotated[
 ]
 
 
+class Overlap(Model):
+    """Cosines between directions."""
+
+    x: AxisOrSet | Annotated[list[AxisOrSet], Field(min_length=1)]
+    """Directions: `<directions>/<number>`, `<directions>` for all of a set, or a list of these."""
+    gaussians: Whole = Field(100, ge=0, le=100_000)
+    """How many Gaussian vectors each direction is compared with; number k is that of `random` directions of the same
+    seed (Li et al. 2024, Fig. 5)."""
+    seed: Whole = Field(0, ge=0)
+    """Seed of the Gaussian vectors."""
+
+
 class Probes(Matrix):
     """Stochastic Lanczos quadrature."""
 
@@ -767,6 +779,9 @@ class Run(Model):
     curves: Named[Curve] = Field(default_factory=dict)
     """The loss on straight lines by name, into `curves/<name>.zarr`: through one checkpoint along directions (`x`), or
     between two checkpoints and beyond (`to`)."""
+    overlaps: Named[Overlap] = Field(default_factory=dict)
+    """Cosines of directions with each other and with Gaussian vectors by name, into `overlaps/<name>.zarr`; no loss is
+    evaluated."""
     spectra: Spectra | None = left_out()
     """Hessian spectra along training by stochastic Lanczos quadrature, on the training samples of the evaluation
     subset; left out there are none."""

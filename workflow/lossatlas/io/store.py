@@ -54,6 +54,7 @@ ALGORITHMS = {
     "directions": 5,
     "landscape": 3,
     "curves": 3,
+    "overlaps": 1,
     "spectra": 3,
     "curvature": 2,
     "tracking": 1,

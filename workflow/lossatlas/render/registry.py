@@ -18,7 +18,7 @@ from lossatlas.config.run import STORES, Run
 from lossatlas.errors import LossAtlasError
 
 MODULES = (
-    *("contour", "surface", "training_curve", "metrics", "curvature_map", "line_scans", "random_walk"),
+    *("contour", "surface", "training_curve", "metrics", "curvature_map", "line_scans", "overlaps", "random_walk"),
     *("spectrum", "spectra_between", "tracking"),
 )
 """Modules of ``render.figures`` with figures, in the order in which reports show these."""
@@ -28,6 +28,7 @@ THINGS = {
     "metrics": "plane",
     "curvature": "plane",
     "curves": "curve",
+    "overlaps": "overlap",
     "spectra_between": "line",
     "pca": "directions",
     "spectra": "spectra",

@@ -86,6 +86,7 @@ def render(m: Materials) -> str:
         summary=_summary(m),
         planes=[_plane(name, m) for name in m.all("landscape")],
         curves=[_curve(name, m) for name in m.all("curves")],
+        overlaps=[_overlap(name, m) for name in m.all("overlaps")],
         spectra=_spectra(m),
         nulls=[_null(name, m) for name in m.run.names("pca")],
         lines=[_line(name, m) for name in m.all("spectra_between")],
@@ -261,6 +262,21 @@ def _curve(name: str, m: Materials) -> dict:
             "figures": _figures(f"curve {name}", m)}  # fmt: skip
 
 
+def _overlap(name: str, m: Materials) -> dict:
+    """Return the section of one store of overlaps, with a row for each direction."""
+    overlaps, rows = m.all("overlaps")[name], []
+    cosine, gaussian = np.abs(overlaps["cosine"].values), np.abs(overlaps["gaussian_cosine"].values)
+    np.fill_diagonal(cosine, -1)
+    labels = overlaps["direction"].values
+    for k, label in enumerate(labels):
+        nearest = f"{cosine[k].max():.4g}, {labels[cosine[k].argmax()]}" if len(labels) > 1 else "none"
+        rows.append([str(label), nearest, f"{gaussian[k].max():.4g}" if gaussian.size else "none"])
+    size, count = overlaps.attrs["parameters"], overlaps.sizes["gaussian"]
+    facts = [("Gaussian vectors", f"{count} of {size:,} entries; chance is {size**-0.5:.3g} (standard deviation)")]
+    head = ["direction", "largest |cosine| with another", "largest |cosine| with a Gaussian"]
+    return {"name": name, "facts": facts, "head": head, "rows": rows, "figures": _figures(f"overlap {name}", m)}
+
+
 def _spectra(m: Materials) -> dict | None:
     spectra = m.only("spectra")
     if spectra is None:
@@ -354,7 +370,7 @@ def _ranks(record: dict) -> Iterable[list]:
 def _works(m: Materials, version: str) -> list[str]:
     kinds = {dataset.attrs["kind"] for dataset in m.all("directions").values()}
     wanted = ["landscape"] if m.all("landscape") or m.all("curves") else []
-    wanted += ["mining"] if m.all("curves") else []
+    wanted += ["mining"] if m.all("curves") or m.all("overlaps") else []
     wanted += ["interpolation"] if any(curves.attrs["ends"] for curves in m.all("curves").values()) else []
     quadrature = bool(m.all("spectra") or m.all("spectra_between"))
     searched = "eigen" in kinds or bool(m.all("tracking"))
