@@ -365,12 +365,13 @@ def line(loss, count=1, ends=(), guess=2.0, **attrs):
     values = np.stack([np.stack([loss, loss + 0.1])] * count)
     stationary = np.zeros(values.shape, np.int8)
     stationary[..., len(loss) // 2] = 1
-    feature = {"stationary_points": 1.0, "barrier": 1.5, "barrier_from": 0.0, "barrier_to": 1.0}
+    feature = {"stationary_points": 1.0, "family": 1.0, "barrier": 1.5, "barrier_from": 0.0, "barrier_to": 1.0}
     return xr.Dataset(
         {
             "loss": (("curve", "split", "alpha"), values),
             "accuracy": (("curve", "split", "alpha"), np.full(values.shape, 0.5)),
             "stationary": (("curve", "split", "alpha"), stationary),
+            "turning": (("curve", "split", "alpha"), stationary),
             **{name: (("curve", "split"), np.full(values.shape[:2], value)) for name, value in feature.items()},
         },
         coords={
@@ -379,7 +380,8 @@ def line(loss, count=1, ends=(), guess=2.0, **attrs):
             "curve": [f"curve {k + 1}" for k in range(count)],
         },
         attrs={"ends": list(ends), "random_guess": guess, "from": "iteration 0", "to": "iteration 9",
-               "center": "iteration 9", **attrs},
+               "center": "iteration 9", "families": ["other", "w-peak"],
+               "mean_stationary_points": {"train": 1.0}, **attrs},
     )  # fmt: skip
 
 
@@ -402,11 +404,11 @@ def test_a_curve_shows_its_barrier_stationary_points_and_the_random_guess():
     assert "barrier 1.5" in texts(above)
     assert "random guess, log C = 1.2" in texts(above)
     assert any(np.all(np.asarray(drawn.get_ydata()) == 1.2) for drawn in above.lines)
-    assert marked(above, "o") == pytest.approx([0.5])
+    assert marked(above, "o") == pytest.approx([0.5, 0.5])
     assert not marked(above, "^").size + marked(above, "x").size
     assert below.get_ylabel() == "accuracy"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["train samples", "test samples", "stationary points, train: 1"]
+    assert labels == ["train samples", "test samples", "stationary points, train: 1", "above noise: w-peak"]
     assert above.get_yscale() == "linear"
     assert curve_figure(line(BARRIER), {**CHOICES, "scale": "log"}, "").axes[0].get_yscale() == "log"
     plt.close("all")
@@ -464,7 +466,7 @@ def test_all_curves_of_a_store_share_one_axis():
     assert len(drawn) == 10
     assert len({one.get_color() for one in drawn}) == 5
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[:2] == ["curve 1 [1], barrier 1.5", "curve 2 [1], barrier 1.5"]
+    assert labels[:2] == ["curve 1 [1] w-peak, barrier 1.5", "curve 2 [1] w-peak, barrier 1.5"]
     assert not any(text.startswith("barrier") for text in texts(above)), "five arrows would cover each other"
     plt.close("all")
 

@@ -91,6 +91,7 @@ wildcard_constraints:
     directions=r"[A-Za-z0-9][A-Za-z0-9_-]*",
     line=r"[A-Za-z0-9][A-Za-z0-9_-]*",
     curve=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+    overlap=r"[A-Za-z0-9][A-Za-z0-9_-]*",
 
 
 def of_run(method, *names):

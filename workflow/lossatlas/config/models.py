@@ -316,13 +316,21 @@ class Search(Model):
     """Seed of the searches' random vectors."""
 
     @model_validator(mode="after")
-    def _check_pairs(self) -> "Search":
+    def _check_search(self) -> "Search":
+        self.check_pairs()
+        return self
+
+    def check_pairs(self) -> None:
+        """Refuse to search for no pair, and with too few products.
+
+        Raises:
+            Conflict: as said.
+        """
         pairs = self.largest + self.smallest
         if pairs == 0:
             raise Conflict("largest and smallest are both 0; ask for at least one eigenvector")
         if self.max_products < pairs:
             raise Conflict(f"{self.max_products} is less than largest + smallest, {pairs}", "max_products")
-        return self
 
 
 class DirectionsBase(Model):
@@ -410,13 +418,16 @@ class Eigen(Unbent, DirectionsBase, Search, Products, Threaded):
     is one of a space of many, which the log and the store say (`isolated`)."""
     count: Whole | None = left_out(ge=1, le=1000)
 
-    @model_validator(mode="after")
-    def _check_pairs(self) -> "Eigen":
+    def check_pairs(self) -> None:
+        """Refuse what does not go together, and fill in how many pairs are meant; see ``Search``.
+
+        Raises:
+            Conflict: as said.
+        """
         if self.near is None:
             if self.count is not None:
                 raise Conflict("needs 'near'; at the ends of the spectrum give 'largest' and 'smallest'", "count")
-            super()._check_pairs()
-            return self
+            return super().check_pairs()
         for key in ("largest", "smallest"):
             if key in self.model_fields_set and getattr(self, key) != 0:
                 raise Conflict("belongs to the ends of the spectrum; with 'near' give 'count'", key)
@@ -425,7 +436,7 @@ class Eigen(Unbent, DirectionsBase, Search, Products, Threaded):
             self.count = Drawn.model_fields["count"].default
         if self.max_products < 2 * self.count:
             raise Conflict(f"{self.max_products} is less than twice 'count', {self.count}", "max_products")
-        return self
+        return None
 
 
 class Gradient(Unbent, DirectionsBase, Chunks, Threaded):
@@ -676,6 +687,18 @@ Curve = Annotated[
 ]
 
 
+class Overlap(Model):
+    """Cosines between directions."""
+
+    x: AxisOrSet | Annotated[list[AxisOrSet], Field(min_length=1)]
+    """Directions: `<directions>/<number>`, `<directions>` for all of a set, or a list of these."""
+    gaussians: Whole = Field(100, ge=0, le=100_000)
+    """How many Gaussian vectors each direction is compared with; number k is that of `random` directions of the same
+    seed (Li et al. 2024, Fig. 5)."""
+    seed: Whole = Field(0, ge=0)
+    """Seed of the Gaussian vectors."""
+
+
 class Probes(Matrix):
     """Stochastic Lanczos quadrature."""
 
@@ -808,6 +831,9 @@ class Run(Model):
     curves: Named[Curve] = Field(default_factory=dict)
     """The loss on straight lines by name, into `curves/<name>.zarr`: through one checkpoint along directions (`x`), or
     between two checkpoints and beyond (`to`)."""
+    overlaps: Named[Overlap] = Field(default_factory=dict)
+    """Cosines of directions with each other and with Gaussian vectors by name, into `overlaps/<name>.zarr`; no loss is
+    evaluated."""
     spectra: Spectra | None = left_out()
     """Hessian spectra along training by stochastic Lanczos quadrature, on the training samples of the evaluation
     subset; left out there are none."""

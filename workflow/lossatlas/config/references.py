@@ -26,6 +26,9 @@ def check(where: str, name: str, run: Run, config: Config) -> None:
         else:
             for axis in [curve.x] if isinstance(curve.x, str) else curve.x:
                 _check_axis(f"{where}.curves.{key}.x", axis, run)
+    for key, overlap in run.overlaps.items():
+        for axis in axes_of(overlap.model_dump()):
+            _check_axis(f"{where}.overlaps.{key}.x", axis, run)
     for key, line in run.spectra_between.items():
         _check_line(f"{where}.spectra_between.{key}", line, name, config)
 

@@ -27,6 +27,7 @@ STORES = {
     "metrics": "landscape/{}",
     "curvature": "curvature/{}",
     "curves": "curves/{}",
+    "overlaps": "overlaps/{}",
     "spectra": "spectra",
     "variants": "spectra/{}",
     "spectra_between": "spectra_between/{}",
@@ -83,6 +84,7 @@ class Run:
             "metrics": planes if settings["metrics"] else [],
             "curvature": [name for name, plane in planes.items() if "curvature" in plane],
             "curves": settings["curves"],
+            "overlaps": settings["overlaps"],
             "spectra": [""] if "spectra" in settings else [],
             "variants": settings.get("spectra", {}).get("variants", {}),
             "spectra_between": settings["spectra_between"],
@@ -117,9 +119,11 @@ class Run:
         return self.settings[key]
 
     def _sets_in_use(self) -> list[str]:
-        """Return the direction sets that planes and curves lie in."""
+        """Return the direction sets that planes and curves lie in, or whose overlaps are asked for."""
         axes = [plane[axis] for plane in self.settings["planes"].values() for axis in ("x", "y")]
-        axes += [axis for curve in self.settings["curves"].values() for axis in axes_of(curve)]
+        axes += [
+            axis for part in ("curves", "overlaps") for one in self.settings[part].values() for axis in axes_of(one)
+        ]
         return sorted({split_axis(axis)[0] for axis in axes})
 
     # What determines stores: each of these is hashed into a fingerprint.
@@ -190,6 +194,10 @@ class Run:
         settings = {key: value for key, value in self._entry("curves", name).items() if key != "view"}
         return {**self.measured, "curve": settings}
 
+    def overlap_spec(self, name: str) -> dict:
+        """Return what determines overlaps, besides the directions."""
+        return self._entry("overlaps", name)
+
     def spectra_spec(self, name: str) -> dict:
         """Return what determines the spectra ``spectra``, ``spectra/<variant>`` or ``spectra_between/<line>``."""
         if line := self._line(name):
@@ -246,7 +254,14 @@ class Run:
 
     def direction_stores(self, curve: str) -> list[str]:
         """Return the direction sets that a curve lies in, none between checkpoints."""
-        names = {split_axis(axis)[0] for axis in axes_of(self._entry("curves", curve))}
+        return self._sets_of(self._entry("curves", curve))
+
+    def overlap_stores(self, name: str) -> list[str]:
+        """Return the direction sets whose overlaps are asked for."""
+        return self._sets_of(self._entry("overlaps", name))
+
+    def _sets_of(self, entry: dict) -> list[str]:
+        names = {split_axis(axis)[0] for axis in axes_of(entry)}
         return [self.store("directions", name) for name in sorted(names)]
 
     def plane_axes(self, name: str) -> list[str]:
@@ -303,8 +318,15 @@ class Run:
 
     def curve_arguments(self, name: str) -> list[str]:
         """Return the arguments for what a curve is made of; a set without a number is taken whole."""
-        axes = [f"--x={self._axis_argument(axis)}" for axis in axes_of(self._entry("curves", name))]
+        axes = self._axis_arguments(self._entry("curves", name))
         return [*axes, *self._other_arguments(self.others("curves", name)), *self._device_and_queue()]
+
+    def overlap_arguments(self, name: str) -> list[str]:
+        """Return the arguments for the directions whose overlaps are asked for."""
+        return self._axis_arguments(self._entry("overlaps", name))
+
+    def _axis_arguments(self, entry: dict) -> list[str]:
+        return [f"--x={self._axis_argument(axis)}" for axis in axes_of(entry)]
 
     def _axis_argument(self, axis: str) -> str:
         name, number = split_axis(axis)

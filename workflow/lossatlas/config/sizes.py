@@ -172,10 +172,10 @@ def _pairs(name: str, run: dict) -> Iterator[tuple[str, int | str, int | str]]:
 
 
 def _check_components(where: str, run: dict, rows: Recorded | Listed | None) -> None:
-    """Check the principal components that planes and curves use."""
+    """Check the principal components that are used."""
     axes = [plane[axis] for plane in run["planes"].values() for axis in ("x", "y")]
-    for curve in run["curves"].values():
-        axes += [curve["x"]] if isinstance(curve.get("x"), str) else curve.get("x", [])
+    for entry in [*run["curves"].values(), *run["overlaps"].values()]:
+        axes += [entry["x"]] if isinstance(entry.get("x"), str) else entry.get("x", [])
     for name in sorted({axis.split("/")[0] for axis in axes}):
         directions = run["directions"][name]
         if rows is None or directions["kind"] != "pca":

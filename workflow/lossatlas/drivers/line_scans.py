@@ -21,6 +21,7 @@ from lossatlas.drivers.base import Job, Plan
 from lossatlas.drivers.inputs import identities, open_others, read_problems
 from lossatlas.geometry.directions import read_directions
 from lossatlas.geometry.directions.direction_set import Axes, angles
+from lossatlas.geometry.families import FAMILIES, shape
 from lossatlas.geometry.segments import Line
 from lossatlas.io.arrays import Array, create_arrays, unit_store_size
 from lossatlas.io.store import Store
@@ -168,9 +169,13 @@ class Between(Course):
         return super().on(problem, curve, reference, choices)
 
 
+ERROR = "loss_standard_error"
 STATIONARY = "whether the loss is above or below that of both neighbours (1) or not (0)"
+TURNING = "whether the loss turns by more than its noise (1) or not (0), see geometry.families"
 FEATURES = {
     "stationary_points": "number of points whose loss is above or below that of both neighbours",
+    "turning_points": "number of stationary points above noise",
+    "family": "number in the attribute 'families' of the name that Li et al. 2024 give to curves of this shape",
     "barrier": "highest loss between the barrier's ends minus the larger loss at the two ends",
     "barrier_above_chord": "largest height of the loss above the straight line through its values at these ends",
     "barrier_from": "lower end of the barrier: 0 between checkpoints, else the lowest point at alpha <= 0",
@@ -189,7 +194,9 @@ def arrays(course: Course | type[Along] | type[Between], metrics: dict[str, str]
     chosen += [Array("split", ("split",), "evaluation subset"), *course.schema]
     points, features = ("curve", "split", "alpha"), FEATURES | {"monotonicity": BETWEEN if course.ends else ALONG}
     chosen += [Array(name, points, name, units) for name, units in metrics.items()]
-    chosen.append(Array("stationary", points, STATIONARY, dtype="int8"))
+    chosen += [
+        Array(name, points, text, dtype="int8") for name, text in (("stationary", STATIONARY), ("turning", TURNING))
+    ]
     return chosen + [Array(name, points[:2], text, fill_value=np.nan) for name, text in features.items()]
 
 
@@ -275,6 +282,7 @@ class LineScan(Job):
                 "decay; d leads from one checkpoint to another where there are 'from' and 'to'",
                 **course.attributes,
                 "ends": list(course.ends or ()),
+                "families": list(FAMILIES),
                 "random_guess": self.random_guess,
                 "samples": {name: len(subset) for name, subset in subsets},
                 "subset_digest": {name: subset.digest for name, subset in subsets},
@@ -302,17 +310,23 @@ class LineScan(Job):
         for name, metric in zip(names, values, strict=True):
             store[name][...] = metric
         loss, ends = values[0], tuple(store.attrs["ends"]) or None
-        numbers = [[features(alpha, one, ends) for one in curve] for curve in loss]
-        for name in ("stationary", *FEATURES):
+        error = values[names.index(ERROR)] if ERROR in names else np.zeros_like(loss)
+        numbers = [
+            [features(alpha, *one, ends) for one in zip(*curve, strict=True)] for curve in zip(loss, error, strict=True)
+        ]
+        for name in ("stationary", "turning", *FEATURES):
             store[name][...] = np.array([[one[name] for one in curve] for curve in numbers])
         counts = (~np.isfinite(loss)).sum(axis=(0, 2)).tolist()
         nonfinite = dict(zip(splits, counts, strict=True))
-        store.update(nonfinite_points=nonfinite)
+        means = dict(zip(splits, store["stationary_points"][:].mean(axis=0).tolist(), strict=True))
+        store.update(nonfinite_points=nonfinite, mean_stationary_points=means)
         return {"curves": len(loss), "points": len(alpha), "nonfinite_points": nonfinite}
 
 
-def features(alpha: np.ndarray, loss: np.ndarray, ends: tuple[float, float] | None) -> dict[str, float]:
-    """Return the numbers of ``FEATURES`` of one curve, and the mask ``stationary`` (point,).
+def features(
+    alpha: np.ndarray, loss: np.ndarray, error: np.ndarray, ends: tuple[float, float] | None
+) -> dict[str, Any]:
+    """Return the numbers of ``FEATURES`` of one curve, and the masks ``stationary`` and ``turning`` (point,).
 
     Stationary points are those of Li et al. 2024, (y_t - y_t+1)(y_t - y_t-1) > 0, the ends of the curve left out. The
     barrier is what must be climbed to get from one end to the other, measured from the higher of the two: 0 on a curve
@@ -322,8 +336,10 @@ def features(alpha: np.ndarray, loss: np.ndarray, ends: tuple[float, float] | No
     Args:
         alpha: ascending, shape (point,), with 0 and, if given, the ``ends`` among them.
         loss: shape (point,); NaN and inf are allowed.
+        error: standard error of the loss, shape (point,).
         ends: None means the lowest points on both sides of 0.
     """
+    form = shape(alpha, loss, error)
     with np.errstate(invalid="ignore"):
         rises = np.diff(loss)
         stationary = np.zeros(len(loss), bool)
@@ -340,6 +356,9 @@ def features(alpha: np.ndarray, loss: np.ndarray, ends: tuple[float, float] | No
         return {
             "stationary": stationary,
             "stationary_points": int(stationary.sum()),
+            "turning": form.turns,
+            "turning_points": int(form.turns.sum()),
+            "family": FAMILIES.index(form.family),
             "barrier": path.max() - max(path[0], path[-1]),
             "barrier_above_chord": (path - (path[0] + slope * over)).max(),
             "barrier_from": alpha[first],

@@ -22,6 +22,7 @@ THINGS = {
     "metrics": "plane",
     "curvature": "plane",
     "curves": "curve",
+    "overlaps": "overlap",
     "pca": "directions",
     "spectra": "spectra",
     "spectra_between": "line",

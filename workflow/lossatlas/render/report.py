@@ -83,6 +83,7 @@ def render(m: Materials) -> str:
         summary=_summary(m),
         planes=[_plane(name, m) for name in m.all("landscape")],
         curves=[_curve(name, m) for name in m.all("curves")],
+        overlaps=[_overlap(name, m) for name in m.all("overlaps")],
         spectra=_spectra(m),
         nulls=[_null(name, m) for name in m.run.names("pca")],
         lines=[_line(name, m) for name in m.all("spectra_between")],
@@ -210,7 +211,8 @@ def _curvature_facts(curvature: xr.Dataset) -> list[tuple]:
     ]  # fmt: skip
 
 
-_CURVE_HEAD = ["curve", "samples", "smallest loss", "at α", "stationary points", "barrier", "above the chord",
+_CURVE_HEAD = ["curve", "samples", "family", "smallest loss", "at α", "stationary points", "above noise", "barrier",
+               "above the chord",
                "monotonicity"]  # fmt: skip
 
 
@@ -226,6 +228,10 @@ def _curve(name: str, m: Materials) -> dict:
         ("samples", ", ".join(f"{count} {split}" for split, count in attrs["samples"].items())),
         ("loss of a random guess", "none" if guess is None else f"log C = {guess:.4g}"),
         ("points that are NaN or inf", ", ".join(f"{n} on {split}" for split, n in attrs["nonfinite_points"].items())),
+        ("stationary points, mean over curves", ", ".join(f"{n:.3g} on {split}" for split, n in
+                                                          attrs["mean_stationary_points"].items())),
+        ("family", "named from stationary points whose loss differs by more than noise, which is taken to be "
+                   "independent from point to point"),
         ("monotonicity", curves["monotonicity"].attrs["long_name"]),
         ("barrier", f"{curves['barrier'].attrs['long_name']}; these are 0 and 1" if attrs["ends"] else
                     f"{curves['barrier'].attrs['long_name']}: the lowest points on either side of the centre"),
@@ -235,11 +241,28 @@ def _curve(name: str, m: Materials) -> dict:
     for one in (
         curves.isel(curve=k).sel(split=split) for k in range(curves.sizes["curve"]) for split in curves["split"]
     ):
-        numbers = [f"{float(one[key]):.4g}" for key in ("minimum", "minimum_position", "stationary_points", "barrier",
-                                                        "barrier_above_chord", "monotonicity")]  # fmt: skip
-        rows.append([str(one["curve"].values), str(one["split"].values), *numbers])
+        numbers = [f"{float(one[key]):.4g}" for key in ("minimum", "minimum_position", "stationary_points",
+                                                        "turning_points", "barrier", "barrier_above_chord",
+                                                        "monotonicity")]  # fmt: skip
+        family = attrs["families"][int(one["family"])]
+        rows.append([str(one["curve"].values), str(one["split"].values), family, *numbers])
     return {"name": name, "facts": facts, "head": _CURVE_HEAD, "rows": rows,
             "figures": _figures(f"curve {name}", m)}  # fmt: skip
+
+
+def _overlap(name: str, m: Materials) -> dict:
+    """Return the section of one store of overlaps, with a row for each direction."""
+    overlaps, rows = m.all("overlaps")[name], []
+    cosine, gaussian = np.abs(overlaps["cosine"].values), np.abs(overlaps["gaussian_cosine"].values)
+    np.fill_diagonal(cosine, -1)
+    labels = overlaps["direction"].values
+    for k, label in enumerate(labels):
+        nearest = f"{cosine[k].max():.4g}, {labels[cosine[k].argmax()]}" if len(labels) > 1 else "none"
+        rows.append([str(label), nearest, f"{gaussian[k].max():.4g}" if gaussian.size else "none"])
+    size, count = overlaps.attrs["parameters"], overlaps.sizes["gaussian"]
+    facts = [("Gaussian vectors", f"{count} of {size:,} entries; chance is {size**-0.5:.3g} (standard deviation)")]
+    head = ["direction", "largest |cosine| with another", "largest |cosine| with a Gaussian"]
+    return {"name": name, "facts": facts, "head": head, "rows": rows, "figures": _figures(f"overlap {name}", m)}
 
 
 def _spectra(m: Materials) -> dict | None:
@@ -335,7 +358,7 @@ def _ranks(record: dict) -> Iterable[list]:
 def _works(m: Materials, version: str) -> list[str]:
     kinds = {dataset.attrs["kind"] for dataset in m.all("directions").values()}
     wanted = ["landscape"] if m.all("landscape") or m.all("curves") else []
-    wanted += ["mining"] if m.all("curves") else []
+    wanted += ["mining"] if m.all("curves") or m.all("overlaps") else []
     wanted += ["interpolation"] if any(curves.attrs["ends"] for curves in m.all("curves").values()) else []
     quadrature = bool(m.all("spectra") or m.all("spectra_between"))
     searched = "eigen" in kinds or bool(m.all("tracking"))

@@ -3,7 +3,17 @@
 from lossatlas.config.run import Run
 from lossatlas.render.registry import figure_files
 
-REPORTED = ("trajectory", "directions", "landscape", "curvature", "curves", "spectra", "spectra_between", "tracking")
+REPORTED = (
+    "trajectory",
+    "directions",
+    "landscape",
+    "curvature",
+    "curves",
+    "overlaps",
+    "spectra",
+    "spectra_between",
+    "tracking",
+)
 """Kinds of stores that a report reads and lists."""
 
 

@@ -23,8 +23,9 @@ CURVE = FigureSpec(
     kind="curve",
     needs=("curves",),
     log="curves",
-    caption="Loss and accuracy on straight lines through parameter space. Circles are stationary points; an arrow "
-    "shows the barrier, from the higher end to the highest point between the ends.",
+    caption="Loss and accuracy on straight lines through parameter space. Circles are stationary points, filled ones "
+    "those above noise, from which the family is named (Li et al. 2024); an arrow shows the barrier, from the "
+    "higher end to the highest point between the ends.",
     details="Dash-dotted is the loss of a random guess among the classes. Triangles at the edge are losses beyond the "
     "axis; crosses are NaN or infinite.",
 )
@@ -96,8 +97,9 @@ def _draw_losses(axes: Axes, curves: xr.Dataset, scale: LossScale) -> None:
         _mark_edges(axes, alpha, loss, color)
         axes.plot(alpha[_alone(loss)], loss[_alone(loss)], ".", color=color)
         if split == "train" and noted:
-            at = one["stationary"].values == 1
-            axes.plot(alpha[at], loss[at], "o", color=color, markerfacecolor="white", markersize=5)
+            for name, fill in (("stationary", "white"), ("turning", color)):
+                at = one[name].values == 1
+                axes.plot(alpha[at], loss[at], "o", color=color, markerfacecolor=fill, markersize=5)
             if curves.sizes["curve"] == 1:
                 _draw_barrier(axes, one, color)
     _draw_guess(axes, curves.attrs.get("random_guess"))
@@ -157,7 +159,7 @@ def _draw_guess(axes: Axes, guess: float | None) -> None:
 
 def _own_metrics(curves: xr.Dataset) -> list[str]:
     """Return the names of the user's own metrics."""
-    known = {"loss", "accuracy", "loss_standard_error", "stationary"}
+    known = {"loss", "accuracy", "loss_standard_error", "stationary", "turning"}
     return [name for name, array in curves.items() if array.dims == curves["loss"].dims and name not in known]
 
 
@@ -197,12 +199,15 @@ def _legend(curves: xr.Dataset, shown: tuple[float, float]) -> list[Line2D]:
     train, names = curves.sel(split="train"), curves["curve"].values
     counts, barriers = train["stationary_points"].values.astype(int), train["barrier"].values
     several, loss = curves.sizes["curve"] > 1, curves["loss"].values
+    families = [curves.attrs["families"][int(number)] for number in train["family"].values]
     handles = []
     for k, split, color, looks in _lines(curves):
         if several and split == "train":
             barrier = f", barrier {barriers[k]:.3g}" if barriers[k] > 0 else ""
             handles.append(
-                Line2D([], [], color=color, linewidth=1.6, label=f"{plain(names[k])} [{counts[k]}]{barrier}")
+                Line2D(
+                    [], [], color=color, linewidth=1.6, label=f"{plain(names[k])} [{counts[k]}] {families[k]}{barrier}"
+                )
             )
         elif not several:
             handles.append(Line2D([], [], color=color, **looks, label=f"{split} samples"))
@@ -212,8 +217,12 @@ def _legend(curves: xr.Dataset, shown: tuple[float, float]) -> list[Line2D]:
         handles += [Line2D([], [], color="0.3", linestyle=style, label=f"{split} samples") for split, style in styles]
     dots = {"color": "0.3", "linestyle": "none", "markersize": 5}
     circle = {"marker": "o", "markerfacecolor": "white"} if curves.sizes["curve"] <= ANNOTATED else {}
-    told = "[n]: stationary points, train" if several else f"stationary points, train: {counts[0]}"
+    mean = f"stationary points, train: {curves.attrs['mean_stationary_points']['train']:.2g}"
+    told = f"[n]: {mean} on average" if several else mean
     handles.append(Line2D([], [], **dots, **circle, label=told))
+    above = {**dots, **({"marker": "o"} if circle else {})}
+    told = "name of the family" if several else f"{families[0]}"
+    handles.append(Line2D([], [], **above, label=f"above noise: {told}"))
     beyond = np.isfinite(loss) & ((loss < shown[0]) | (loss > shown[1]))
     for marker, there, text in (("^", beyond, "beyond the axis"), ("x", ~np.isfinite(loss), "NaN or inf")):
         if there.any():

@@ -1,0 +1,120 @@
+"""Families of curves by their shape (Li et al. 2024, section 2): v-basin, v-side, w-basin, w-peak, vvv-basin.
+
+A curve rises or falls from one point to another when its loss differs by more than noise: by so many standard errors
+of the difference that curves that are flat but for independent noise show a swing in one case of twenty at most
+(Bonferroni over all pairs of points). Losses of a curve are over the same samples; what they have in common cancels in
+differences, so that the threshold errs on the side of fewer stationary points.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist
+
+import numpy as np
+
+FAMILIES = ("other", "flat", "v-basin", "v-side", "w-basin", "w-peak", "vvv-basin")
+"""Names of the families; stores hold their numbers. What fits none is ``other``, without a swing it is ``flat``."""
+
+LEVEL = 0.05
+"""Probability that a flat curve with independent noise shows any stationary point, at most."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The ``family`` of a curve by name, and which points are ``turns``, stationary above noise, bool (point,)."""
+
+    family: str
+    turns: np.ndarray
+
+
+def shape(alpha: np.ndarray, loss: np.ndarray, error: np.ndarray, center: float = 0.0) -> Shape:
+    """Return the family of a curve and its stationary points above noise. Points that are NaN or inf are left out.
+
+    One minimum is a v-basin when the perturbed model lies at it, within noise, else a v-side, as is a curve that only
+    falls or rises. Two minima are a w-peak when the maximum between them is the stationary point nearest to the model,
+    else a w-basin; a single maximum at the model is a w-peak whose arms have not ended. Three minima are a vvv-basin.
+
+    Args:
+        alpha: positions in ascending order, shape (point,), ``center`` among them.
+        loss: shape (point,).
+        error: standard errors of the losses, shape (point,); 0 where there is no noise. NaN counts as 0.
+        center: where the perturbed model lies.
+    """
+    finite = np.flatnonzero(np.isfinite(loss))
+    turns, model = np.zeros(len(loss), bool), np.flatnonzero(finite == np.flatnonzero(alpha == center)[0])
+    if len(finite) < 3:
+        return Shape("other", turns)
+    height, noise = loss[finite], np.nan_to_num(error[finite], posinf=0.0)
+    pairs = len(finite) * (len(finite) - 1) / 2
+    above = _Noise(height, NormalDist().inv_cdf(1 - LEVEL / 2 / pairs) * noise)
+    kept = _significant(height, above)
+    turns[finite[kept[1:-1]]] = True
+    if not len(model):
+        return Shape("other", turns)
+    return Shape(_family(alpha[finite], height, kept, int(model[0]), above), turns)
+
+
+class _Noise:
+    """By how much losses differ in units of what noise may make of them."""
+
+    def __init__(self, height: np.ndarray, allowed: np.ndarray):
+        self.height, self.allowed = height, allowed
+
+    def ratio(self, one: int, other: int) -> float:
+        """Return |difference| / threshold; above 1 it is more than noise."""
+        apart, allowed = abs(self.height[one] - self.height[other]), np.hypot(self.allowed[one], self.allowed[other])
+        return float(apart / allowed) if allowed > 0 else np.inf * apart if apart else 0.0
+
+
+def _significant(height: np.ndarray, above: _Noise) -> list[int]:
+    """Return the ends of the curve and, between them, minima and maxima in turn, each apart by more than noise.
+
+    The smallest swing goes first, with both its ends (as persistence does); at the edge of the curve with one.
+    """
+    kept = _extrema(height)
+    while len(kept) > 1:
+        ratios = [above.ratio(*pair) for pair in pairwise(kept)]
+        least = int(np.argmin(ratios))
+        if ratios[least] > 1:
+            break
+        if least == 0:
+            del kept[0]
+        elif least == len(kept) - 2:
+            del kept[-1]
+        else:
+            del kept[least : least + 2]
+        kept = _turning(height, kept)
+    return kept
+
+
+def _extrema(height: np.ndarray) -> list[int]:
+    """Return both ends and where the loss turns; of a level stretch its middle."""
+    starts = np.array([0, *np.flatnonzero(np.diff(height)) + 1, len(height)])
+    middles = (starts[:-1] + starts[1:] - 1) // 2
+    return _turning(height, [0, *middles[1:-1].tolist(), len(height) - 1])
+
+
+def _turning(height: np.ndarray, points: list[int]) -> list[int]:
+    """Return the first and the last of some points, and those at which the loss turns from one to the next."""
+    triples = zip(points, points[1:], points[2:], strict=False)
+    turning = [b for a, b, c in triples if (height[b] - height[a]) * (height[c] - height[b]) < 0]
+    return [*points[:1], *turning, *points[1:][-1:]]
+
+
+def _family(alpha: np.ndarray, height: np.ndarray, kept: list[int], model: int, above: _Noise) -> str:
+    """Name a curve from its ends and stationary points ``kept``; ``model`` is the point of the perturbed model."""
+    if len(kept) < 2:
+        return "flat"
+    inner = kept[1:-1]
+    if not inner:
+        return "v-side"
+    minima = inner[int(height[kept[0]] < height[inner[0]]) :: 2]
+    peaks, at = len(inner) - len(minima), inner[np.abs(alpha[inner] - alpha[model]).argmin()]
+    with_model = above.ratio(model, at) <= 1
+    if len(inner) == 1:
+        if minima:
+            return "v-basin" if with_model else "v-side"
+        return "w-peak" if with_model else "other"
+    if (len(minima), peaks) == (2, 1):
+        return "w-basin" if at in minima else "w-peak"
+    return "vvv-basin" if (len(minima), peaks) == (3, 2) else "other"
