@@ -639,7 +639,7 @@ class Probes(Matrix):
     """Stochastic Lanczos quadrature."""
 
     probes: Whole = Field(4, ge=1, le=10_000)
-    """Random probe vectors, common to all sites of all spectra (GradVis's k); error bars need at least two."""
+    """Random probe vectors, common to all sites of all spectra (GradVis's k)."""
     steps: Whole = Field(40, ge=1, le=10_000)
     """Lanczos steps per probe (GradVis's m)."""
     tolerance: Annotated[Number, Field(gt=0)] | None = None

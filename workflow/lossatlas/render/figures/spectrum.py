@@ -22,7 +22,7 @@ DENSITY = FigureSpec(
     log="spectra",
     title="{run}: Hessian spectra",
     caption="Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
-    "intervals over probes, too narrow where isolated eigenvalues dominate.",
+    "intervals over probes.",
     details="The sharpest has the largest eigenvalue. Computed by stochastic Lanczos quadrature.",
 )
 DISTRIBUTION = FigureSpec(
@@ -36,8 +36,7 @@ EVOLUTION = FigureSpec(
     kind="evolution",
     needs=("spectra",),
     rule="spectra_figures",
-    caption="Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes, too narrow "
-    "where isolated eigenvalues dominate.",
+    caption="Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes.",
     details="Extreme eigenvalues are the largest and the smallest node of the Lanczos quadrature.",
 )
 VARIANTS = FigureSpec(
@@ -172,15 +171,11 @@ def evolution_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str = 
 
 
 def draw_trace(axes: Axes, spectra: xr.Dataset, at: np.ndarray, color: str) -> None:
-    """Draw the trace with 95 % intervals over probes as bars; one probe has none. Says where they are too narrow."""
-    found = quadratures(spectra)
-    traces = [quadrature.trace() for quadrature in found]
+    """Draw the trace with 95 % intervals over probes as bars."""
+    traces = [quadrature.trace() for quadrature in quadratures(spectra)]
     value, low, high = (np.array([getattr(trace, end) for trace in traces]) for end in ("value", "low", "high"))
-    reach = np.where(np.isfinite(high - value), [value - low, high - value], 0.0)
     label = f"trace, 95 % interval of {spectra.sizes['probe']} probes"
-    if any(quadrature.dominated() for quadrature in found):
-        label += "\n(too narrow: isolated eigenvalues)"
-    axes.errorbar(at, value, reach, fmt=".-", color=color, elinewidth=0.8, capsize=2, label=label)
+    axes.errorbar(at, value, [value - low, high - value], fmt=".-", color=color, elinewidth=0.8, capsize=2, label=label)
 
 
 def variants_figure(
