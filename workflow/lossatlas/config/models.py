@@ -718,6 +718,9 @@ class Figures(Model):
     kernel_width: Number | None = left_out(gt=0)
     """Standard deviation of the Gaussian kernel of densities; left out it is 1 % of the span of all eigenvalues of the
     run."""
+    epsilon: Number | None = left_out(gt=0)
+    """Eigenvalues beyond ± this are counted along training; left out it is a thousandth of the largest magnitude of an
+    eigenvalue of the run."""
     scale: Scale = "auto"
     """Scale of the loss; `auto` is logarithmic when the surface spans more than a factor of 30."""
     maximum: Number | None = left_out(gt=0)

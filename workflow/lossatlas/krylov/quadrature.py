@@ -150,12 +150,18 @@ class Spectrum:
         span = np.nanmax(self.nodes) - np.nanmin(self.nodes)
         return max(0.01 * span, 1e-12 * max(1.0, np.nanmax(np.abs(self.nodes))))
 
-    def density(self, at: np.ndarray, sigma: float | None = None) -> Estimate:
-        """Return phi(t) at the points ``at``; ``sigma`` is the kernel's standard deviation."""
+    def density(self, at: np.ndarray, sigma: float | None = None, isolated: bool = True) -> Estimate:
+        """Return phi(t) at the points ``at``.
+
+        Args:
+            at: (point,).
+            sigma: the kernel's standard deviation; left out it is ``width()``.
+            isolated: whether the ``outliers`` are in it, too.
+        """
         from scipy.stats import norm
 
-        sigma = sigma or self.width()
-        return self.estimate(norm.pdf(np.asarray(at)[:, None, None], self.nodes, sigma))
+        kernels = norm.pdf(np.asarray(at)[:, None, None], self.nodes, sigma or self.width())
+        return self.estimate(kernels if isolated else np.where(self.isolated, 0.0, kernels))
 
     def distribution(self, at: np.ndarray) -> Estimate:
         """Return the share of eigenvalues <= t with bounds that hold for spread and quadrature together.
