@@ -46,3 +46,13 @@ NETWORKS = (
 
 GRID = "numerics/test_every_network.py::test_products_of_every_network_by_every_way"
 COSTLY += [f"{GRID}[{name}]" for name in NETWORKS]
+
+SPECTRA = (
+    *("bulk alone", "three outliers", "ten outliers, decaying bulk", "power law", "rank one", "log-uniform"),
+    *("doubled outliers", "negative outliers", "classifier", "regression"),
+)
+"""Spectra of numerics/test_outliers.py; intervals on the two others are drawn with one kind of probes each."""
+
+COVER = "numerics/test_outliers.py::test_error_bars_cover_what_they_state_and_errors_fall"
+COSTLY += [f"{COVER}[{name}-{kind}]" for name in SPECTRA for kind in ("gaussian", "rademacher")]
+COSTLY += [f"{COVER}[one outlier-rademacher]", f"{COVER}[convolutions-gaussian]"]

@@ -1,6 +1,8 @@
 """Pictures and videos, decoded again and compared with what they were made from."""
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio_ffmpeg
 import matplotlib.image
@@ -10,6 +12,7 @@ import pytest
 import xarray as xr
 from lossatlas.config import resolve
 from lossatlas.config.run import Run
+from lossatlas.krylov import lanczos, probe_vectors
 from lossatlas.render import registry, report, style, targets, video
 from lossatlas.render.figures.contour import contour_figure
 from lossatlas.render.figures.curvature_map import curvature_figure
@@ -17,6 +20,7 @@ from lossatlas.render.figures.line_scans import curve_figure
 from lossatlas.render.figures.metrics import metrics_figure
 from lossatlas.render.figures.random_walk import null_figure
 from lossatlas.render.figures.spectra_between import between_figure
+from lossatlas.render.figures.spectrum import counts_figure, density_figure
 from lossatlas.render.figures.surface import surface_figure
 from lossatlas.render.figures.training_curve import loss_figure
 from lossatlas.render.frame import FrameRenderer
@@ -305,6 +309,60 @@ def test_a_line_has_three_panels_over_one_axis():
     assert trace.get_ylim()[0] / trace.get_ylim()[1] == pytest.approx(low / high), "one zero for both scales"
     ends = [text.get_text() for axes in above.child_axes for text in axes.get_xticklabels()]
     assert ends == ["from: iteration 3", "to: b, iteration 9"]
+
+
+def spectra_of(*eigenvalues):
+    """Return the spectra of diagonal matrices, one for each iteration, by 3 probes and 30 steps."""
+    arrays = {name: np.zeros((len(eigenvalues), 3, 30)) for name in ("nodes", "weights", "residual_bounds")}
+    for i, values in enumerate(eigenvalues):
+        operator = SimpleNamespace(size=200, dtype=np.dtype(float), matmat=partial(np.multiply, values))
+        for p, run in enumerate(lanczos(operator, probe_vectors(200, range(3), i), 30)):
+            for array, found in zip(arrays.values(), run.ritz(), strict=True):
+                array[i, p] = found
+    ends = {"smallest": arrays["nodes"].min(axis=(1, 2)), "largest": arrays["nodes"].max(axis=(1, 2))}
+    return xr.Dataset(
+        {name: (("iteration", "probe", "node"), array) for name, array in arrays.items()}
+        | {name: ("iteration", values) for name, values in ends.items()},
+        coords={"iteration": np.arange(len(eigenvalues))},
+        attrs={"parameters": 200},
+    )
+
+
+SPIKED = np.concatenate([np.linspace(-1, 1, 195), [40.0, 60.0, 60.2, 100.0, -50.0]])
+
+
+def test_isolated_eigenvalues_are_sticks_as_high_as_they_are_many():
+    sigma = 1.0
+    with style.style():
+        figure = density_figure(spectra_of(SPIKED), {**CHOICES, "kernel_width": sigma})
+        figure.canvas.draw()
+    (axes,) = figure.axes
+    smooth, strokes, _ = axes.get_lines()
+    single = 1 / (200 * sigma * np.sqrt(2 * np.pi))
+    assert np.allclose(strokes.get_xdata()[::3], [-50, 40, 60.1, 100])
+    assert np.allclose(strokes.get_ydata()[1::3], single * np.array([1, 1, 2, 1]))
+    assert [text.get_text() for text in axes.texts] == ["2"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["iteration 0, 5 isolated"]
+    assert np.trapezoid(smooth.get_ydata(), smooth.get_xdata()) == pytest.approx(195 / 200, rel=1e-2)
+
+
+def test_extremes_whose_density_lies_below_the_figure_are_marked():
+    spectra = spectra_of(np.linspace(-1, 1, 200), np.linspace(-1, 1, 200))
+    spectra["nodes"][0, 0, -1], spectra["weights"][0, 0, -1] = 9.0, 1e-9
+    spectra["largest"][0] = 9.0
+    (axes,) = density_figure(spectra, CHOICES).axes
+    marked = [line.get_xdata() for line in axes.get_lines() if line.get_marker() == "^" and len(line.get_xdata())]
+    assert np.array_equal(marked, [[9.0]])
+    plt.close("all")
+
+
+def test_counts_beyond_epsilon_hold_the_numbers_that_are_there():
+    shifted = np.where(SPIKED == 40, -40.0, SPIKED)
+    (axes,) = counts_figure(spectra_of(SPIKED, shifted), {**CHOICES, "epsilon": 5.0}).axes
+    above, below = (line.get_ydata() for line in axes.get_lines())
+    assert np.allclose(above, [4, 3]) and np.allclose(below, [1, 2])
+    assert axes.get_legend().get_title().get_text() == "ε = 5"
+    plt.close("all")
 
 
 def test_a_surface_of_nothing_but_nan_is_drawn():

@@ -72,7 +72,8 @@ def test_all_targets_of_a_run(run):
               *("spectra/head", "spectra_between/over", "tracking")]  # fmt: skip
     figures = [*(f"{plane}_{kind}" for plane in ("flat", "curved") for kind in ("contour", "surface", "loss")),
                *("curved_curvature", "ahead_curve", "over_curve", "pca_null", "over_between", "spectra_density"),
-               *("spectra_distribution", "spectra_evolution", "spectra_variants", "spectra_tracking")]  # fmt: skip
+               *("spectra_distribution", "spectra_evolution", "spectra_counts", "spectra_variants"),
+               "spectra_tracking"]  # fmt: skip
     expected = {"report.html", *(f"{store}.zarr" for store in stores)}
     expected |= {f"figures/{figure}.{suffix}" for figure in figures for suffix in ("png", "pdf")}
     expected |= {f"video/{plane}.{suffix}" for plane in ("flat", "curved") for suffix in ("mp4", "html")}

@@ -203,11 +203,11 @@ class Hessian:
         """Return the stochastic Lanczos quadrature (GradVis Algorithm 2).
 
         The result has ``nodes`` and ``weights`` (probe, node) and methods with error bars: ``density``,
-        ``distribution``, ``count``, ``moment``, ``trace``, ``effective_dimension``; and ``accuracy``, which says
-        whether probes and steps suffice.
+        ``distribution``, ``count``, ``moment``, ``trace``, ``effective_dimension``; ``outliers``, isolated eigenvalues
+        whose weight is exactly 1 / N in all of these; and ``accuracy``, which says whether probes and steps suffice.
 
         Args:
-            probes: random probe vectors (GradVis's k); error bars need at least two.
+            probes: random probe vectors (GradVis's k).
             steps: Lanczos steps per probe, with full reorthogonalisation (GradVis's m); left out 80, or N if that
                 is less.
             seed: of the probes, which are the same for all matrices of one size.

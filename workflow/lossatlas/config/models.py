@@ -703,7 +703,7 @@ class Probes(Matrix):
     """Stochastic Lanczos quadrature."""
 
     probes: Whole = Field(4, ge=1, le=10_000)
-    """Random probe vectors, common to all sites of all spectra (GradVis's k); error bars need at least two."""
+    """Random probe vectors, common to all sites of all spectra (GradVis's k)."""
     steps: Whole = Field(40, ge=1, le=10_000)
     """Lanczos steps per probe (GradVis's m)."""
     tolerance: Annotated[Number, Field(gt=0)] | None = None
@@ -782,6 +782,9 @@ class Figures(Model):
     kernel_width: Number | None = left_out(gt=0)
     """Standard deviation of the Gaussian kernel of densities; left out it is 1 % of the span of all eigenvalues of the
     run."""
+    epsilon: Number | None = left_out(gt=0)
+    """Eigenvalues beyond ± this are counted along training; left out it is a thousandth of the largest magnitude of an
+    eigenvalue of the run."""
     scale: Scale = "auto"
     """Scale of the loss; `auto` is logarithmic when the surface spans more than a factor of 30."""
     maximum: Number | None = left_out(gt=0)

@@ -4,14 +4,16 @@ Notation of GradVis (Chatzimichailidis et al. 2019), eqs. 3-8 and Algorithm 2: p
 weights w_ij; the density is phi(t) = mean_i sum_j w_ij N(t; l_ij, sigma^2).
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from lossatlas.krylov.collective import ALONE, Collective
 from lossatlas.krylov.lanczos import Checkpoint, Tridiagonal, lanczos, quadrature_error
 from lossatlas.krylov.operator import SymmetricOperator
+from lossatlas.krylov.outliers import deflated, outliers
 
 CONFIDENCE = 0.95
 
@@ -19,16 +21,9 @@ TOLERANCE = 0.05
 """Relative Wasserstein-1 error up to which steps and probes are said to suffice, unless another is given."""
 
 
-TOO_NARROW = (
-    "isolated eigenvalues dominate the spread over probes: 95 % intervals of the trace cover 77 to 88 %, and the error "
-    "due to probes is exceeded in 22 to 60 % of draws"
-)
-"""What is said where ``Spectrum.dominated``, as measured."""
-
-
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over probes, its standard error, and a two-sided 95 % interval (normal data; see ``TOO_NARROW``)."""
+    """A mean over probes, its standard error, and a two-sided 95 % interval."""
 
     value: np.ndarray
     standard_error: np.ndarray
@@ -36,25 +31,12 @@ class Estimate:
     high: np.ndarray
 
 
-def estimate(per_probe: np.ndarray) -> Estimate:
-    """Average over the first axis; Student's t accounts for few probes. One probe has an infinite interval."""
-    from scipy.stats import t  # as slow to load as all the rest together
-
-    probes, value = len(per_probe), per_probe.mean(axis=0)
-    if probes == 1:
-        endless = np.full_like(value, np.inf)
-        return Estimate(value, endless, -endless, endless)
-    error = per_probe.std(axis=0, ddof=1) / np.sqrt(probes)
-    reach = t.ppf(0.5 + CONFIDENCE / 2, probes - 1) * error
-    return Estimate(value, error, value - reach, value + reach)
-
-
 @dataclass
 class Spectrum:
     """Gauss quadratures of all probes of one matrix: ``nodes`` and ``weights`` (probe, node), ``size`` = N.
 
     After breakdown a probe has fewer nodes; the rest are NaN with weight zero. ``bounds`` are the nodes' residual
-    bounds (probe, node), which only ``accuracy`` needs.
+    bounds (probe, node), which only ``accuracy`` needs. Estimates use the ``shares``.
     """
 
     nodes: np.ndarray
@@ -78,129 +60,187 @@ class Spectrum:
         used = np.isfinite(nodes).any(axis=-1)
         return cls(nodes[used], np.nan_to_num(weights[used]), size, bounds[used])
 
+    @cached_property
+    def isolated(self) -> np.ndarray:
+        """Which nodes are eigenvalues that every probe has found, so that their weight is known (``outliers``)."""
+        return outliers(self.nodes, self.weights)
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """The weights, of which those of ``isolated`` eigenvalues are exactly 1 / N (probe, node)."""
+        return deflated(self.weights, self.isolated, self.size)
+
+    @cached_property
+    def outliers(self) -> np.ndarray:
+        """The isolated eigenvalues, ascending, as often as they were found (outlier,)."""
+        return self.nodes[self.isolated].reshape(len(self.nodes), -1).mean(axis=0)
+
+    @cached_property
+    def _brackets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Between which values the eigenvalues lie that each node stands for, (probe, node) each.
+
+        By the Chebyshev-Markov-Stieltjes inequalities none of a node's weight belongs beyond its neighbours. Isolated
+        eigenvalues stand for themselves, and the neighbours of others are those of their own kind.
+        """
+        low, high = self.nodes.copy(), self.nodes.copy()
+        for i, bulk in enumerate(np.isfinite(self.nodes) & ~self.isolated):
+            padded = np.concatenate([[-np.inf], self.nodes[i, bulk], [np.inf]])
+            low[i, bulk], high[i, bulk] = padded[:-2], padded[2:]
+        return low, high
+
     def integrate(self, function: np.ndarray) -> np.ndarray:
         """Return sum_j w_ij f_ij per probe; ``function`` is given at the nodes, (..., probe, node)."""
-        return np.nansum(self.weights * function, axis=-1)
+        return np.nansum(self.shares * function, axis=-1)
+
+    def estimate(
+        self, function: np.ndarray, least: np.ndarray | None = None, most: np.ndarray | None = None
+    ) -> Estimate:
+        """Return the mean over all eigenvalues of a function that is given at the nodes, (..., probe, node).
+
+        Where the quadrature is inexact, the interval runs from the lower end for ``least``, which bounds the function
+        from below, to the upper end for ``most``.
+        """
+        value, error, reach = self._moments(function)
+        low = value - reach if least is None else np.subtract(*self._moments(least)[::2])
+        high = value + reach if most is None else np.add(*self._moments(most)[::2])
+        return Estimate(value, error, low, high)
+
+    def _moments(self, function: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return a function's mean over the eigenvalues, its standard error, and how far the 95 % interval reaches."""
+        value = np.moveaxis(self.integrate(function), -1, 0).mean(axis=0)
+        random, known = self._random(), np.where(np.isfinite(self.nodes), function, 0.0)
+        squares = (known - np.einsum("...pj,pj->...", known, random)[..., None, None]) ** 2
+        second = np.einsum("...pj,pj->...", squares, random)
+        fourth = np.einsum("...pj,pj->...", np.square(squares, out=squares), random)
+        return value, *self._spread(second, fourth)
+
+    def _random(self) -> np.ndarray:
+        """Return the part of the shares that varies from probe to probe, scaled to a sum of 1 (0 if there is none)."""
+        random = np.where(self.isolated, 0.0, self.shares)
+        return random / (random.sum() or 1.0)
+
+    def _spread(self, second: np.ndarray, fourth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return standard error and reach of a function's mean from its central moments over the random shares.
+
+        Not the spread over probes is used, which says little where they are few: a random unit vector v gives v'f(H)v
+        the variance 2 / (N + 2) times that of f over the eigenvalues, of which the quadratures know far more. How well
+        they know it is the number of degrees of freedom of Student's t: 2 / (squared relative error of that variance),
+        and at least one for each probe, as where a single eigenvalue decides. Isolated eigenvalues are not random, and
+        do not count. (Rademacher probes vary less, the larger the diagonal is: for them both are upper bounds.)
+        """
+        from scipy.stats import t  # as slow to load as all the rest together
+
+        probes, isolated = len(self.nodes), np.count_nonzero(self.isolated) / len(self.nodes)
+        size = self.size - isolated
+        error = size / self.size * np.sqrt(2 * second / (size + 2) / probes)
+        excess = np.maximum(fourth - second**2, 1e-12 * second**2)
+        freedom = probes * np.maximum(1.0, size * second**2 / np.where(excess > 0, excess, 1.0))
+        return error, t.ppf(0.5 + CONFIDENCE / 2, freedom) * error
 
     def moment(self, power: int) -> Estimate:
         """Return the estimate of trace(H^power) / N."""
-        return estimate(self.integrate(self.nodes**power))
+        return self.estimate(self.nodes**power)
 
     def trace(self) -> Estimate:
-        """Return the estimate of trace(H); where ``dominated`` its interval is too narrow."""
-        return estimate(self.size * self.integrate(self.nodes))
+        """Return the estimate of trace(H)."""
+        return self.estimate(self.size * self.nodes)
 
     def width(self) -> float:
         """Return an automatic kernel width: 1 % of the span of all nodes."""
         span = np.nanmax(self.nodes) - np.nanmin(self.nodes)
         return max(0.01 * span, 1e-12 * max(1.0, np.nanmax(np.abs(self.nodes))))
 
-    def density(self, at: np.ndarray, sigma: float | None = None) -> Estimate:
-        """Return phi(t) at the points ``at``; ``sigma`` is the kernel's standard deviation."""
+    def density(self, at: np.ndarray, sigma: float | None = None, isolated: bool = True) -> Estimate:
+        """Return phi(t) at the points ``at``.
+
+        Args:
+            at: (point,).
+            sigma: the kernel's standard deviation; left out it is ``width()``.
+            isolated: whether the ``outliers`` are in it, too.
+        """
         from scipy.stats import norm
 
-        sigma = sigma or self.width()
-        kernels = norm.pdf(np.asarray(at)[:, None, None], self.nodes, sigma)
-        return estimate(self.integrate(kernels).T)
+        kernels = norm.pdf(np.asarray(at)[:, None, None], self.nodes, sigma or self.width())
+        return self.estimate(kernels if isolated else np.where(self.isolated, 0.0, kernels))
 
     def distribution(self, at: np.ndarray) -> Estimate:
         """Return the share of eigenvalues <= t with bounds that hold for spread and quadrature together.
 
-        Each probe's share is known between the Chebyshev-Markov-Stieltjes bounds: for consecutive nodes
-        l_j <= t < l_{j+1} it lies between sum_{i<j} w_i and sum_{i<=j+1} w_i. The interval runs from the
-        95 % end of the lower bounds to that of the upper ones.
+        Each probe's share is known between the Chebyshev-Markov-Stieltjes bounds. The interval runs from the 95 % end
+        of the lower bounds to that of the upper ones.
         """
-        at = np.asarray(at, dtype=float)
-        middle, lower, upper = (np.empty((len(self.nodes), len(at))) for _ in range(3))
-        for i, (nodes, weights) in enumerate(self._pairs()):
-            known, cumulative = np.isfinite(nodes), _cumulative(nodes, weights)
-            left = np.searchsorted(nodes[known], at, side="right")
-            middle[i] = cumulative[left]
-            lower[i] = cumulative[np.maximum(left - 1, 0)]
-            upper[i] = cumulative[np.minimum(left + 1, known.sum())]
-        value, low, high = estimate(middle), estimate(lower), estimate(upper)
-        return Estimate(value.value, value.standard_error, np.clip(low.low, 0, 1), np.clip(high.high, 0, 1))
+        at = np.asarray(at, dtype=float)[:, None, None]
+        below, above = self._brackets
+        return self._clipped(self.estimate(self.nodes <= at, above <= at, below <= at), 1.0)
 
     def effective_dimension(self, alpha: float) -> Estimate:
         """Return the estimate of sum_i l_i / (l_i + alpha) over the positive eigenvalues l_i (MacKay 1992, eq. 4.9).
 
         It counts directions that the loss determines better than a prior of precision ``alpha`` > 0 does. The interval
-        holds the spread over probes alone. Near 0 few steps leave the function unresolved, and that error, which is
-        not in it, may be much larger: it covered the truth in 0 to 24 % of the draws that were measured.
+        holds what few steps leave unresolved near 0, too: for a function that rises, the Chebyshev-Markov-Stieltjes
+        bounds are its values at neighbouring nodes. Where steps are many, the standard error says how far it is off.
         """
-        positive = np.maximum(self.nodes, 0.0)
-        return estimate(self.size * self.integrate(positive / (positive + alpha)))
+        with np.errstate(divide="ignore"):  # alpha / 0 where nothing is positive
+            three = (self.size / (1 + alpha / np.maximum(at, 0.0)) for at in (self.nodes, *self._brackets))
+            return self._clipped(self.estimate(*three), self.size)
 
     def accuracy(self) -> "Accuracy":
         """Return how far the density may be from that of the matrix, as Wasserstein-1 distances.
 
         ``steps`` is what more Lanczos steps could still change, a bound for each probe (``quadrature_error``), of which
-        the mean is given. ``probes`` is what more probes could change: the standard error of the share of eigenvalues
-        <= t, integrated over t. Where ``dominated`` it was exceeded in 22 to 60 % of the draws that were measured.
+        the mean is given. ``probes`` is what more probes could change: how far the 95 % interval of the share of
+        eigenvalues <= t reaches, integrated over t. Their sum holds in 95 % of the draws.
         """
         if self.bounds is None:
             raise ValueError("accuracy needs the residual bounds of the nodes")
-        known, ends = np.isfinite(self.nodes), np.unique(self.nodes[np.isfinite(self.nodes)])
-        parts = zip(self.nodes, self.weights, self.bounds, known, strict=True)
+        known = np.isfinite(self.nodes)
+        parts = zip(self.nodes, self.shares, self.bounds, known, strict=True)
         bounds = [quadrature_error(n[k], w[k], b[k]) for n, w, b, k in parts]
-        shares = [_cumulative(n, w)[np.searchsorted(n[np.isfinite(n)], ends, side="right")] for n, w in self._pairs()]
-        spread = estimate(np.stack(shares)).standard_error[:-1]
-        sampling = float(spread @ np.diff(ends)) if len(ends) > 1 else 0.0
-        return Accuracy(float(np.mean(bounds)), sampling, float(np.abs(ends).max()), self.dominated())
-
-    def dominated(self) -> bool:
-        """Return whether isolated eigenvalues make up more than half of the trace's variance over random probes.
-
-        That is proportional to the sum of squares of all eigenvalues about their mean. A probe's weight on a single one
-        is chi-squared with one degree of freedom, far from normal, so that intervals are too narrow. Isolated are nodes
-        to which a probe has converged (residual bound below a thousandth of the gap to the next node), with a gap of
-        at least a hundredth of the largest magnitude.
-        """
-        if self.bounds is None or len(self.nodes) < 2:
-            return False
-        gaps = np.abs(np.diff(self.nodes, axis=1, prepend=-np.inf, append=np.inf))
-        gap = np.fmin(gaps[:, :-1], np.where(np.isnan(gaps[:, 1:]), np.inf, gaps[:, 1:]))
-        apart = (self.bounds <= 1e-3 * gap) & (gap >= 1e-2 * np.nanmax(np.abs(self.nodes)))
-        single, rest = np.where(apart, 1 / self.size, 0.0), np.where(apart, 0.0, self.weights)
-        middle = np.nansum((single + rest) * self.nodes, axis=1).mean()
-        of_isolated, of_rest = (np.nansum(w * (self.nodes - middle) ** 2, axis=1).mean() for w in (single, rest))
-        return bool(of_isolated > of_rest)
-
-    def _pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return zip(self.nodes, self.weights, strict=True)
+        order = np.argsort(self.nodes[known])
+        ends, share = self.nodes[known][order], np.cumsum(self._random()[known][order])[:-1]
+        second = np.maximum(share * (1 - share), 0.0)  # central moments of one that is 1 up to t and 0 beyond
+        _, reach = self._spread(second, second * (1 - 3 * second))
+        return Accuracy(float(np.mean(bounds)), float(reach @ np.diff(ends)), float(np.abs(ends).max()))
 
     def count(self, epsilon: float) -> dict[str, Estimate]:
         """Return how many eigenvalues lie below -epsilon, within, and above epsilon, with intervals."""
-        below, upto = self.distribution(np.array([-epsilon, epsilon])), self.size
-        ends = [Estimate(*(upto * np.asarray(x)[k] for x in _fields(below))) for k in range(2)]
-        above = Estimate(upto - ends[1].value, ends[1].standard_error, upto - ends[1].high, upto - ends[1].low)
-        middle = Estimate(
-            ends[1].value - ends[0].value,
-            np.hypot(ends[0].standard_error, ends[1].standard_error),
-            np.maximum(0.0, ends[1].low - ends[0].high),
-            np.minimum(upto, ends[1].high - ends[0].low),
-        )
-        return {"below": ends[0], "within": middle, "above": above}
+        low, high = self._brackets
+        inside = {
+            "below": (self.nodes < -epsilon, high < -epsilon, low < -epsilon),
+            "within": (
+                np.abs(self.nodes) <= epsilon,
+                (low >= -epsilon) & (high <= epsilon),
+                (high >= -epsilon) & (low <= epsilon),
+            ),
+            "above": (self.nodes > epsilon, low > epsilon, high > epsilon),
+        }
+        return {
+            name: self._clipped(self.estimate(*(self.size * one for one in three)), self.size)
+            for name, three in inside.items()
+        }
+
+    @staticmethod
+    def _clipped(found: Estimate, most: float) -> Estimate:
+        """Return the estimate with an interval inside what is possible."""
+        return replace(found, low=np.clip(found.low, 0, most), high=np.clip(found.high, 0, most))
 
 
 @dataclass(frozen=True)
 class Accuracy:
     """Wasserstein-1 errors of a density due to few Lanczos steps and few probes, and the largest magnitude of a node.
 
-    All three have the eigenvalues' unit. With one probe, what more probes would change is unknown (infinite).
-    ``dominated`` says whether isolated eigenvalues make intervals too narrow, see ``Spectrum``.
+    All three have the eigenvalues' unit. In 95 % of the draws the density is no farther off than both errors together.
     """
 
     steps: float
     probes: float
     scale: float
-    dominated: bool = False
 
     @classmethod
-    def worst(cls, steps: np.ndarray, probes: np.ndarray, scale: np.ndarray, dominated: bool = False) -> "Accuracy":
+    def worst(cls, steps: np.ndarray, probes: np.ndarray, scale: np.ndarray) -> "Accuracy":
         """Return the accuracy of the matrix where it is worst, from one number of each kind for every matrix."""
         at = int(np.argmax(np.maximum(steps, probes) / np.where(scale > 0, scale, 1.0)))
-        return cls(float(steps[at]), float(probes[at]), float(scale[at]), dominated)
+        return cls(float(steps[at]), float(probes[at]), float(scale[at]))
 
     def probes_suffice(self, tolerance: float) -> bool:
         """Return whether the error due to probes is at most half of ``tolerance`` times the largest magnitude."""
@@ -216,8 +256,6 @@ class Accuracy:
         errors = {"steps": self.steps, "probes": self.probes}
         lacking = [name for name, error in errors.items() if error > 0.5 * tolerance * scale]
         verdict = "raise " + " and ".join(lacking) if lacking else "steps and probes suffice"
-        if self.dominated:
-            verdict = f"{TOO_NARROW}; {verdict if lacking else 'steps suffice, more probes tell whether these do'}"
         return (
             f"Wasserstein-1 error of the density, of the largest |eigenvalue|: steps {self.steps / scale:.1e}, probes "
             f"{self.probes / scale:.1e} (half of {tolerance:g} allowed each): {verdict}"
@@ -259,12 +297,3 @@ def quadrature_runs(
         if tolerance and Spectrum.of(runs, operator.size).accuracy().probes_suffice(tolerance):
             break
     return runs
-
-
-def _cumulative(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return 0 and the running sums of the weights of a probe's nodes."""
-    return np.concatenate([[0.0], np.cumsum(weights[np.isfinite(nodes)])])
-
-
-def _fields(estimated: Estimate) -> tuple:
-    return estimated.value, estimated.standard_error, estimated.low, estimated.high

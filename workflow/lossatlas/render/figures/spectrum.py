@@ -1,5 +1,7 @@
 """The density of Hessian eigenvalues, on axes common to all frames, and how the spectrum changes along training."""
 
+from functools import cached_property
+
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -8,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lossatlas.krylov import Spectrum
+from lossatlas.krylov.quadrature import Estimate
 from lossatlas.render.registry import FigureSpec
 from lossatlas.render.style import CHOICES, NOW_COLOR, PATH_COLOR, TEST_COLOR, plain
 
@@ -22,7 +25,8 @@ DENSITY = FigureSpec(
     log="spectra",
     title="{run}: Hessian spectra",
     caption="Density of the Hessian's eigenvalues at the first, the sharpest and the last iteration; bands are 95 % "
-    "intervals over probes, too narrow where isolated eigenvalues dominate.",
+    "intervals over probes. Sticks are isolated eigenvalues, each of weight exactly 1/N and as high as its kernel; "
+    "triangles mark extremes whose density lies below the figure.",
     details="The sharpest has the largest eigenvalue. Computed by stochastic Lanczos quadrature.",
 )
 DISTRIBUTION = FigureSpec(
@@ -36,9 +40,16 @@ EVOLUTION = FigureSpec(
     kind="evolution",
     needs=("spectra",),
     rule="spectra_figures",
-    caption="Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes, too narrow "
-    "where isolated eigenvalues dominate.",
+    caption="Extreme eigenvalues and the trace along training; bars are 95 % intervals over probes.",
     details="Extreme eigenvalues are the largest and the smallest node of the Lanczos quadrature.",
+)
+COUNTS = FigureSpec(
+    kind="counts",
+    needs=("spectra",),
+    rule="spectra_figures",
+    caption="How many eigenvalues lie below -ε and above +ε along training; bands hold the spread over probes and the "
+    "quadrature's own bounds.",
+    details="ε is ``figures.epsilon``, or a thousandth of the largest magnitude of an eigenvalue of the run.",
 )
 VARIANTS = FigureSpec(
     kind="variants",
@@ -64,6 +75,11 @@ class Densities:
         self.single = 1 / (size * self.sigma * np.sqrt(2 * np.pi))
         self.values = np.stack([q.density(self.grid, self.sigma).value for q in self.spectra])
 
+    @cached_property
+    def smooth(self) -> np.ndarray:
+        """The densities of all but the isolated eigenvalues, which are drawn as sticks (spectrum, point)."""
+        return np.stack([q.density(self.grid, self.sigma, isolated=False).value for q in self.spectra])
+
     def at(self, iteration: int) -> int:
         """Return which spectrum belongs to an iteration: the last one computed up to it."""
         return max(0, int(np.searchsorted(self.coordinate, iteration, side="right")) - 1)
@@ -79,6 +95,38 @@ def quadratures(spectra: xr.Dataset) -> list[Spectrum]:
     return [Spectrum.read(*one, spectra.attrs["parameters"]) for one in zip(*arrays, strict=True)]
 
 
+def sticks(isolated: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions and counts of sticks: isolated eigenvalues (ascending) closer than ``sigma`` share one."""
+    groups = np.split(isolated, np.nonzero(np.diff(isolated) > sigma)[0] + 1) if len(isolated) else []
+    return np.array([group.mean() for group in groups]), np.array([len(group) for group in groups], int)
+
+
+def stick_line(at: np.ndarray, heights: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y of one broken line: a vertical stroke from the floor at each position."""
+    ends = np.stack([np.full(len(at), floor), heights, np.full(len(at), np.nan)], axis=1)
+    return np.repeat(at, 3), ends.ravel()
+
+
+def draw_density(
+    axes: Axes, density: Estimate, spectrum: Spectrum, densities: Densities, color: str, name: str
+) -> None:
+    """Draw a smooth density with its band, isolated eigenvalues as sticks with their count, and hidden extremes."""
+    floor, isolated = FLOOR * densities.single, spectrum.outliers
+    at, counts = sticks(isolated, densities.sigma)
+    label = f"{name}, {len(isolated)} isolated" if len(isolated) else name
+    axes.plot(densities.grid, density.value, color=color, label=label)
+    band = np.maximum(density.low, floor), np.maximum(density.high, floor)
+    axes.fill_between(densities.grid, *band, color=color, alpha=0.2, linewidth=0)
+    axes.plot(*stick_line(at, counts * densities.single, floor), color=color, linewidth=1.6)
+    for x, count in zip(at[counts > 1], counts[counts > 1], strict=True):
+        axes.annotate(f"{count}", (x, count * densities.single), (0, 2), textcoords="offset points", color=color,
+                      ha="center", fontsize=8)  # fmt: skip
+    ends = np.array([np.nanmin(spectrum.nodes), np.nanmax(spectrum.nodes)])
+    hidden = [end for end in ends if np.interp(end, densities.grid, density.value) < floor
+              and not np.isclose(end, isolated).any()]  # fmt: skip
+    axes.plot(hidden, np.full(len(hidden), floor), "^", color=color, markersize=7, clip_on=False)
+
+
 def draw_frame(axes: Axes, densities: Densities) -> None:
     """Draw axes, labels and the legend; the curve itself moves."""
     axes.set_yscale("log")
@@ -89,23 +137,28 @@ def draw_frame(axes: Axes, densities: Densities) -> None:
     axes.grid(alpha=0.3)
 
 
-def moving_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, Line2D, Line2D]:
-    """Add the density curve and the markers of the smallest and largest Ritz value."""
+def moving_lines(axes: Axes, animated: bool = False) -> tuple[Line2D, ...]:
+    """Add the density curve, the markers of the smallest and largest Ritz value, and the isolated eigenvalues."""
     (curve,) = axes.plot([], [], color=PATH_COLOR, linewidth=1.6, animated=animated)
     smallest = axes.axvline(0, color=TEST_COLOR, linewidth=1, linestyle=":", animated=animated)
     largest = axes.axvline(0, color=NOW_COLOR, linewidth=1, linestyle=":", animated=animated)
-    return curve, smallest, largest
+    (isolated,) = axes.plot([], [], color=PATH_COLOR, linewidth=1.6, animated=animated)
+    return curve, smallest, largest, isolated
 
 
-def place(lines: tuple[Line2D, Line2D, Line2D], densities: Densities, iteration: int) -> str:
-    """Move curve and markers to an iteration; return what to say above."""
+def place(lines: tuple[Line2D, ...], densities: Densities, iteration: int) -> str:
+    """Move curve, markers and sticks to an iteration; return what to say above."""
     index = densities.at(iteration)
-    curve, smallest, largest = lines
-    curve.set_data(densities.grid, densities.values[index])
+    curve, smallest, largest, isolated = lines
+    curve.set_data(densities.grid, densities.smooth[index])
     low, high = densities.smallest[index], densities.largest[index]
     smallest.set_xdata([low, low])
     largest.set_xdata([high, high])
-    return f"iteration {densities.coordinate[index]}: λ from {low:.3g} to {high:.3g}"
+    found = densities.spectra[index].outliers
+    at, counts = sticks(found, densities.sigma)
+    isolated.set_data(*stick_line(at, counts * densities.single, FLOOR * densities.single))
+    said = f"iteration {densities.coordinate[index]}: λ from {low:.3g} to {high:.3g}"
+    return f"{said}, {len(found)} isolated" if len(found) else said
 
 
 def density_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
@@ -114,15 +167,11 @@ def density_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str = ""
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     draw_frame(axes, densities)
     for index, color in zip(densities.landmarks(), (TEST_COLOR, "0.45", PATH_COLOR), strict=False):
-        axes.plot(
-            densities.grid, densities.values[index], color=color, label=f"iteration {densities.coordinate[index]}"
-        )
-        if len(densities.spectra[index].nodes) > 1:
-            band = densities.spectra[index].density(densities.grid, densities.sigma)
-            low = np.maximum(band.low, FLOOR * densities.single)
-            axes.fill_between(densities.grid, low, band.high, color=color, alpha=0.2, linewidth=0)
+        spectrum, name = densities.spectra[index], f"iteration {densities.coordinate[index]}"
+        smooth = spectrum.density(densities.grid, densities.sigma, isolated=False)
+        draw_density(axes, smooth, spectrum, densities, color, name)
     axes.set_title(title)
-    axes.legend()
+    axes.legend(title="sticks: weight 1/N each" if any(len(q.outliers) for q in densities.spectra) else None)
     return figure
 
 
@@ -171,16 +220,36 @@ def evolution_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str = 
     return figure
 
 
+def counts_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str = "") -> Figure:
+    """Return the numbers of eigenvalues below -epsilon and above +epsilon along training, with bounds.
+
+    GradVis's growing negative eigenvalues; many eigenvalues lie near 0, where no number of steps tells their signs.
+    """
+    iterations, found = spectra["iteration"].values, quadratures(spectra)
+    reach = max(float(np.nanmax(np.abs(spectra[end].values))) for end in ("smallest", "largest"))
+    epsilon = choices.get("epsilon") or 1e-3 * reach
+    counts = [quadrature.count(epsilon) for quadrature in found]
+    figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
+    for side, color, label in (("above", PATH_COLOR, "λ > ε"), ("below", TEST_COLOR, "λ < −ε")):
+        value, low, high = ([float(getattr(one[side], end)) for one in counts] for end in ("value", "low", "high"))
+        axes.plot(iterations, value, ".-", color=color, label=label)
+        axes.fill_between(iterations, low, high, color=color, alpha=0.15, linewidth=0)
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(0, 1.5 * spectra.attrs["parameters"])
+    axes.set_xlabel("iteration")
+    axes.set_ylabel(f"eigenvalues beyond ±ε, of {spectra.attrs['parameters']:,}")
+    axes.grid(alpha=0.3)
+    axes.set_title(title)
+    axes.legend(title=f"ε = {epsilon:.2g}")
+    return figure
+
+
 def draw_trace(axes: Axes, spectra: xr.Dataset, at: np.ndarray, color: str) -> None:
-    """Draw the trace with 95 % intervals over probes as bars; one probe has none. Says where they are too narrow."""
-    found = quadratures(spectra)
-    traces = [quadrature.trace() for quadrature in found]
+    """Draw the trace with 95 % intervals over probes as bars."""
+    traces = [quadrature.trace() for quadrature in quadratures(spectra)]
     value, low, high = (np.array([getattr(trace, end) for trace in traces]) for end in ("value", "low", "high"))
-    reach = np.where(np.isfinite(high - value), [value - low, high - value], 0.0)
     label = f"trace, 95 % interval of {spectra.sizes['probe']} probes"
-    if any(quadrature.dominated() for quadrature in found):
-        label += "\n(too narrow: isolated eigenvalues)"
-    axes.errorbar(at, value, reach, fmt=".-", color=color, elinewidth=0.8, capsize=2, label=label)
+    axes.errorbar(at, value, [value - low, high - value], fmt=".-", color=color, elinewidth=0.8, capsize=2, label=label)
 
 
 def variants_figure(
