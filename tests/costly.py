@@ -49,10 +49,10 @@ COSTLY += [f"{GRID}[{name}]" for name in NETWORKS]
 
 SPECTRA = (
     *("bulk alone", "three outliers", "ten outliers, decaying bulk", "power law", "rank one", "log-uniform"),
-    *("doubled outliers", "negative outliers", "classifier", "regression"),
+    *("doubled outliers", "negative outliers", "classifier", "convolutions", "regression"),
 )
-"""Spectra of numerics/test_outliers.py; intervals on the two others are drawn with one kind of probes each."""
+"""Spectra of numerics/test_outliers.py but for one outlier, which is always drawn with Gaussian probes."""
 
 COVER = "numerics/test_outliers.py::test_error_bars_cover_what_they_state_and_errors_fall"
 COSTLY += [f"{COVER}[{name}-{kind}]" for name in SPECTRA for kind in ("gaussian", "rademacher")]
-COSTLY += [f"{COVER}[one outlier-rademacher]", f"{COVER}[convolutions-gaussian]"]
+COSTLY += [f"{COVER}[one outlier-rademacher]"]

@@ -156,13 +156,13 @@ def test_multiplicities_are_right_or_left_undecided(top):
     values, decided = np.append(np.linspace(0, 1, 100), top), 0
     for dtype in (np.float64, np.float32):
         operator = Dense(symmetric(values), dtype)
-        for steps in range(6, 60, 3):
+        for steps in range(6, 60, 6):
             runs = lanczos(operator, probe_vectors(len(values), range(3), steps), steps)
             found = Spectrum.of(runs, len(values)).outliers
             for one in found[found > 1.1]:
                 assert (np.abs(found - one) < 1e-4).sum() == (np.abs(values - one) < 1e-4).sum()
             decided += (found > 1.1).sum()
-    assert decided > 40
+    assert decided > 20
 
 
 def test_isolated_eigenvalues_are_eigenvalues_and_the_others_keep_their_ratios():
