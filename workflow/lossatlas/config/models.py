@@ -298,12 +298,15 @@ class Search(Model):
 
     @model_validator(mode="after")
     def _check_pairs(self) -> "Search":
+        self._check_ends()
+        return self
+
+    def _check_ends(self) -> None:
         pairs = self.largest + self.smallest
         if pairs == 0:
             raise Conflict("largest and smallest are both 0; ask for at least one eigenvector")
         if self.max_products < pairs:
             raise Conflict(f"{self.max_products} is less than largest + smallest, {pairs}", "max_products")
-        return self
 
 
 class DirectionsBase(Model):
@@ -391,13 +394,12 @@ class Eigen(Unbent, DirectionsBase, Search, Products, Threaded):
     is one of a space of many, which the log and the store say (`isolated`)."""
     count: Whole | None = left_out(ge=1, le=1000)
 
-    @model_validator(mode="after")
-    def _check_pairs(self) -> "Eigen":
+    def _check_ends(self) -> None:
         if self.near is None:
             if self.count is not None:
                 raise Conflict("needs 'near'; at the ends of the spectrum give 'largest' and 'smallest'", "count")
-            super()._check_pairs()
-            return self
+            super()._check_ends()
+            return
         for key in ("largest", "smallest"):
             if key in self.model_fields_set and getattr(self, key) != 0:
                 raise Conflict("belongs to the ends of the spectrum; with 'near' give 'count'", key)
@@ -406,7 +408,6 @@ class Eigen(Unbent, DirectionsBase, Search, Products, Threaded):
             self.count = Drawn.model_fields["count"].default
         if self.max_products < 2 * self.count:
             raise Conflict(f"{self.max_products} is less than twice 'count', {self.count}", "max_products")
-        return self
 
 
 class Gradient(Unbent, DirectionsBase, Chunks, Threaded):
