@@ -12,7 +12,7 @@ import torch
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
 from lossatlas.data import Split
 from lossatlas.drivers import command_line
-from lossatlas.krylov import Spectrum, eigenpairs, lanczos, probe_vectors, quadrature_runs
+from lossatlas.krylov import Spectrum, eigenpairs, lanczos, nearest_eigenpairs, probe_vectors, quadrature_runs
 from lossatlas.parallel import limit_threads, signals
 from lossatlas.parallel.checkpointing import State
 from lossatlas.parallel.process_group import ALONE, Team, form_teams, ranks_per_unit
@@ -54,6 +54,8 @@ def results(team: Team = ALONE) -> dict[str, np.ndarray]:
         spectrum = Spectrum.of(quadrature_runs(operator, probes, range(3), 20, team=team), operator.size)
         pairs = eigenpairs(operator, 2, 1, 1e-2, 60, team=team)
         kept = {"nodes": spectrum.nodes, "weights": spectrum.weights, "density": spectrum.density([0.0, 0.1]).value}
+        nearest = nearest_eigenpairs(operator, 0.0, 2, 1e-2, 60, team=team)
+        kept |= {"nearest": nearest.vectors, "nearest residuals": nearest.residuals}
         kept |= {"values": pairs.values, "vectors": pairs.vectors, "residuals": pairs.residuals}
         found |= {f"{precision}, {samples}: {name}": array for name, array in kept.items()}
     return found

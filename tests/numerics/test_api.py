@@ -214,6 +214,24 @@ def test_eigenvector_and_random_planes():
     assert random.attrs["direction_norm"] == pytest.approx([weights, weights], rel=1e-12)
 
 
+def test_planes_and_curves_along_eigenvectors_nearest_to_a_value():
+    model, data, dense = saddle_model()
+    exact = np.linalg.eigvalsh(dense)
+    near = float(exact[len(exact) // 2])
+    narrow = {"near": near, "points": 3}
+    plane = lossatlas.plane(model, "cross-entropy", data, "eigen", **narrow | {"points": (3, 3)}, range=[(-1, 1)] * 2)
+    curve = lossatlas.curve(model, "cross-entropy", data, "eigen", **narrow, range=(-1, 1))
+    wanted = exact[np.argsort(np.abs(exact - near))]
+    assert np.abs(plane["eigenvalue"].values - near) == pytest.approx(np.abs(wanted[:2] - near), abs=2e-3 * exact[-1])
+    assert float(curve["eigenvalue"][0]) == pytest.approx(near, abs=2e-3 * exact[-1])
+    for value, vector in zip(plane["eigenvalue"].values, plane["direction"].values, strict=True):
+        assert np.linalg.norm(dense @ vector - value * vector) < 1e-3 * exact[-1]
+    with pytest.raises(LossAtlasError, match=r"plane: near: 0\.0 belongs to directions 'eigen'"):
+        lossatlas.plane(model, "cross-entropy", data, near=0.0)
+    with pytest.raises(LossAtlasError, match="curve: near: inf is no finite number"):
+        lossatlas.curve(model, "cross-entropy", data, "eigen", near=float("inf"))
+
+
 def test_orthogonal_axes_keep_the_third_model_at_one(regression):
     model, (x, y), _ = regression
     one, two = (nn.Linear(INPUTS, 1, bias=False).double() for _ in range(2))

@@ -197,6 +197,25 @@ def test_eigenvector_plane_is_unbent_and_curves_as_its_eigenvalue(tmp_path):
         assert slope == pytest.approx(gradient @ made.used[k], abs=1e-5)
 
 
+def test_a_plane_along_flat_directions_says_how_flat_they_are(tmp_path):
+    _, _, trajectory, problem = make(tmp_path)
+    choices = {"near": 0.0, "count": 2, "tolerance": 1e-3, "max_products": 500, "seed": 0, "memory_gb": 1.0}
+    choices |= {"kind": "eigen", "center": "last", "normalize": "none", "ignore": []}
+    raw = eigen(problem, trajectory, 7, choices)
+    theta = trajectory.parameters(7)
+    dense = problem.linearize(theta, np.zeros(0), strategy="rebuild").matmat(np.eye(theta.size))
+    exact = np.linalg.eigvalsh(dense)
+    nearest = exact[np.argsort(np.abs(exact))[:2]]
+    assert np.abs(raw.values["eigenvalue"]) == pytest.approx(np.abs(nearest), abs=2e-3 * exact[-1])
+    measured = np.linalg.norm(raw.vectors @ dense - raw.values["eigenvalue"][:, None] * raw.vectors, axis=1)
+    assert raw.values["residual"] == pytest.approx(measured, abs=1e-10)
+    assert raw.values["converged"].all()
+    assert raw.notes["near"] == 0.0
+    assert raw.notes["none_nearer"]
+    assert raw.notes["norm"] == pytest.approx(np.abs(exact).max(), rel=0.05)
+    assert all(label.startswith("eigenvector λ = ") and " ± " in label for label in raw.labels)
+
+
 def test_spectra_of_other_matrices_and_of_some_parameters(tmp_path):
     chosen = {"operator": "ggn", "parameters": ["2.*"], "steps": 4}
     made, evaluator, trajectory, problem = make(tmp_path, spec=SPEC | chosen)

@@ -85,7 +85,15 @@ KINDS = [
         directions(kind="pca", threads=2),
         "d.threads: belongs to kind: random or difference or eigen or gradient or file",
     ),
-    (directions(kind="eigen", count=2), "d.count: belongs to kind: random or pca or gradient; leave it out"),
+    (directions(kind="eigen", count=2), "d.count: needs 'near'; at the ends of the spectrum give 'largest'"),
+    (directions(kind="difference", to=[{"iteration": 0}], count=2), "d.count: belongs to kind: random or pca or eigen"),
+    (directions(kind="pca", near=0.0), "d.near: belongs to kind: eigen; leave it out with kind: pca"),
+    (directions(kind="eigen", near=float("nan")), "d.near: nan is no finite number"),
+    (directions(kind="eigen", near="zero"), "d.near: 'zero' is not of type number"),
+    (directions(kind="eigen", near=0.0, largest=1), "d.largest: belongs to the ends of the spectrum; with 'near' give"),
+    (directions(kind="eigen", near=0.0, count=0), "d.count: 0 is less than the minimum of 1"),
+    (directions(kind="eigen", near=0.0, tolerance=0.0), "d.tolerance: 0.0 is less than or equal to the minimum of 0"),
+    (directions(kind="eigen", near=0, count=9, max_products=17), "d.max_products: 17 is less than twice 'count', 9"),
     (
         directions(kind="difference", to=[{"iteration": 0}], seed=1),
         "d.seed: belongs to kind: random or pca or eigen or gradient",
@@ -188,13 +196,21 @@ def test_directions_hold_the_keys_of_their_kind_alone():
         "random": {"kind": "random"},
         "pca": {"kind": "pca"},
         "eigen": {"kind": "eigen"},
+        "flat": {"kind": "eigen", "near": 0.0},
         "gradient": {"kind": "gradient"},
         "batches": {"kind": "gradient", "samples": 50},
         "difference": {"kind": "difference", "to": [{"iteration": 0}]},
     }
     found = config.resolve(run(directions=kinds, planes={}))["runs"]["a"]["directions"]
     shared, products = {"kind", "center", "normalize", "ignore"}, {"batch_size", "batchnorm", "threads"}
-    assert {name: {*keys} - shared for name, keys in found.items()} == {
+    assert {key: found["flat"][key] for key in ("largest", "smallest", "near", "count")} == {
+        "largest": 0,
+        "smallest": 0,
+        "near": 0.0,
+        "count": 2,
+    }
+    assert {*found["flat"]} == {*found["eigen"], "near", "count"}
+    assert {name: {*keys} - shared for name, keys in found.items() if name != "flat"} == {
         "random": {"count", "seed", "threads"},
         "pca": {"count", "seed", "center_rows", "solver"},
         "eigen": {"largest", "smallest", "tolerance", "max_products", "seed", *products, "memory_gb", "strategy"},
@@ -259,6 +275,18 @@ RECORDED = [
             }
         },
         "runs.a.tracking: largest + smallest, 13, exceed the network's 12 parameters",
+    ),
+    (
+        {
+            "runs": {
+                "a": {
+                    "model": {"name": "mlp", "kwargs": {"inputs": 2, "hidden": [2], "classes": 2}},
+                    "directions": {"d": {"kind": "eigen", "near": 0.0, "count": 13}},
+                    "planes": {},
+                }
+            }
+        },
+        "runs.a.directions.d: count, 13, exceed the network's 12 parameters",
     ),
     (
         {

@@ -246,6 +246,7 @@ def plane(
     data: Any,
     directions: str | Sequence[Any] = "random",
     *,
+    near: float | None = None,
     path: Sequence[Any] = (),
     test: Any = None,
     metrics: dict[str, Callable] | None = None,
@@ -270,8 +271,8 @@ def plane(
 
     Args:
         model, loss, data, dtype: as for ``hessian``.
-        directions: ``"random"``; ``"eigen"``, of the largest eigenvalues; ``"pca"``, of ``path``; or two vectors, each
-            a flat vector (N,), a dict of tensors by parameter name, or a module (its parameters minus the model's).
+        directions: ``"random"``; ``"eigen"``, of the largest eigenvalues or those nearest to ``near``; ``"pca"``, of
+            ``path``; or two vectors (N,), dicts of tensors by name, or modules (their parameters minus the model's).
         path: earlier checkpoints, state dicts or modules, in order; the model itself is the last point.
         test: a second set of samples, as ``data``.
         metrics: your own by name: functions (outputs, targets) -> mean over the batch or one value per sample.
@@ -297,9 +298,8 @@ def plane(
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics, "plane")
         trajectory = _record(Path(folder), model, list(path), network)
-        raw = _raw(directions, choices, trajectory, problems["train"], network, 2)
-        chosen = direction_sets.complete(raw, choices, trajectory)
-        return _evaluate_plane(Path(folder), spec, chosen, trajectory, problems, subsets)
+        raw = _raw(directions, choices | _near(directions, near, "plane"), trajectory, problems["train"], network, 2)
+        return _evaluate_plane(Path(folder), spec, raw, choices, trajectory, problems, subsets)
 
 
 def curve(
@@ -308,6 +308,7 @@ def curve(
     data: Any,
     directions: str | Sequence[Any] | None = None,
     *,
+    near: float | None = None,
     to: Any = None,
     count: int = 1,
     test: Any = None,
@@ -334,6 +335,7 @@ def curve(
         model, loss, data, test, metrics, batch_size, dtype, strategy, precision: as for ``plane``.
         directions: ``"random"``, the default without ``to``; ``"eigen"``, Hessian eigenvectors of the largest
             eigenvalues; ``"gradient"``, the negative gradient; or directions as for ``plane``, any number.
+        near: as for ``plane``.
         to: another model or its state dict, in place of ``directions``, ``count``, ``normalize`` and ``ignore``: the
             curve leads from the model (alpha = 0) to this one (1).
         count: random directions or eigenvectors.
@@ -350,6 +352,7 @@ def curve(
     spec = _course(to is not None, _listed(range), batchnorm, points=points, strategy=strategy, precision=precision)
     choices = _normalization(drawn, seed, normalize, ignore)
     _check_count(directions, {"kind": "random", **choices, "count": count})
+    choices |= _near(directions, near, "curve")
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics, "curve")
         trajectory = _record(Path(folder), model, [] if to is None else [to], network, "to")
@@ -362,6 +365,16 @@ def curve(
         guess = _random_guess(loss, subsets["train"], problems["train"])
         job = LineScan({"curve": spec}, course, problems, subsets, guess)
         return _compute(job, Path(folder)).assign(added)
+
+
+def _near(directions: Any, near: float | None, where: str) -> dict:
+    """Return the value whose nearest eigenvalues are asked for, checked, as a choice of directions."""
+    if near is None:
+        return {}
+    if not (isinstance(directions, str) and directions == "eigen"):
+        raise LossAtlasError(f"{where}: near: {near} belongs to directions 'eigen'")
+    config.check({"kind": "eigen", "near": near}, "directions", where)
+    return {"near": near}
 
 
 def _check_count(directions: Any, choices: dict) -> None:
@@ -458,14 +471,18 @@ def _raw(
         return pca.make({**PCA.model_dump(), "count": count, "seed": seed}, Source(trajectory, last))
     if chosen == "eigen":
         search = EIGEN.model_dump(include={"smallest", "tolerance", "max_products", "memory_gb"})
-        return eigen(problem, trajectory, last, {**search, "largest": count, "seed": seed})
+        wanted = {"near": choices["near"], "count": count} if "near" in choices else {"largest": count}
+        return eigen(problem, trajectory, last, {**search, **wanted, "seed": seed})
     if chosen == "gradient":
         return gradient({"negative gradient": problem}, trajectory, last, {})
     raise LossAtlasError(f"directions: {chosen!r} is not one of random, pca, eigen, gradient, nor a list of directions")
 
 
-def _evaluate_plane(folder: Path, spec: dict, chosen: DirectionSet, trajectory: Trajectory, *on: dict) -> xr.Dataset:
+def _evaluate_plane(
+    folder: Path, spec: dict, raw: RawDirections, choices: dict, trajectory: Trajectory, *on: dict
+) -> xr.Dataset:
     """Evaluate all points of a plane; ``on`` are problems and subsets."""
+    chosen = direction_sets.complete(raw, choices, trajectory)
     if len(chosen.used) != 2:
         raise LossAtlasError(f"directions: {len(chosen.used)} were given; a plane needs two")
     direction_sets.check_independent(chosen.used, chosen.raw.labels)

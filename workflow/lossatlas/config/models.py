@@ -316,16 +316,11 @@ class Search(Model):
     """Seed of the searches' random vectors."""
 
     @model_validator(mode="after")
-    def _check_search(self) -> "Search":
-        self.check_pairs()
+    def _check_pairs(self) -> "Search":
+        self._check_ends()
         return self
 
-    def check_pairs(self) -> None:
-        """Refuse to search for no pair, and with too few products.
-
-        Raises:
-            Conflict: as said.
-        """
+    def _check_ends(self) -> None:
         pairs = self.largest + self.smallest
         if pairs == 0:
             raise Conflict("largest and smallest are both 0; ask for at least one eigenvector")
@@ -418,16 +413,12 @@ class Eigen(Unbent, DirectionsBase, Search, Products, Threaded):
     is one of a space of many, which the log and the store say (`isolated`)."""
     count: Whole | None = left_out(ge=1, le=1000)
 
-    def check_pairs(self) -> None:
-        """Refuse what does not go together, and fill in how many pairs are meant; see ``Search``.
-
-        Raises:
-            Conflict: as said.
-        """
+    def _check_ends(self) -> None:
         if self.near is None:
             if self.count is not None:
                 raise Conflict("needs 'near'; at the ends of the spectrum give 'largest' and 'smallest'", "count")
-            return super().check_pairs()
+            super()._check_ends()
+            return
         for key in ("largest", "smallest"):
             if key in self.model_fields_set and getattr(self, key) != 0:
                 raise Conflict("belongs to the ends of the spectrum; with 'near' give 'count'", key)
@@ -436,7 +427,6 @@ class Eigen(Unbent, DirectionsBase, Search, Products, Threaded):
             self.count = Drawn.model_fields["count"].default
         if self.max_products < 2 * self.count:
             raise Conflict(f"{self.max_products} is less than twice 'count', {self.count}", "max_products")
-        return None
 
 
 class Gradient(Unbent, DirectionsBase, Chunks, Threaded):

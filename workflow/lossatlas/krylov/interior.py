@@ -86,19 +86,20 @@ def nearest_eigenpairs(
     space.begin(count, budget)
     none_nearer = False
     while True:
-        pairs, limit = space.extract(), 0.5 * tolerance * space.norm
+        pairs, limit = space.extract(), 0.9 * tolerance * space.norm
         unsettled = np.flatnonzero(pairs.residuals[:count] > limit)
         farthest = np.abs(pairs.values[:count]).max()
-        none_nearer |= space.filled == operator.size or (not unsettled.size and farthest <= 2 * limit)
+        none_nearer |= space.filled == operator.size or (not unsettled.size and farthest <= limit)
         if none_nearer or space.products + 3 > budget:
             break
         if unsettled.size:
             space.improve(pairs, unsettled[pairs.residuals[unsettled].argmax()], limit, budget)
         else:
-            none_nearer = space.look(pairs, count, farthest - 2 * limit, budget)
+            none_nearer = space.look(pairs, count, farthest - limit, budget)
     vectors = space.shared.combine(pairs.coordinates[:, :count].T, space.basis[: space.filled])
     found = verified(space.shared, vectors, tolerance * space.norm, space.products)
     others = pairs.values[count : count + 1] + near
+    none_nearer |= bool((found.residuals + np.abs(found.values - near)).max() <= tolerance * space.norm)
     return _result(found, others, bool(none_nearer), space.norm)
 
 

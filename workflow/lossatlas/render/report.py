@@ -35,6 +35,8 @@ _WORKS = {
     "2016. (stochastic Lanczos quadrature)",
     "eigen": "K. Wu, H. Simon. Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems. SIAM Journal on "
     "Matrix Analysis and Applications 22(2), 2000.",
+    "nearest": "G. L. G. Sleijpen, H. A. van der Vorst. A Jacobi-Davidson Iteration Method for Linear Eigenvalue "
+    "Problems. SIAM Journal on Matrix Analysis and Applications 17(2), 1996.",
     "subspace": "G. Gur-Ari, D. A. Roberts, E. Dyer. Gradient Descent Happens in a Tiny Subspace. arXiv:1812.04754, "
     "2018. (gradient, step and the top subspace)",
     "walk": "J. M. Antognini, J. Sohl-Dickstein. PCA of High Dimensional Random Walks with Comparison to Neural "
@@ -366,6 +368,7 @@ def _works(m: Materials, version: str) -> list[str]:
     wanted += ["products"] if quadrature or searched or m.all("curvature") else []
     wanted += ["quadrature"] if quadrature else []
     wanted += ["eigen"] if searched or m.all("curvature") else []
+    wanted += ["nearest"] if any("near" in dataset.attrs for dataset in m.all("directions").values()) else []
     wanted += ["subspace"] if m.all("tracking") else []
     wanted += ["walk"] if "pca" in kinds else []
     wanted += ["fashion-mnist"] if str(m.run.settings["data"].get("name")).startswith("fashion-mnist") else []
