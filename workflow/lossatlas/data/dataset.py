@@ -40,8 +40,8 @@ class Split:
 
     def of(self, index: Any) -> "Split":
         """Return some of the samples, contiguous."""
-        arrays = (np.ascontiguousarray(array[index]) for array in (self.inputs, self.targets))
-        return Split(*arrays, self.parts)
+        inputs, targets = (np.ascontiguousarray(array[index]) for array in (self.inputs, self.targets))
+        return Split(inputs, targets, self.parts)
 
     def __len__(self) -> int:
         return len(self.inputs)
