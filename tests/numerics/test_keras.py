@@ -381,7 +381,8 @@ def fitted(folder, every=1, epochs=3, callbacks=(), **kwargs):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss=loss, **kwargs)
     recorder = backend.KerasRecorder(folder / "trajectory.zarr", every)
-    model.fit(*vars(VECTORS).values(), batch_size=4, epochs=epochs, verbose=0, callbacks=[recorder, *callbacks])
+    fitting = {"batch_size": 4, "epochs": epochs, "verbose": 0, "callbacks": [recorder, *callbacks]}
+    model.fit(VECTORS.inputs, VECTORS.targets, **fitting)
     return model, Trajectory(folder / "trajectory.zarr")
 
 

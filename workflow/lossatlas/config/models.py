@@ -172,7 +172,8 @@ class Data(NameOrImport):  # type: ignore[no-redef]  # as in Network
     """A built-in dataset; all but the first are downloaded into `data_root` (or put there by you)."""
     import_: ImportPath | None = left_out()
     """`module:function` that returns `{"train": (inputs, targets), "test": (inputs, targets)}` as arrays or tensors;
-    `test` may be missing."""
+    `test` may be missing. Inputs of a network that takes several are a dict by its arguments' names (`input_ids`,
+    `attention_mask`) or a tuple, PyTorch only."""
     kwargs: Kwargs = Field(default_factory=dict)
     """Keyword arguments of the dataset's loader."""
 

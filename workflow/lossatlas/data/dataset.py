@@ -1,9 +1,10 @@
 """Loading: the embedded images, torchvision's datasets, or the user's own."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,15 +13,36 @@ from lossatlas.config.sizes import TRAINING_SAMPLES
 from lossatlas.data import downloaded
 from lossatlas.errors import LossAtlasError
 
+EXACT = 2**24
+"""Up to here float32 holds every whole number."""
+
 EMBEDDED = Path(__file__).parent / "fashion_mnist_mini" / "images.npz"
+
+
+class Part(NamedTuple):
+    """One of several tensors that a network takes: by name, or by place where that is empty."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)
 class Split:
-    """Samples along the first axis of both arrays."""
+    """Samples along the first axis of both arrays.
+
+    Where the network takes several tensors the inputs are their numbers side by side, (sample, number), and ``parts``
+    says which are whose.
+    """
 
     inputs: np.ndarray
     targets: np.ndarray
+    parts: tuple[Part, ...] = ()
+
+    def of(self, index: Any) -> "Split":
+        """Return some of the samples, contiguous."""
+        inputs, targets = (np.ascontiguousarray(array[index]) for array in (self.inputs, self.targets))
+        return Split(inputs, targets, self.parts)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -32,6 +54,7 @@ class Split:
         for array in (self.inputs, self.targets):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
+        digest.update(repr(self.parts).encode() if self.parts else b"")
         return digest.hexdigest()
 
 
@@ -106,11 +129,36 @@ def _own_dataset(splits: Any, where: str) -> Dataset:
     for name in ("train", "test"):
         if splits.get(name) is None:
             continue
+        parts: tuple[Part, ...] = ()
         try:
-            inputs, targets = (np.asarray(array) for array in splits[name])
+            inputs, targets = splits[name]
+            if isinstance(inputs, Mapping | tuple):
+                inputs, parts = side_by_side(inputs, f"{where}: {name!r}")
+            inputs, targets = np.asarray(inputs), np.asarray(targets)
         except (TypeError, ValueError) as error:
             raise LossAtlasError(f"{where}: {name!r} must be a pair (inputs, targets) of arrays: {error}") from error
         if len(inputs) != len(targets) or len(inputs) == 0:
             raise LossAtlasError(f"{where}: {name!r} has {len(inputs)} inputs and {len(targets)} targets")
-        ready[name] = Split(inputs, targets)
+        ready[name] = Split(inputs, targets, parts)
     return Dataset(**ready)
+
+
+def side_by_side(given: Mapping[str, Any] | tuple, where: str) -> tuple[np.ndarray, tuple[Part, ...]]:
+    """Return several inputs as one array (sample, number), and what its columns are.
+
+    Raises:
+        LossAtlasError: they have different numbers of samples, or integers beside floating-point numbers are too large
+            for float32; ``where`` names the samples.
+    """
+    named = given.items() if isinstance(given, Mapping) else (("", part) for part in given)
+    arrays = [(name, np.asarray(part)) for name, part in named]
+    counts = {len(array) for _, array in arrays}
+    if len(counts) != 1:
+        told = ", ".join(f"{name or number}: {len(array)}" for number, (name, array) in enumerate(arrays))
+        raise LossAtlasError(f"{where}: inputs have different numbers of samples ({told})")
+    whole = not any(array.dtype.kind == "f" for _, array in arrays)
+    largest = max((int(np.abs(a).max()) for _, a in arrays if a.dtype.kind in "iu" and a.size), default=0)
+    if not whole and largest > EXACT:
+        raise LossAtlasError(f"{where}: {largest} beside floating-point inputs is more than float32 holds, {EXACT}")
+    flat = [array.reshape(len(array), -1).astype(np.int64 if whole else np.float64) for _, array in arrays]
+    return np.concatenate(flat, 1), tuple(Part(name, array.shape[1:], str(array.dtype)) for name, array in arrays)

@@ -54,7 +54,7 @@ def choose(split: Split, samples: int, seed: int, purpose: str) -> Subset:
         members = np.flatnonzero(classes == label)
         chosen.append(rng.generator(seed, purpose, number).permutation(members)[:take])
     index = np.sort(np.concatenate(chosen))
-    part = Split(np.ascontiguousarray(split.inputs[index]), np.ascontiguousarray(split.targets[index]))
+    part = split.of(index)
     return Subset(part, index, part.digest, bool(stratified))
 
 

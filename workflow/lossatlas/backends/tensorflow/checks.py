@@ -26,6 +26,8 @@ def to_tensors(split: Split, network: FlatNetwork) -> tuple[tf.Tensor, tf.Tensor
     Datasets hold images as (sample, channel, height, width). Models that take (height, width, channel) get them so,
     those that take vectors get the images flattened as they are held.
     """
+    if split.parts:
+        raise LossAtlasError("data: inputs of several arrays need backend: torch; give one array")
     arrays = [_as_model_takes(np.asarray(split.inputs), network), np.asarray(split.targets)]
     tensors = []
     for array in arrays:

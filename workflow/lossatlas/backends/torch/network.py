@@ -3,14 +3,16 @@
 import copy
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lossatlas.backends.torch.device import Device
+from lossatlas.data import Part
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.layout import ParameterLayout, ParameterSlot, is_variance
 from lossatlas.io.trajectory import Recording
@@ -84,6 +86,7 @@ class FlatNetwork(ModuleTensors):
         for slot, (_, parameter) in zip(self.layout, self._trainable, strict=True):
             parameter.data = self.theta[slot.slice].view(slot.shape)
         self._origin = [weakref.ref(parameter) for parameter in module.parameters()]
+        self._hooks: list[RemovableHandle] = []
         self.stages: dict[tuple, object] = {}  # traced graphs by the shape of the inputs
 
     def origin(self) -> list[Tensor]:
@@ -108,6 +111,12 @@ class FlatNetwork(ModuleTensors):
             _scatter(self._buffers, buffers)
         if frozen is not None:
             _scatter(self._frozen, frozen)
+
+    def take_apart(self, parts: Sequence[Part]) -> None:
+        """From now on give the module as several tensors what it is given side by side, (sample, number)."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = [self.module.register_forward_pre_hook(_apart(parts), with_kwargs=True)] if parts else []
 
     def variances(self) -> np.ndarray:
         """Return which of the flat buffers are running variances, bool."""
@@ -159,6 +168,26 @@ def _copied(module: nn.Module) -> nn.Module:
         raise LossAtlasError(
             f"model: copy.deepcopy of it fails ({told}); keep nothing in it that has no copy"
         ) from error
+
+
+def _apart(parts: Sequence[Part]) -> Callable[[nn.Module, tuple, dict], tuple[tuple, dict]]:
+    """Return the hook that gives a module the columns of a tensor as several tensors."""
+    sizes = [math.prod(part.shape) for part in parts]
+
+    def hook(module: nn.Module, given: tuple, named: dict) -> tuple[tuple, dict]:
+        places, names = [], {}
+        for part, columns in zip(parts, given[0].split(sizes, 1), strict=True):
+            tensor = columns.unflatten(1, part.shape) if part.shape else columns.squeeze(1)
+            dtype = np.dtype(part.dtype)
+            if dtype.kind != "f":
+                tensor = tensor.to(torch.bool if dtype.kind == "b" else torch.int64)
+            if part.name:
+                names[part.name] = tensor
+            else:
+                places.append(tensor)
+        return tuple(places), names
+
+    return hook
 
 
 def _gather(tensors: list[tuple[str, Tensor]], dtype: torch.dtype) -> np.ndarray:

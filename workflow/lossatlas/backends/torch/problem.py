@@ -268,6 +268,7 @@ class TorchProblem(ProblemBase):
 
 def to_tensors(split: Split, network: FlatNetwork) -> tuple[Tensor, Tensor]:
     """Return inputs and targets on the network's device; floating-point ones in its precision."""
+    network.take_apart(split.parts)
     tensors = []
     for array in (split.inputs, split.targets):
         tensor = torch.as_tensor(array).to(network.device.device)
@@ -331,7 +332,7 @@ def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: di
     chunk = spec["batch_size"] if spec["batchnorm"] == "batch" else 4
     own = FlatNetwork(network.module, network.device)  # what is evaluated here is not what is trained
     places = np.linspace(0, len(train) - 1, min(chunk, len(train))).astype(int)
-    few = Split(train.inputs[places], train.targets[places])
+    few = train.of(places)
     problem = TorchProblem(own, loss, few, chunk, spec["batchnorm"])
     matrix = problem.matrix(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
     at = own.theta.clone(), own.vector(own.buffers())

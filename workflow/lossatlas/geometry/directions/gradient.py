@@ -3,7 +3,7 @@
 import numpy as np
 
 from lossatlas import rng
-from lossatlas.data import Split, Subset
+from lossatlas.data import Subset
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions.unnormalized import RawDirections
 from lossatlas.io.trajectory import Trajectory
@@ -30,7 +30,7 @@ def batches(subset: Subset, spec: dict) -> dict[str, Subset]:
     found = {}
     for k in range(spec["count"]):
         chosen = np.sort(rng.generator(spec["seed"], "gradient batch", k).permutation(len(subset))[:size])
-        part = Split(subset.samples.inputs[chosen], subset.samples.targets[chosen])
+        part = subset.samples.of(chosen)
         found[f"negative gradient, batch {k + 1}"] = Subset(part, subset.index[chosen], part.digest, False)
     return found
 

@@ -1,0 +1,90 @@
+"""Networks that take several tensors, by name or by place, and return a mapping: losses, products and planes."""
+
+import numpy as np
+import pytest
+import torch
+from lossatlas.backends import torch as backend
+from lossatlas.data import Subset, load_dataset
+from lossatlas.errors import LossAtlasError
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional
+
+DATA = """
+import numpy as np
+
+def load(kind, long=0):
+    rng = np.random.default_rng(0)
+    ids, mask = rng.integers(5, size=(12, 4)), rng.random((12, 4)) < 0.7
+    scale, targets = rng.random(12 - (kind == "short")), rng.integers(3, size=12)
+    ids[0, 0] += long
+    inputs = (ids, mask, scale) if kind == "tuple" else {"ids": ids, "mask": mask, "scale": scale}
+    return {"train": (inputs, targets)}
+"""
+
+
+class Masked(nn.Module):
+    """Embeds tokens, averages those that a mask leaves, scales them, and returns a mapping."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 3), nn.Linear(3, 3)
+
+    def forward(self, ids, mask, scale):
+        assert (ids.dtype, mask.dtype) == (torch.int64, torch.bool) and ids.ndim == 2 and scale.ndim == 1
+        weights = mask.to(scale.dtype) + 0.1
+        mean = (self.embed(ids) * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
+        return {"logits": self.head(mean.tanh() * scale[:, None]), "nothing": None}
+
+
+def loss(outputs, targets):
+    return functional.cross_entropy(outputs["logits"], targets)
+
+
+def split_of(folder, **kwargs):
+    (folder / "several.py").write_text(DATA)
+    return load_dataset({"import": "several:load", "kwargs": kwargs, "python_path": [str(folder)]}).train
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple"])
+def test_oracle_2_losses_and_products_are_those_of_the_network_itself(tmp_path, kind):
+    torch.manual_seed(0)
+    module, split = Masked().double(), split_of(tmp_path, kind=kind)
+    network = backend.FlatNetwork(module, backend.device_of(module))
+    named = {"train": Subset(split, np.arange(12), split.digest, False)}
+    problem = backend.problems(network, backend.as_loss(loss), named, batch_size=5)["train"]
+    namespace: dict = {}
+    exec(DATA, namespace)
+    inputs, targets = namespace["load"]("tuple")["train"]
+    tensors, targets = [torch.as_tensor(array) for array in inputs], torch.as_tensor(targets)
+    names, shapes = zip(*((name, p.shape) for name, p in module.named_parameters()), strict=True)
+
+    def value(theta):
+        pieces = theta.split([shape.numel() for shape in shapes])
+        parameters = {n: piece.view(shape) for n, piece, shape in zip(names, pieces, shapes, strict=True)}
+        return loss(functional_call(module, parameters, tuple(tensors)), targets)
+
+    theta = torch.cat([p.detach().ravel() for p in module.parameters()])
+    assert problem.metrics(theta.numpy(), np.zeros(0))[0] == pytest.approx(float(value(theta)), rel=1e-12)
+    hessian = torch.autograd.functional.hessian(value, theta).numpy()
+    for strategy in backend.PRODUCT_STRATEGIES:
+        products = problem.linearize(theta.numpy(), np.zeros(0), strategy=strategy).matmat(np.eye(len(theta)))
+        assert np.abs(products - hessian).max() < 1e-9 * np.abs(hessian).max(), strategy
+    directions = np.random.default_rng(0).standard_normal((2, len(theta)))
+    points = np.array([[0.1, 0.2], [-0.3, 0.1]])
+    expected = [float(value(theta + torch.as_tensor(point @ directions))) for point in points]
+    for strategy in ("eager", "folded", "first-layer", "vmapped"):
+        found = problem.restrict(theta.numpy(), directions, np.zeros(0), strategy).metrics(points)
+        assert np.allclose(found[:, 0], expected, rtol=1e-10), strategy
+    train = {"batch_size": 12, "epochs": 1, "optimizer": "SGD", "optimizer_kwargs": {}, "learning_rate": 0.1}
+    trainer = backend.TorchTrainer(backend.FlatNetwork(module, network.device), backend.as_loss(loss), split, train, 0)
+    assert trainer.step(0)[0] == pytest.approx(float(value(theta)), rel=1e-12)
+
+
+def test_what_does_not_go_side_by_side_is_refused(tmp_path):
+    for kwargs, message in (
+        ({"kind": "short"}, r"inputs have different numbers of samples \(ids: 12, mask: 12, scale: 11\)"),
+        ({"kind": "dict", "long": 2**25}, "beside floating-point inputs is more than float32 holds, 16777216"),
+    ):
+        with pytest.raises(LossAtlasError, match=message):
+            split_of(tmp_path, **kwargs)
