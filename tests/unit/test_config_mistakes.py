@@ -79,13 +79,13 @@ KINDS = [
         directions(kind="random", solver="gram"),
         "config: runs.a.directions.d.solver: belongs to kind: pca; leave it out",
     ),
-    (directions(kind="random", to=[{"iteration": 0}]), "d.to: belongs to kind: difference; leave it out"),
+    (directions(kind="random", to=[{"iteration": 0}]), "d.to: belongs to kind: difference or mined; leave it out"),
     (directions(kind="random", largest=2), "d.largest: belongs to kind: eigen; leave it out with kind: random"),
     (
         directions(kind="pca", threads=2),
         "d.threads: belongs to kind: random or difference or eigen or gradient or file",
     ),
-    (directions(kind="eigen", count=2), "d.count: belongs to kind: random or pca or gradient; leave it out"),
+    (directions(kind="eigen", count=2), "d.count: belongs to kind: random or pca or gradient or mined; leave it out"),
     (
         directions(kind="difference", to=[{"iteration": 0}], seed=1),
         "d.seed: belongs to kind: random or pca or eigen or gradient",
