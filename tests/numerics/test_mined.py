@@ -7,11 +7,15 @@ from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_lo
 from lossatlas.config import resolve
 from lossatlas.config.references import count
 from lossatlas.data import Split, Subset
+from lossatlas.drivers.mined_directions import Mined
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions.mined import Vein, mine, partition, veins
 from lossatlas.geometry.families import shape
+from lossatlas.parallel import signals
 from scipy.optimize import minimize
 from torch import nn
+
+from tests.conftest import make_trajectory
 
 PEAK = {"seed": 0, "epochs": 300, "learning_rate": 0.2}
 ALPHA = np.linspace(-1, 1, 41)
@@ -127,6 +131,51 @@ def test_oracle_19_stopped_and_resumed_bit_for_bit(start):
             mine(vein, np.zeros(4), start, gradients, spec, save)
     assert np.array_equal(mine(vein, np.zeros(4), start, gradients, spec, save), whole)
     assert np.array_equal(mine(vein, np.zeros(4), start, [None] * 3, spec, save), whole), "finished ones are kept"
+
+
+class Waves:
+    """A batch with many wells as a problem."""
+
+    def __init__(self, push):
+        self.push, self.calls = push, 0
+
+    def gradient(self, theta, buffers):
+        self.calls += 1
+        return np.sin(theta) + self.push
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job of four directions: two starts, two gammas; and its batches."""
+    trajectory = make_trajectory(tmp_path, np.random.default_rng(2).standard_normal((3, 6)))
+    to = [{"iteration": "first"}, {"iteration": 1}]
+    chosen = {"algorithm": "vvv-basin", "to": to, "gamma": [0.1, 0.9], "alpha": [0.1], "center": "last", "seed": 3}
+    spec = {"directions": {**chosen, "epochs": 5, "learning_rate": 0.1}}
+    batches = [Waves(push) for push in np.random.default_rng(3).standard_normal((4, 6))]
+    return Mined(spec, trajectory, subset=None, args=None), batches
+
+
+def test_oracle_14_any_share_of_the_directions_gives_the_same_bits(job, tmp_path):
+    made, batches = job
+    whole = made.share(batches, range(4), tmp_path / "whole", 600)
+    for size in (2, 3, 5):
+        for rank in range(size):
+            for number, vector in made.share(batches, range(rank, 4, size), tmp_path / f"{size}", 600).items():
+                assert np.array_equal(vector, whole[number])
+
+
+def test_oracle_19_a_job_that_is_told_to_stop_keeps_its_state(job, tmp_path, monkeypatch):
+    made, batches = job
+    whole = made.share(batches, range(4), tmp_path / "whole", 600)
+    before = sum(batch.calls for batch in batches)
+    told = iter([None] * 30 + ["SIGTERM"] * 3)
+    monkeypatch.setattr(signals, "requested", lambda: next(told, None))
+    with pytest.raises(signals.Interrupted, match="stopped by SIGTERM"):
+        made.share(batches, range(4), tmp_path / "states", 600)
+    monkeypatch.setattr(signals, "requested", lambda: None)
+    again = made.share(batches, range(4), tmp_path / "states", 600)
+    assert all(np.array_equal(again[k], whole[k]) for k in range(4))
+    assert sum(batch.calls for batch in batches) == 2 * before, "no step was taken twice"
 
 
 def test_batches_are_a_partition():
