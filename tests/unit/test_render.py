@@ -539,7 +539,7 @@ def test_overlaps_show_cosines_and_angles_to_gaussian_vectors():
     coords = {"direction": ["up", "down"], "gaussian": [1, 2, 3]}
     overlaps = xr.Dataset(arrays, coords, {"parameters": 10_000})
     matrix, angles, _ = overlap_figure(overlaps, CHOICES, "a title").axes
-    assert texts(matrix) == ["1", "-0.25", "-0.25", "1"]
+    assert texts(matrix) == ["1.00", "-0.25", "-0.25", "1.00"]
     assert [label.get_text() for label in matrix.get_yticklabels()] == ["up", "down"]
     low, high = angles.get_xlim()
     assert low < 89 < 91 < high

@@ -52,11 +52,13 @@ def veins(spec: dict) -> list[Vein]:
     Directions of one start and other gamma or alpha share their batches and the places of lambda in its interval.
     """
     if spec["algorithm"] == "w-peak":
-        return [Vein(f"w-peak {k + 1}", k) for k in range(spec["count"])]
+        return [Vein(f"mined for w-peak {k + 1}", k) for k in range(spec["count"])]
     grid = list(product(range(len(spec["to"])), spec["gamma"], spec["alpha"]))
     several = len(spec["to"]) > 1
     return [
-        Vein(f"vvv-basin{f' {to + 1}' if several else ''}, γ = {gamma:g}, α = {alpha:g}", to, to, gamma, alpha)
+        Vein(
+            f"mined for vvv-basin{f' {to + 1}' if several else ''}, γ = {gamma:g}, α = {alpha:g}", to, to, gamma, alpha
+        )
         for to, gamma, alpha in grid
     ]
 
