@@ -18,6 +18,7 @@ from lossatlas.render.figures.contour import contour_figure
 from lossatlas.render.figures.curvature_map import curvature_figure
 from lossatlas.render.figures.line_scans import curve_figure
 from lossatlas.render.figures.metrics import metrics_figure
+from lossatlas.render.figures.overlaps import overlap_figure
 from lossatlas.render.figures.random_walk import null_figure
 from lossatlas.render.figures.spectra_between import between_figure
 from lossatlas.render.figures.spectrum import counts_figure, density_figure
@@ -587,3 +588,18 @@ def test_the_report_says_what_batchnorm_a_plane_and_its_curvature_had(tmp_path, 
     facts = dict(report._plane("p", materials)["facts"])
     assert facts["BatchNorm"] == policy
     assert facts["BatchNorm of the matrix"] == f"{policy}; held"
+
+
+def test_overlaps_show_cosines_and_angles_to_gaussian_vectors():
+    gaussian = np.cos(np.radians([[89.0, 90.0, 91.0], [90.0, 90.0, 90.5]]))
+    arrays = {"cosine": (("direction", "other_direction"), np.array([[1, -0.25], [-0.25, 1]])),
+              "gaussian_cosine": (("direction", "gaussian"), gaussian)}  # fmt: skip
+    coords = {"direction": ["up", "down"], "gaussian": [1, 2, 3]}
+    overlaps = xr.Dataset(arrays, coords, {"parameters": 10_000})
+    matrix, angles, _ = overlap_figure(overlaps, CHOICES, "a title").axes
+    assert texts(matrix) == ["1.00", "-0.25", "-0.25", "1.00"]
+    assert [label.get_text() for label in matrix.get_yticklabels()] == ["up", "down"]
+    low, high = angles.get_xlim()
+    assert low < 89 < 91 < high
+    assert overlap_figure(overlaps.isel(gaussian=[]), CHOICES, "").axes[0].images
+    plt.close("all")

@@ -13,7 +13,7 @@ rule directions:
     benchmark:
         f"{LOGS}/directions/{{directions}}.benchmark.tsv"
     wildcard_constraints:
-        directions=sets_of_kind(other_than=("pca", "eigen", "gradient")),
+        directions=sets_of_kind(other_than=("pca", "eigen", "gradient", "mined")),
     conda:
         environment
     threads: of_run(Run.directions_threads, "directions")
@@ -79,3 +79,26 @@ use rule landscape as pca with:
         arguments=[],
     message:
         "Principal components {wildcards.directions} of {wildcards.run} by {resources.tasks} MPI ranks"
+
+
+use rule landscape as mined with:
+    input:
+        of_run(Run.data_ready),
+        trajectory=TRAJECTORY,
+        others=trajectories_of("directions", "directions"),
+    output:
+        directory(f"{RUN}/directions/{{directions}}.zarr"),
+    log:
+        f"{LOGS}/directions/{{directions}}.log",
+    benchmark:
+        f"{LOGS}/directions/{{directions}}.benchmark.tsv"
+    wildcard_constraints:
+        directions=sets_of_kind("mined"),
+    resources:
+        **ranks(8000, 240),
+    params:
+        script=SCRIPTS / "mined.py",
+        spec=of_run(Run.derivatives_spec, "directions"),
+        arguments=of_run(Run.mined_arguments, "directions"),
+    message:
+        "Mined directions {wildcards.directions} of {wildcards.run} by {resources.tasks} MPI ranks"

@@ -335,7 +335,7 @@ class DirectionsBase(Model):
     CHOSEN_BY = ("kind",)
     kind: str
     """Gaussian vectors, principal components of the path, differences of checkpoints, Hessian eigenvectors, negative
-    gradients, or vectors from a file."""
+    gradients, directions mined by descent, or vectors from a file."""
     center: Iteration = "last"
     """The checkpoint theta_c that the directions belong to; normalisation takes its norms, PCA and differences start
     there."""
@@ -367,7 +367,8 @@ class Drawn(Model):
     """Directions of which there are as many as one likes."""
 
     count: Whole = Field(2, ge=1, le=1000)
-    """Number of directions; of `gradient` only with `samples`, of `eigen` only with `near`."""
+    """Number of directions; of `gradient` only with `samples`, of `eigen` only with `near`, of `mined` (1 if left out)
+    with `w-peak`: they differ in λ and the order of the batches."""
     seed: Whole = Field(0, ge=0)
     """Seed of `random` directions, of the batches of `gradient`, of the search of `eigen` and of the randomized PCA
     solver."""
@@ -401,7 +402,8 @@ class Difference(Unbent, DirectionsBase, Threaded):
 
     kind: Literal["difference"]
     to: list[Checkpoint] = Field(min_length=1)
-    """One direction theta_to - theta_c for each entry."""
+    """One direction theta_to - theta_c for each entry; of `mined` where φ starts, such as `{run: other, iteration:
+    first}`, the initial weights of another run."""
 
 
 class Eigen(Unbent, DirectionsBase, Search, Products, Threaded):
@@ -450,6 +452,43 @@ class Gradient(Unbent, DirectionsBase, Chunks, Threaded):
         return self
 
 
+class Mined(Unbent, DirectionsBase, Chunks):
+    """Directions mined by descent (Li et al. 2024)."""
+
+    kind: Literal["mined"]
+    algorithm: Literal["w-peak", "vvv-basin"]
+    """`w-peak` minimises the mean loss at center + λ d, λ in [-a, a], a growing to 1 over the epochs, from d = 0
+    (Algorithm 1). `vvv-basin` minimises L(φ) + γ L((1 - λ) center + λ φ), λ in [0.5 - α, 0.5 + α]; d = φ - center
+    (Algorithm 2)."""
+    epochs: Whole = Field(20, ge=1, le=100_000)
+    """Passes over the training samples of the evaluation subset, in batches of `batch_size` at most: a partition drawn
+    by `seed`, visited in another order every epoch."""
+    learning_rate: Number = Field(0.1, gt=0)
+    """Constant step size of plain gradient descent."""
+    batch_size: Whole = Field(100, ge=1)
+    batchnorm: Literal["frozen", "batch"] = "batch"
+    seed: Whole = Field(0, ge=0)
+    count: Whole | None = left_out(ge=1, le=1000)
+    to: list[Checkpoint] | None = left_out(min_length=1)
+    gamma: Distinct[Annotated[Number, Field(ge=0)]] | None = left_out(min_length=1)
+    """`vvv-basin`: weights γ; there is one direction for each start, γ and α. [0.1] if left out."""
+    alpha: Distinct[Annotated[Number, Field(ge=0, le=0.5)]] | None = left_out(min_length=1)
+    """`vvv-basin`: half widths α of the interval of λ; [0] if left out."""
+
+    @model_validator(mode="after")
+    def _choose_algorithm(self) -> "Mined":
+        peak = self.algorithm == "w-peak"
+        for key in ("to", "gamma", "alpha") if peak else ("count",):
+            if getattr(self, key) is not None:
+                raise Conflict(f"belongs to algorithm: {'vvv-basin' if peak else 'w-peak'}", key)
+        if not peak and self.to is None:
+            raise Conflict("'vvv-basin' needs 'to', the checkpoints at which φ starts", "algorithm")
+        own = {"count": 1} if peak else {"gamma": [0.1], "alpha": [0]}
+        for key, default in own.items():
+            setattr(self, key, getattr(self, key) or default)
+        return self
+
+
 class File(DirectionsBase, Threaded):
     """Vectors from a file."""
 
@@ -459,7 +498,7 @@ class File(DirectionsBase, Threaded):
     state-dict-like tensors `<direction>/<parameter name>`."""
 
 
-Directions = Annotated[Random | PCA | Difference | Eigen | Gradient | File, Field(discriminator="kind")]
+Directions = Annotated[Random | PCA | Difference | Eigen | Gradient | Mined | File, Field(discriminator="kind")]
 
 
 class GridBase(Model):

@@ -1,10 +1,10 @@
 """What keys of a config say of each other: runs, directions and checkpoints that they name."""
 
 from lossatlas.config.model import nearest
-from lossatlas.config.models import Checkpoint, Config, CurveBetween, Difference, Plane, Run, SpectraBetween
+from lossatlas.config.models import Checkpoint, Config, CurveBetween, Plane, Run, SpectraBetween
 from lossatlas.errors import LossAtlasError
 
-NETWORK_KINDS = ("eigen", "gradient")
+NETWORK_KINDS = ("eigen", "gradient", "mined")
 """Kinds of directions that need the network itself; each has a rule of its own, as `pca` has."""
 
 
@@ -15,7 +15,7 @@ def check(where: str, name: str, run: Run, config: Config) -> None:
         LossAtlasError: there is no such thing, or it does not fit; ``where`` names the run.
     """
     for key, chosen in run.directions.items():
-        for number, end in enumerate(chosen.to if isinstance(chosen, Difference) else []):
+        for number, end in enumerate(getattr(chosen, "to", None) or []):
             _check_point(f"{where}.directions.{key}.to.{number}", end, config)
     for key, plane in run.planes.items():
         _check_plane(f"{where}.planes.{key}", plane, run)
@@ -103,7 +103,8 @@ def count(directions: dict) -> int | None:
         return None
     if directions["kind"] == "eigen":
         return directions.get("count", directions["largest"] + directions["smallest"])
-    return len(directions["to"]) if directions["kind"] == "difference" else directions.get("count", 1)
+    grid = len(directions.get("gamma", [0])) * len(directions.get("alpha", [0]))
+    return len(directions["to"]) * grid if "to" in directions else directions.get("count", 1)
 
 
 def axes_of(curve: dict) -> list[str]:

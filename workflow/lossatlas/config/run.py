@@ -310,6 +310,11 @@ class Run:
         """Return the arguments for how eigenvectors and gradients are computed."""
         return ["--device", self.settings["device"], "--threads", str(self.directions_threads(name))]
 
+    def mined_arguments(self, name: str) -> list[str]:
+        """Return the arguments for how directions are mined and where they start."""
+        how = ["--device", self.settings["device"], "--save-minutes", str(self.config["mpi"]["save_minutes"])]
+        return [*self.directions_arguments(name), *how]
+
     def plane_arguments(self, name: str) -> list[str]:
         """Return the arguments for what a plane is made of."""
         plane = self._entry("planes", name)

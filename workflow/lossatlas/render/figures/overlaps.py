@@ -39,7 +39,7 @@ def _draw_cosines(axes: Axes, overlaps: xr.Dataset) -> None:
     drawn = axes.imshow(cosine, cmap="RdBu_r", vmin=-1, vmax=1)
     for i, j in np.ndindex(cosine.shape) if len(names) <= WRITTEN else ():
         color = "white" if abs(cosine[i, j]) > 0.6 else "black"
-        axes.text(j, i, f"{cosine[i, j]:.2g}", ha="center", va="center", fontsize=7, color=color)
+        axes.text(j, i, f"{cosine[i, j]:.2f}", ha="center", va="center", fontsize=7, color=color)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.figure.colorbar(drawn, ax=axes, label="cosine", shrink=0.8)
