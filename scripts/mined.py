@@ -6,8 +6,4 @@ from lossatlas.drivers import command_line
 from lossatlas.drivers.mined_directions import Mined
 
 if __name__ == "__main__":
-    parser = command_line.rank_arguments(__doc__)
-    command_line.add_trajectories(parser)
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--save-minutes", type=float, required=True, help="from one save of a direction to the next")
-    command_line.run_job(Mined, parser)
+    command_line.run_job(Mined, __doc__, *command_line.NETWORK, "save-minutes")

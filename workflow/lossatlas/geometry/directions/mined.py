@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lossatlas import rng
-from lossatlas.data import Split, Subset
+from lossatlas.data import Subset
 from lossatlas.errors import LossAtlasError
 
 Gradient = Callable[[np.ndarray], np.ndarray]
@@ -69,7 +69,7 @@ def partition(subset: Subset, spec: dict) -> dict[str, Subset]:
     found = {}
     for k, part in enumerate(np.array_split(order, -(-len(subset) // spec["batch_size"]))):
         chosen = np.sort(part)
-        samples = Split(subset.samples.inputs[chosen], subset.samples.targets[chosen])
+        samples = subset.samples.of(chosen)
         found[f"batch {k + 1}"] = Subset(samples, subset.index[chosen], samples.digest, False)
     return found
 
