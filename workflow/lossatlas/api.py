@@ -333,14 +333,13 @@ def curve(
 
     Args:
         model, loss, data, test, metrics, batch_size, dtype, strategy, precision: as for ``plane``.
-        directions: ``"random"``, the default without ``to``; ``"eigen"``, Hessian eigenvectors of the largest
-            eigenvalues; ``"gradient"``, the negative gradient; or directions as for ``plane``, any number.
-        near: as for ``plane``.
+        directions: ``"random"``, the default without ``to``; ``"eigen"``; ``"gradient"``, the negative gradient; or
+            directions as for ``plane``, any number.
         to: another model or its state dict, in place of ``directions``, ``count``, ``normalize`` and ``ignore``: the
             curve leads from the model (alpha = 0) to this one (1).
         count: random directions or eigenvectors.
         points, range: equally spaced, with 0, and 1 with ``to``, added; else [-1, 1], and [-0.5, 1.5] with ``to``.
-        normalize, ignore, seed, batchnorm: as for ``plane``; with ``to``, batchnorm is by default ``"interpolate"``.
+        near, normalize, ignore, seed, batchnorm: as for ``plane``; with ``to``, batchnorm is by default ``"interpolate"``.
 
     Raises:
         LossAtlasError: as for ``hessian``; or model and ``to`` are one point or differ in their parameters.
@@ -352,13 +351,13 @@ def curve(
     spec = _course(to is not None, _listed(range), batchnorm, points=points, strategy=strategy, precision=precision)
     choices = _normalization(drawn, seed, normalize, ignore)
     _check_count(directions, {"kind": "random", **choices, "count": count})
-    choices |= _near(directions, near, "curve")
+    nearest = _near(directions, near, "curve")
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics, "curve")
         trajectory = _record(Path(folder), model, [] if to is None else [to], network, "to")
         course: Course
         if to is None:
-            raw = _raw(directions, choices, trajectory, problems["train"], network, count)
+            raw = _raw(directions, choices | nearest, trajectory, problems["train"], network, count)
             course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory)
         else:
             course, added = _between(spec, trajectory), {}
