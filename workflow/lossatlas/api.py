@@ -350,14 +350,13 @@ def curve(
     drawn = isinstance(directions, str) and directions == "random"
     spec = _course(to is not None, _listed(range), batchnorm, points=points, strategy=strategy, precision=precision)
     choices = _normalization(drawn, seed, normalize, ignore)
-    _check_count(directions, {"kind": "random", **choices, "count": count})
-    nearest = _near(directions, near, "curve")
+    choices |= _check_count(directions, {"kind": "random", **choices, "count": count}, near)
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics, "curve")
         trajectory = _record(Path(folder), model, [] if to is None else [to], network, "to")
         course: Course
         if to is None:
-            raw = _raw(directions, choices | nearest, trajectory, problems["train"], network, count)
+            raw = _raw(directions, choices, trajectory, problems["train"], network, count)
             course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory)
         else:
             course, added = _between(spec, trajectory), {}
@@ -376,10 +375,12 @@ def _near(directions: Any, near: float | None, where: str) -> dict:
     return {"near": near}
 
 
-def _check_count(directions: Any, choices: dict) -> None:
+def _check_count(directions: Any, choices: dict, near: float | None) -> dict:
+    """Return the choice that ``near`` is, after a check of all others."""
     config.check(choices, "directions", "curve")
     if choices["count"] != 1 and not (isinstance(directions, str) and directions in ("random", "eigen")):
         raise LossAtlasError(f"curve: count: {choices['count']} is for random directions and eigenvectors")
+    return _near(directions, near, "curve")
 
 
 def _random_guess(loss: Any, subset: Subset, problem: Problem) -> float | None:
