@@ -334,12 +334,11 @@ def curve(
     Args:
         model, loss, data, test, metrics, batch_size, dtype, strategy, precision: as for ``plane``.
         directions: ``"random"``, the default without ``to``; ``"eigen"``; ``"gradient"``, the negative gradient; or
-            directions as for ``plane``, any number.
+            directions as for ``plane``, any number. ``count`` is that of random ones and eigenvectors.
         to: another model or its state dict, in place of ``directions``, ``count``, ``normalize`` and ``ignore``: the
             curve leads from the model (alpha = 0) to this one (1).
-        count: random directions or eigenvectors.
         points, range: equally spaced, with 0, and 1 with ``to``, added; else [-1, 1], and [-0.5, 1.5] with ``to``.
-        near, normalize, ignore, seed, batchnorm: as for ``plane``; with ``to``, batchnorm is by default ``"interpolate"``.
+        near, normalize, ignore, seed, batchnorm: as for ``plane``; with ``to`` batchnorm is by default "interpolate".
 
     Raises:
         LossAtlasError: as for ``hessian``; or model and ``to`` are one point or differ in their parameters.
