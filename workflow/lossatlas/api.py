@@ -333,14 +333,12 @@ def curve(
 
     Args:
         model, loss, data, test, metrics, batch_size, dtype, strategy, precision: as for ``plane``.
-        directions: ``"random"``, the default without ``to``; ``"eigen"``, Hessian eigenvectors of the largest
-            eigenvalues; ``"gradient"``, the negative gradient; or directions as for ``plane``, any number.
-        near: as for ``plane``.
+        directions: ``"random"``, the default without ``to``; ``"eigen"``; ``"gradient"``, the negative gradient; or
+            directions as for ``plane``, any number. ``count`` is that of random ones and eigenvectors.
         to: another model or its state dict, in place of ``directions``, ``count``, ``normalize`` and ``ignore``: the
             curve leads from the model (alpha = 0) to this one (1).
-        count: random directions or eigenvectors.
         points, range: equally spaced, with 0, and 1 with ``to``, added; else [-1, 1], and [-0.5, 1.5] with ``to``.
-        normalize, ignore, seed, batchnorm: as for ``plane``; with ``to``, batchnorm is by default ``"interpolate"``.
+        near, normalize, ignore, seed, batchnorm: as for ``plane``; with ``to`` batchnorm is by default "interpolate".
 
     Raises:
         LossAtlasError: as for ``hessian``; or model and ``to`` are one point or differ in their parameters.
@@ -351,8 +349,7 @@ def curve(
     drawn = isinstance(directions, str) and directions == "random"
     spec = _course(to is not None, _listed(range), batchnorm, points=points, strategy=strategy, precision=precision)
     choices = _normalization(drawn, seed, normalize, ignore)
-    _check_count(directions, {"kind": "random", **choices, "count": count})
-    choices |= _near(directions, near, "curve")
+    choices |= _check_count(directions, {"kind": "random", **choices, "count": count}, near)
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics, "curve")
         trajectory = _record(Path(folder), model, [] if to is None else [to], network, "to")
@@ -377,10 +374,12 @@ def _near(directions: Any, near: float | None, where: str) -> dict:
     return {"near": near}
 
 
-def _check_count(directions: Any, choices: dict) -> None:
+def _check_count(directions: Any, choices: dict, near: float | None) -> dict:
+    """Return the choice that ``near`` is, after a check of all others."""
     config.check(choices, "directions", "curve")
     if choices["count"] != 1 and not (isinstance(directions, str) and directions in ("random", "eigen")):
         raise LossAtlasError(f"curve: count: {choices['count']} is for random directions and eigenvectors")
+    return _near(directions, near, "curve")
 
 
 def _random_guess(loss: Any, subset: Subset, problem: Problem) -> float | None:
