@@ -78,6 +78,9 @@ def closed_form_config(**changes) -> dict:
     tiny = config["runs"]["tiny"]
     tiny["train"] |= {"epochs": 2, "record_every": 1}  # four chunks of rows
     tiny["planes"]["random"] |= {"points": [21, 21], "grid": {"mode": "adaptive", "tolerance": 0.001}}
+    tiny["directions"]["mined"] = {"kind": "mined", "algorithm": "w-peak", "count": 3, "epochs": 40}
+    tiny["curves"]["mined"] = {"x": "mined", "points": 5, "strategy": "eager"}
+    tiny["overlaps"] = {"ends": {"x": ["random", "eigen"], "gaussians": 5}}
     tiny["spectra"] |= {"stride": 16, "steps": 12}
     tiny["tracking"] |= {"stride": 8}
     tiny["planes"]["random"]["curvature"]["points"] = [3, 3]

@@ -34,6 +34,8 @@ KINDS = {
     "pca": "directions/pca",
     "directions": "directions/random",
     "derivatives": "directions/eigen",
+    "mined": "directions/mined",
+    "overlaps": "overlaps/ends",
     "landscape": "landscape/random",
     "curves": "curves/gaussian",
     "spectra": "spectra",
@@ -176,7 +178,7 @@ def test_each_kind_of_job_ends_with_75_when_it_is_stopped(closed_form, tmp_path,
         words, place = list(job.words), job.words.index("--settings") + 1
         settings = json.loads(words[place])
         kept = {key: value for key, value in settings["runs"]["tiny"].items() if key not in ("spectra", "tracking")}
-        settings["runs"]["tiny"] = {**kept, "planes": {}, "curves": {}, "spectra_between": {}}
+        settings["runs"]["tiny"] = {**kept, "planes": {}, "curves": {}, "overlaps": {}, "spectra_between": {}}
         words[place] = json.dumps(settings)
         job = replace(job, words=tuple(words))
     (folder / "results/tiny/video").mkdir()

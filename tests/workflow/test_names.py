@@ -85,7 +85,9 @@ def every_rule(folder: Path) -> dict:
         "gradient": {"kind": "gradient"},
         "difference": {"kind": "difference", "to": [{"run": "imported"}]},
         "file": {"kind": "file", "path": f"{CRUEL}.npy"},
+        "mined": {"kind": "mined", "algorithm": "vvv-basin", "to": [{"run": "imported"}]},
     }
+    tiny["overlaps"] = {"all": {"x": ["gradient", "mined"]}}
     tiny["curves"]["all"] = {"x": ["gradient", "difference", "file"]}
     imported = {"model": {"name": "lenet"}, "checkpoints": {"files": "-*.pt"}, "planes": {}}
     pretrained = {"model": {"name": "mobilenet-v2", "pretrained": "imagenet1k-v1"}, "planes": {}}

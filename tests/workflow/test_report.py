@@ -45,7 +45,7 @@ def decode(source: str, folder) -> tuple[str, object]:
 
 def test_the_report_holds_pictures_and_videos_and_fetches_nothing(undisturbed, tmp_path):
     page = Page((undisturbed / "results/tiny/report.html").read_text())
-    assert [tag for tag, _ in page.sources] == (["video"] + ["img"] * 3) * 3 + ["img"] + ["img"] * 8
+    assert [tag for tag, _ in page.sources] == (["video"] + ["img"] * 3) * 3 + ["img"] + ["img"] * 9
     assert all(link.startswith("#") and link[1:] in page.anchors for link in page.links)
     planes = ["eigen", "pca", "random"]  # the order of the config that the test wrote
     for tag, source in page.sources:
@@ -109,12 +109,12 @@ def test_snakemakes_report_has_categories_labels_and_captions(undisturbed, tmp_p
     text = (tmp_path / "report.html").read_text()
     for said in ("plane eigen", "bars are 95 %", "one frame per recorded iteration"):
         assert said in text
-    assert text.count('"labels": {"picture"') == 21
+    assert text.count('"labels": {"picture"') == 22
     for group, count in (
         ("plane pca", 4),
         ("plane random", 5),
         ("directions pca", 1),
-        ("spectra", 3),
+        ("spectra", 4),
         ("line training", 1),
         ("tracking", 1),
         ("curve gaussian", 1),

@@ -75,7 +75,7 @@ class Mined(Directions):
         choices, trajectory, found = self.choices, self.trajectory, {}
         center = trajectory.row_of(choices["center"], "directions.center")
         theta, buffers = trajectory.parameters(center).astype(np.float64), trajectory.buffers(center)
-        gradients = [partial(problem.gradient, buffers=buffers) for problem in problems]
+        gradients = [partial(_gradient, problem, buffers) for problem in problems]
         for number in numbers:
             vein, state = veins(choices)[number], State(folder / str(number), seconds)
             start = None if vein.to is None else self._start(vein.to)
@@ -115,3 +115,7 @@ class Mined(Directions):
         """Return how long each direction is."""
         norms = zip(store["direction"][:], store["raw_norm"][:], strict=True)
         return {f"{label}:": f"norm {norm:.4g}" for label, norm in norms}
+
+
+def _gradient(problem: Problem, buffers: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    return problem.gradient(theta, buffers)
