@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from lossatlas.backends import torch as backend
-from lossatlas.data import Subset, load_dataset
+from lossatlas.data import load_dataset
 from lossatlas.errors import LossAtlasError
 from torch import nn
 from torch.func import functional_call
@@ -51,8 +51,7 @@ def test_oracle_2_losses_and_products_are_those_of_the_network_itself(tmp_path, 
     torch.manual_seed(0)
     module, split = Masked().double(), split_of(tmp_path, kind=kind)
     network = backend.FlatNetwork(module, backend.device_of(module))
-    named = {"train": Subset(split, np.arange(12), split.digest, False)}
-    problem = backend.problems(network, backend.as_loss(loss), named, batch_size=5)["train"]
+    problem = backend.Problem(network, backend.as_loss(loss), split, 5)
     namespace: dict = {}
     exec(DATA, namespace)
     inputs, targets = namespace["load"]("tuple")["train"]
