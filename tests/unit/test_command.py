@@ -10,6 +10,8 @@ from lossatlas import command, config
 from lossatlas.config.run import runs_of
 from torch import nn
 
+from tests.conftest import ROOT
+
 CODE = """
 import torch
 from torch import nn
@@ -45,7 +47,8 @@ def test_the_config_is_valid_and_fits_the_trajectory(folder, capsys, steps, plan
     (folder / "net.py").write_text(CODE)
     words = ["init", "my run/trajectory.zarr", "--model", "net:build", "--data", "net:data", "--loss", "mse"]
     assert command.main(words) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "next: snakemake --configfile config.yaml --cores 2"
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == f"next: snakemake --snakefile {ROOT / 'Snakefile'} --configfile config.yaml --cores 2"
     written = yaml.safe_load((folder / "config.yaml").read_text())
     run = written["runs"]["my-run"]
     assert run["checkpoints"] == {"files": "my run/trajectory.zarr"}

@@ -161,7 +161,7 @@ class Hessian:
             seed: of the starting vectors.
             near: in place of ``which``, the pairs of the eigenvalues nearest to this number, the nearest first. The
                 result then says besides which are ``isolated`` from their neighbours by more than the residual,
-                whether there is ``none_nearer``, and ``norm``, ||H||.
+                whether there is ``none_nearer`` by more than the tolerance, and ``norm``, ||H||.
         """
         if near is not None:
             return self._nearest(near, k, which, tolerance, max_products, seed)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,8 @@ SITES = 10
 """Spectra along training, about."""
 
 TEMPLATE = """\
-# Made by `lossatlas init`. All keys and their defaults: config/README.md. Check it with
-# `snakemake -n --configfile {file}`, run it with `snakemake --configfile {file} --cores 2`.
+# Made by `lossatlas init`. All keys and their defaults: config/README.md. Run it with
+# `{command}`; `-n` besides only checks it.
 results: results
 python_path: ["."]  # where your modules are found
 runs:
@@ -36,17 +37,26 @@ runs:
     backend: {backend}  # torch or tensorflow
     dtype: {dtype}
     evaluation: {{train_samples: 1000}}  # surfaces and spectra are means over these; more is slower and more exact
-    planes:
-      {plane}
-    # The Hessian's spectrum at every {stride}th recorded iteration; costs probes x steps products each.
+{planes}
+    # The Hessian's spectrum at one of {stride} recorded iterations; costs probes x steps products each.
     spectra: {{stride: {stride}, probes: 2, steps: {steps}}}
     # The loss on the line from the first to the last iteration and beyond.
     curves:
       training: {{from: first, to: {{iteration: last}}}}
 """
 
-PCA = "pca: {x: pca/1, y: pca/2}  # the two directions in which the path varies most"
-RANDOM = "random: {x: random/1, y: random/2}  # with four recorded iterations: {x: pca/1, y: pca/2}"
+PCA = """\
+    directions:
+      pca: {kind: pca, normalize: none, ignore: []}  # the two directions in which the path varies most
+    planes:
+      pca: {x: pca/1, y: pca/2}"""
+
+RANDOM = """\
+    planes:
+      random: {x: random/1, y: random/2}  # with four recorded iterations: {x: pca/1, y: pca/2}"""
+
+SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
+"""That of the clone in which this package lies; a wheel has none."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +93,14 @@ def write_config(args: argparse.Namespace) -> None:
     except LossAtlasError as error:
         print(f"to be filled in: {error}")
     else:
-        print(f"next: snakemake --configfile {args.output} --cores 2")
+        print(f"next: {run_command(args.output)}")
+
+
+def run_command(file: Path) -> str:
+    """Return the command that runs a config, as it is typed in the present folder."""
+    known = Path("Snakefile").exists() or not SNAKEFILE.exists()
+    where = [] if known else ["--snakefile", str(SNAKEFILE)]
+    return shlex.join(["snakemake", *where, "--configfile", str(file), "--cores", "2"])
 
 
 def config_text(args: argparse.Namespace) -> str:
@@ -100,7 +117,7 @@ def config_text(args: argparse.Namespace) -> str:
     first, last = trajectory.iterations[[0, -1]]
     stride = max(1, rows // SITES)
     return TEMPLATE.format(
-        file=args.output,
+        command=run_command(args.output),
         name=re.sub(r"[^A-Za-z0-9_-]+", "-", args.trajectory.absolute().parent.name).strip("-_") or "mine",
         about=f"{rows} recorded iterations, {first} to {last}, of {size:,} trained parameters{frozen}.",
         trajectory=json.dumps(str(args.trajectory)),
@@ -109,7 +126,7 @@ def config_text(args: argparse.Namespace) -> str:
         loss=f"{{import: {args.loss}}}" if ":" in args.loss else f"{{name: {args.loss}}}",
         backend=args.backend,
         dtype=trajectory.store["parameters"].dtype,
-        plane=PCA if rows >= 4 else RANDOM,
+        planes=PCA if rows >= 4 else RANDOM,
         stride=stride,
         steps=min(40, size),
     )

@@ -98,6 +98,9 @@ def nearest_eigenpairs(
             none_nearer = space.look(pairs, count, farthest - limit, budget)
     vectors = space.shared.combine(pairs.coordinates[:, :count].T, space.basis[: space.filled])
     found = verified(space.shared, vectors, tolerance * space.norm, space.products)
+    order = np.argsort(np.abs(found.values - near), kind="stable")  # the search itself orders by ||(H - near) v||
+    for name in ("values", "vectors", "residuals", "converged"):
+        setattr(found, name, getattr(found, name)[order])
     others = pairs.values[count : count + 1] + near
     none_nearer |= bool((found.residuals + np.abs(found.values - near)).max() <= tolerance * space.norm)
     return _result(found, others, bool(none_nearer), space.norm)

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from lossatlas.errors import LossAtlasError
 from lossatlas.krylov.collective import ALONE, Collective
 from lossatlas.krylov.lanczos import Checkpoint, Tridiagonal, lanczos, quadrature_error
 from lossatlas.krylov.operator import SymmetricOperator
@@ -203,7 +204,13 @@ class Spectrum:
         return Accuracy(float(np.mean(bounds)), float(reach @ np.diff(ends)), float(np.abs(ends).max()))
 
     def count(self, epsilon: float) -> dict[str, Estimate]:
-        """Return how many eigenvalues lie below -epsilon, within, and above epsilon, with intervals."""
+        """Return how many eigenvalues lie below -epsilon, within, and above epsilon, with intervals.
+
+        Raises:
+            LossAtlasError: epsilon is negative.
+        """
+        if not epsilon >= 0:
+            raise LossAtlasError(f"count: epsilon = {epsilon} must be 0 or more")
         low, high = self._brackets
         inside = {
             "below": (self.nodes < -epsilon, high < -epsilon, low < -epsilon),
