@@ -2,11 +2,15 @@
 
 import lossatlas
 import numpy as np
+import pytest
 import torch
 from lossatlas.io.trajectory import Trajectory
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+"""Theirs: a warning of a class of Lightning's would be imported by the process that gathers results, which cannot."""
 
 
 def network():
