@@ -124,7 +124,8 @@ def draw_density(
     ends = np.array([np.nanmin(spectrum.nodes), np.nanmax(spectrum.nodes)])
     hidden = [end for end in ends if np.interp(end, densities.grid, density.value) < floor
               and not np.isclose(end, isolated).any()]  # fmt: skip
-    axes.plot(hidden, np.full(len(hidden), floor), "^", color=color, markersize=7, clip_on=False)
+    if hidden:  # an empty line that is not clipped would make room for itself in the corner of the figure
+        axes.plot(hidden, np.full(len(hidden), floor), "^", color=color, markersize=7, clip_on=False)
 
 
 def draw_frame(axes: Axes, densities: Densities) -> None:
