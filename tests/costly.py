@@ -40,8 +40,6 @@ numerics/test_evaluation.py::test_bfloat16_is_off_by_its_rounding_and_says_how_m
 numerics/test_keras_grid.py::test_oracle_2_networks_of_every_kind[embedding masked lstm]
 numerics/test_keras_grid.py::test_oracle_2_networks_of_every_kind[lstm unrolled]
 numerics/test_keras.py::test_too_little_memory_is_said_from_one_sample_or_one_chunk_and_nothing_is_trained[batch]
-workflow/test_workflow.py::test_graphs_are_drawn[--dag]
-workflow/test_names.py::test_every_command_is_quoted
 unit/test_interrupt.py::test_a_job_ends_with_75_at_any_instant
 unit/test_imported.py::test_order_folder_and_content_of_checkpoints_count
 """.strip().splitlines()
