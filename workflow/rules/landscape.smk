@@ -17,7 +17,7 @@ rule landscape:
         f"{LOGS}/landscape/{{plane}}.benchmark.tsv"
     conda:
         environment
-    threads: MPI["ranks"] * MPI["threads_per_rank"]
+    threads: CONFIG.mpi.ranks * CONFIG.mpi.threads_per_rank
     resources:
         **ranks(8000, 240),
     params:
