@@ -150,7 +150,7 @@ def _plane(name: str, m: Materials) -> dict:
     plane = m.all("landscape")[name]
     loss, share = plane["loss"].sel(split="train").values, plane.attrs["variance_share"]
     finite = loss[np.isfinite(loss)]
-    gap = np.abs(plane["path_true_loss"] - plane["path_projected_loss"]).sel(split="train").values
+    gap = abs(plane["path_true_loss"] - plane["path_projected_loss"]).sel(split="train").values
     nonfinite = ", ".join(f"{count} on {split}" for split, count in plane.attrs["nonfinite_points"].items())
     samples = ", ".join(f"{count} {split}" for split, count in plane.attrs["samples"].items())
     facts = [
@@ -297,8 +297,8 @@ def _quadrature_facts(spectra: xr.Dataset, *where: tuple[str, str]) -> list[tupl
 
 def _spectrum_row(one: xr.Dataset) -> list:
     """Return one row of a table of spectra; the position or iteration comes first."""
-    quadrature = (one[name].values for name in ("nodes", "weights", "residual_bounds"))
-    trace = Spectrum.read(*quadrature, one.attrs["parameters"]).trace()
+    nodes, weights, bounds = (one[name].values for name in ("nodes", "weights", "residual_bounds"))
+    trace = Spectrum.read(nodes, weights, bounds, one.attrs["parameters"]).trace()
     extremes = (f"{float(one[name]):.4g}" for name in ("smallest", "largest"))
     where = int(one["iteration"]) if "iteration" in one else f"{float(one['position']):.3g}"
     return [where, *extremes, f"{float(trace.value):.4g}", f"{trace.low:.4g} to {trace.high:.4g}"]
