@@ -163,18 +163,18 @@ def test_arguments_of_scripts(run):
     assert run.plane_arguments("curved") == [
         *("--other=c=out/c/trajectory.zarr", "--x", f"{sets}/sharp.zarr:2", "--y", f"{sets}/to-b.zarr:1", *mpi)
     ]
-    assert run.plane_axes("curved") == [f"{sets}/sharp.zarr", f"{sets}/to-b.zarr"]
+    assert run.direction_stores("planes", "curved") == [f"{sets}/sharp.zarr", f"{sets}/to-b.zarr"]
     assert run.curve_arguments("ahead") == [f"--x={sets}/sharp.zarr:all", f"--x={sets}/pca.zarr:2", *mpi]
-    assert run.direction_stores("ahead") == [f"{sets}/pca.zarr", f"{sets}/sharp.zarr"]
+    assert run.direction_stores("curves", "ahead") == [f"{sets}/pca.zarr", f"{sets}/sharp.zarr"]
     assert run.curve_arguments("over") == ["--other=b=out/b/trajectory.zarr", *mpi]
-    assert run.direction_stores("over") == []
+    assert run.direction_stores("curves", "over") == []
     assert run.directions_arguments("to-b") == ["--other=b=out/b/trajectory.zarr"]
     assert run.directions_arguments("pca") == []
     teams = ["--data-ranks", "auto", "--save-minutes", str(run.config.mpi.save_minutes)]
     assert run.spectra_arguments("spectra/ggn") == run.spectra_arguments() == [*mpi, *teams]
     assert run.spectra_arguments("spectra_between/over") == ["--other=b=out/b/trajectory.zarr", *mpi, *teams]
     assert run.derivatives_arguments("sharp") == [*mpi[:2], "--threads", "2"] == run.train_arguments()
-    assert run.trajectories(["b", "c"]) == ["out/b/trajectory.zarr", "out/c/trajectory.zarr"]
+    assert run.others("planes", "curved") == {"c": "out/c/trajectory.zarr"}
     assert run.figure_choices("curves", "ahead")["view"] == {"loss": [0, 2]}
     assert run.figure_choices("metrics")["metrics"] == []
     assert run.figure_choices("spectra") == run.config_alone()["runs"]["a"]["figures"]

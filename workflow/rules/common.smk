@@ -109,7 +109,12 @@ def run_dir(wildcards):
 
 def trajectories_of(section, name):
     """Return a function of wildcards: the trajectories of the other runs that something in a run leads to."""
-    return of_run(lambda run, name: run.trajectories(run.others(section, name)), name)
+    return of_run(lambda run, name: [*run.others(section, name).values()], name)
+
+
+def direction_stores_of(section, name):
+    """Return a function of wildcards: the direction sets that something in a run lies in."""
+    return of_run(lambda run, name: run.direction_stores(section, name), name)
 
 
 def as_json(spec):

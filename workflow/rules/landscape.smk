@@ -8,7 +8,7 @@ rule landscape:
         of_run(Run.data_ready),
         trajectory=TRAJECTORY,
         others=trajectories_of("planes", "plane"),
-        axes=of_run(Run.plane_axes, "plane"),
+        axes=direction_stores_of("planes", "plane"),
     output:
         directory(f"{RUN}/landscape/{{plane}}.zarr"),
     log:

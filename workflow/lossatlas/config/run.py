@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterable
 from functools import cached_property
 from glob import glob
 from operator import attrgetter
@@ -238,39 +237,22 @@ class Run:
         spec = self._entry("directions", name)
         return [spec.path] if spec.kind == "file" else []
 
-    def direction_stores(self, curve: str) -> list[str]:
-        """Return the direction sets that a curve lies in, none between checkpoints."""
-        return [self.store("directions", name) for name in sets_of(self._entry("curves", curve))]
+    def direction_stores(self, section: str, name: str) -> list[str]:
+        """Return the direction sets that a plane, a curve or overlaps (by section of the config) lie in."""
+        return [self.store("directions", one) for one in sets_of(self._entry(section, name))]
 
-    def overlap_stores(self, name: str) -> list[str]:
-        """Return the direction sets whose overlaps are asked for."""
-        return [self.store("directions", one) for one in sets_of(self._entry("overlaps", name))]
-
-    def plane_axes(self, name: str) -> list[str]:
-        """Return the direction sets of a plane's axes x and y."""
-        return [self.store("directions", split_axis(axis)[0]) for axis in axes_of(self._entry("planes", name))]
-
-    def others(self, section: str, name: str) -> list[str]:
-        """Return the other runs that a direction set, plane, curve or line (by section of the config) leads to."""
+    def others(self, section: str, name: str) -> dict[str, str]:
+        """Return the trajectories of the other runs that directions, a plane, a curve or a line lead to, by run."""
         entry = self._entry(section, name)
-        return [
-            *(getattr(entry, "paths", None) or []),
-            *sorted({end.run for end in ends_of(entry).values() if end.run}),
-        ]
+        ends = sorted({end.run for end in ends_of(entry).values() if end.run})
+        runs = [*(getattr(entry, "paths", None) or []), *ends]
+        return {run: Run(run, self.config).store("trajectory") for run in runs}
 
-    def spectra_others(self, name: str) -> list[str]:
-        """Return the other run at the end of a line with spectra, if it is another one."""
-        return self.others(*name.split("/")) if self._line(name) else []
-
-    def trajectories(self, others: Iterable[str]) -> list[str]:
-        """Return the trajectories of other runs."""
-        return [Run(other, self.config).store("trajectory") for other in others]
+    def spectra_others(self, name: str) -> dict[str, str]:
+        """Return the trajectory of the other run at the end of a line with spectra, if it is another one."""
+        return self.others(*name.split("/")) if self._line(name) else {}
 
     # How scripts are called.
-
-    def _other_arguments(self, others: Iterable[str]) -> list[str]:
-        """Return the arguments that hand a script the trajectories of other runs."""
-        return [f"--other={other}={Run(other, self.config).store('trajectory')}" for other in others]
 
     def train_threads(self) -> int:
         """Return the threads of training."""
@@ -286,7 +268,7 @@ class Run:
 
     def directions_arguments(self, name: str) -> list[str]:
         """Return the arguments for what directions are made of."""
-        return self._other_arguments(self.others("directions", name))
+        return _other_arguments(self.others("directions", name))
 
     def derivatives_arguments(self, name: str) -> list[str]:
         """Return the arguments for how eigenvectors and gradients are computed."""
@@ -301,12 +283,12 @@ class Run:
         """Return the arguments for what a plane is made of."""
         pairs = zip(("--x", "--y"), axes_of(self._entry("planes", name)), strict=True)
         axes = [word for key, axis in pairs for word in (key, self._axis_argument(axis))]
-        return [*self._other_arguments(self.others("planes", name)), *axes, *self._device_and_queue()]
+        return [*_other_arguments(self.others("planes", name)), *axes, *self._device_and_queue()]
 
     def curve_arguments(self, name: str) -> list[str]:
         """Return the arguments for what a curve is made of; a set without a number is taken whole."""
         axes = self._axis_arguments(self._entry("curves", name))
-        return [*axes, *self._other_arguments(self.others("curves", name)), *self._device_and_queue()]
+        return [*axes, *_other_arguments(self.others("curves", name)), *self._device_and_queue()]
 
     def overlap_arguments(self, name: str) -> list[str]:
         """Return the arguments for the directions whose overlaps are asked for."""
@@ -323,7 +305,7 @@ class Run:
         """Return the arguments for how spectra and eigenvectors along training are computed."""
         mpi = self.config.mpi
         teams = ["--data-ranks", str(mpi.data_ranks), "--save-minutes", str(mpi.save_minutes)]
-        return [*self._other_arguments(self.spectra_others(name)), *self._device_and_queue(), *teams]
+        return [*_other_arguments(self.spectra_others(name)), *self._device_and_queue(), *teams]
 
     def _device_and_queue(self) -> list[str]:
         return ["--device", self.settings.device, "--queue", self.config.mpi.queue]
@@ -369,6 +351,11 @@ class Run:
             names += more
             reached = {other for name in more for other in Run(name, self.config)._leads_to()}
         return self.config.plain("runs", "fresh") | {"runs": {name: self.config.runs[name].plain() for name in names}}
+
+
+def _other_arguments(others: dict[str, str]) -> list[str]:
+    """Return the arguments that hand a script the trajectories of other runs."""
+    return [f"--other={run}={trajectory}" for run, trajectory in others.items()]
 
 
 def _natural(name: str) -> list:
