@@ -61,13 +61,14 @@ def arrays(
     """
     along, grid = ("iteration",), ("y", "x")
     chosen = [Array(k, (k,), text, "multiples of the direction") for k, text in zip("xy", labels, strict=True)]
-    chosen += [Array("split", ("split",), "evaluation subset"), Array("iteration", along, "iteration")]
+    chosen += [Array("split", ("split",), "evaluation subset", dtype=str)]
+    chosen += [Array("iteration", along, "iteration", dtype="int64")]
     text = "samples of the {} set that were evaluated"
-    chosen += [Array(f"subset_{name}", (f"sample_{name}",), text.format(name)) for name in splits]
+    chosen += [Array(f"subset_{name}", (f"sample_{name}",), text.format(name), dtype="int64") for name in splits]
     chosen += [Array(f"path_{k}", along, f"projection of the path on {k}") for k in "xy"]
     chosen += [Array("path_residual", along, "distance of the checkpoint from the plane", "Euclidean norm")]
     if moving:
-        chosen.append(Array("clipped_variances", grid, "running variances below zero, set to zero"))
+        chosen.append(Array("clipped_variances", grid, "running variances below zero, set to zero", dtype="int64"))
     text = "whether the point is evaluated; at the others all metrics are interpolated"
     chosen.append(Array("evaluated", grid, text, dtype=bool))
     if adaptive:

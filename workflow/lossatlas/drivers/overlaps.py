@@ -16,9 +16,14 @@ from lossatlas.io.store import Store
 from lossatlas.parallel import World, limit_threads
 
 SCHEMA = (
-    Array("direction", ("direction",), "direction"),
+    Array("direction", ("direction",), "direction", dtype=str),
     Array("cosine", ("direction", "other_direction"), "cosine of the angle between two directions"),
-    Array("gaussian", ("gaussian",), "number of the Gaussian vector: of that direction of kind random with this seed"),
+    Array(
+        "gaussian",
+        ("gaussian",),
+        "number of the Gaussian vector: of that direction of kind random with this seed",
+        dtype="int64",
+    ),
     Array("gaussian_cosine", ("direction", "gaussian"), "cosine of the angle between direction and Gaussian vector"),
 )
 
