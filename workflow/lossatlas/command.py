@@ -89,7 +89,7 @@ def write_config(args: argparse.Namespace) -> None:
     args.output.write_text(text)
     print(f"{args.output}: written")
     try:
-        runs_of(config.resolve(yaml.safe_load(text)))
+        runs_of(config.load(yaml.safe_load(text)))
     except LossAtlasError as error:
         print(f"to be filled in: {error}")
     else:

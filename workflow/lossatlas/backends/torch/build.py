@@ -28,7 +28,8 @@ def build_loss(spec: dict) -> Loss:
     A user's function may return one value per sample instead; the mean is taken here.
     """
     if "import" not in spec:
-        return dict(zip(LOSSES, (functional.cross_entropy, mean_squares), strict=True))[spec["name"]]
+        built_in: tuple[Loss, ...] = (functional.cross_entropy, mean_squares)
+        return dict(zip(LOSSES, built_in, strict=True))[spec["name"]]
     own = imports.load(spec["import"], spec["python_path"], "loss.import")
     return recognised(own) or mean_over_samples(own, f"loss.import: {spec['import']!r}")
 

@@ -30,8 +30,8 @@ class LightningRecorder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Create the store."""
         chosen, self._steps = pl_module.get_submodule(self.module), trainer.global_step
-        per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
-        per_epoch = per_epoch if np.isfinite(per_epoch) else None
+        steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+        per_epoch = steps if np.isfinite(steps) else None
         self._rate = np.nan
         tape = record(chosen, self.path, self.every, start=self._steps, steps_per_epoch=per_epoch)
         self._tape: TorchTape = tape.__enter__()

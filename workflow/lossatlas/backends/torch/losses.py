@@ -40,7 +40,7 @@ class ClassLoss:
     def reduced(self, outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
         """Return what PyTorch makes of it."""
         weight = None if self.weight is None else self.weight.to(outputs.device, outputs.dtype)
-        choices = {"weight": weight, "ignore_index": self.ignore_index, "reduction": reduction}
+        choices: dict[str, Any] = {"weight": weight, "ignore_index": self.ignore_index, "reduction": reduction}
         if self.function is functional.cross_entropy:
             choices["label_smoothing"] = self.label_smoothing
         return self.function(outputs, targets, **choices)
@@ -158,14 +158,19 @@ def mean_over_samples(own: Loss, who: str) -> Loss:
         check_averageable(who, tuple(value.shape) if isinstance(value, Tensor) else None, value, tuple(targets.shape))
         return (value if value.is_floating_point() else value.double()).mean()  # counts, and hits or misses, too
 
-    mean_loss.own = own
+    mean_loss.own = own  # type: ignore[attr-defined]
     return mean_loss
 
 
 def tensors(outputs: Any) -> list[Tensor]:
     """Return the tensors in what a network returns, in order."""
     found: list[Tensor] = []
-    mapped(outputs, lambda tensor: found.append(tensor) or tensor)
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(outputs, note)
     return found
 
 
@@ -177,7 +182,7 @@ def mapped(outputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
         parts = [mapped(part, function) for part in outputs]
         return type(outputs)(*parts) if hasattr(outputs, "_fields") else type(outputs)(parts)
     if isinstance(outputs, Mapping):
-        made = copy(outputs)
+        made: Any = copy(outputs)
         for key, part in outputs.items():
             made[key] = mapped(part, function)
         return made
