@@ -11,7 +11,9 @@ from lossatlas.config.references import axes_of, split_axis
 from lossatlas.config.value_checks import plain_path
 from lossatlas.errors import LossAtlasError
 
-EMBEDDED_DATA = "fashion-mnist-mini"
+LOCAL_DATA = ("fashion-mnist-mini", "image-folder")
+"""Datasets that are not downloaded into ``data_root``."""
+
 LINE_KEYS = ("from", "to", "points", "extend", "buffers")
 """Where a line of ``spectra_between`` lies; its other keys belong to the quadrature."""
 
@@ -50,6 +52,9 @@ def runs_of(config: dict) -> dict[str, "Run"]:
     runs = {name: Run(name, config) for name in config["runs"]}
     for run in runs.values():
         _ = run.problem
+        folder = run.settings["data"]["kwargs"].get("folder")
+        if run.settings["data"].get("name") == "image-folder" and not os.path.isdir(folder):
+            raise LossAtlasError(f"config: runs.{run.name}.data.kwargs.folder: no folder {folder!r}")
     sizes.check_sizes(config, {name: run.iterations for name, run in runs.items() if not run.is_trained})
     for run in runs.values():
         for name, directions in run.settings["directions"].items():
@@ -134,7 +139,7 @@ class Run:
         spec = {key: self.settings[key] for key in ("seed", "backend", "dtype")}
         for key in ("model", "data", "loss"):
             spec[key] = self._with_source(f"{key}.import", self.settings[key])
-        if spec["data"].get("name", EMBEDDED_DATA) != EMBEDDED_DATA:
+        if spec["data"].get("name", LOCAL_DATA[0]) not in LOCAL_DATA:
             spec["data"] = {**spec["data"], "data_root": self.config["data_root"]}
         if "pretrained" in spec["model"]:
             spec["model"] = {**spec["model"], "data_root": self.config["data_root"]}
@@ -222,7 +227,7 @@ class Run:
     def data_ready(self) -> list[str]:
         """Return the marker of a downloaded dataset, nothing for embedded data and the user's own."""
         name = self.settings["data"].get("name")
-        return [] if name in (None, EMBEDDED_DATA) else [f"{plain_path(self.config['data_root'])}/.{name}.ready"]
+        return [] if name in (None, *LOCAL_DATA) else [f"{plain_path(self.config['data_root'])}/.{name}.ready"]
 
     def weights_ready(self) -> list[str]:
         """Return the marker of downloaded weights, nothing where training begins with seeded ones."""

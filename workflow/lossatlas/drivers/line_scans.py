@@ -241,7 +241,7 @@ class LineScan(Job):
         else:
             course = Between(spec["curve"], trajectory, others, f"curves.{args.output.stem}")
             inputs = identities(trajectory, subsets, others)
-        guess = random_guess(spec["loss"], dataset.train.targets, problems["train"].class_count)
+        guess = random_guess(spec["loss"], subsets["train"].samples.targets, problems["train"].class_count)
         return cls(spec, course, problems, subsets, guess, inputs=inputs, device=device)
 
     @property
@@ -382,6 +382,6 @@ def random_guess(loss: dict, targets: np.ndarray, classes: int | None = None) ->
     Args:
         classes: how many the model tells apart; left out, how many there are among the ``targets``.
     """
-    if loss.get("name") != "cross-entropy" or not np.issubdtype(targets.dtype, np.integer):
+    if loss.get("name") not in ("cross-entropy", "next-token") or not np.issubdtype(targets.dtype, np.integer):
         return None
     return float(np.log(classes or np.unique(targets).size))
