@@ -1,14 +1,17 @@
 """Networks that take several tensors, by name or by place, and return a mapping: losses, products and planes."""
 
+import lossatlas
 import numpy as np
 import pytest
 import torch
 from lossatlas.backends import torch as backend
 from lossatlas.data import load_dataset, read
 from lossatlas.errors import LossAtlasError
+from lossatlas.vision import torchvision
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 DATA = """
@@ -183,3 +186,22 @@ def test_the_cross_entropy_takes_the_logits_of_a_mapping():
         vectors = read((np.ones((4, 2)), np.arange(4)), "data")
         net = nn.Linear(2, 5)
         backend.Problem(backend.FlatNetwork(net, backend.device_of(net)), backend.as_loss("next-token"), vectors, 4)
+
+
+def test_the_next_token_is_the_loss_of_a_causal_language_model_of_hugging_face():
+    torchvision()  # which transformers looks for
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    size = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 8, "use_cache": False}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=11, **size)).double().eval()
+    loader = DataLoader(Sentences(), collate_fn=padded)
+    with sdpa_kernel(SDPBackend.MATH):
+        exact = model(**padded([loader.dataset[place] for place in range(7)])).loss  # which it computes in float32
+        gradient = torch.autograd.grad(exact, list(model.parameters()), create_graph=True)
+        vector = torch.randn(sum(part.numel() for part in gradient), dtype=torch.float64)
+        product = torch.autograd.grad(torch.cat([part.ravel() for part in gradient]) @ vector, list(model.parameters()))
+    plane = lossatlas.plane(model, "next-token", loader, points=(3, 3), batch_size=2)
+    assert float(plane["loss"].sel(split="train", x=0, y=0)) == pytest.approx(float(exact.detach()), rel=1e-6)
+    found = lossatlas.hessian(model, "next-token", lossatlas.sample(loader, 7), batch_size=3).matvec(vector.numpy())
+    product = torch.cat([part.ravel() for part in product]).numpy()
+    assert np.abs(found - product).max() < 1e-5 * np.abs(product).max()
