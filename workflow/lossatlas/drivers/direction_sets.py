@@ -12,7 +12,7 @@ import zarr
 from lossatlas.data import Subset
 from lossatlas.drivers.base import Job, Order, Plan
 from lossatlas.drivers.hessian import remembered
-from lossatlas.drivers.inputs import identities, open_others, read_problems, training_subset
+from lossatlas.drivers.inputs import identities, open_others, read_problems, read_subsets
 from lossatlas.geometry.directions import DirectionSet, complete, make_directions
 from lossatlas.geometry.directions.eigen import eigen
 from lossatlas.geometry.directions.gradient import batches, gradient
@@ -119,7 +119,7 @@ class Derivatives(Directions):
     @classmethod
     def read(cls, args: Namespace, world: World) -> Self:
         """Open the trajectory and the samples; the network is built only when directions are to be computed."""
-        trajectory, subset = Trajectory(args.trajectory), training_subset(args.spec)
+        trajectory, subset = Trajectory(args.trajectory), read_subsets(args.spec, world, test=False)["train"]
         return cls(args.spec, trajectory, inputs=identities(trajectory, {"train": subset}), subset=subset, args=args)
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 from lossatlas.data import Subset
 from lossatlas.drivers.base import Order
 from lossatlas.drivers.direction_sets import Directions
-from lossatlas.drivers.inputs import identities, open_others, read_problems, training_subset
+from lossatlas.drivers.inputs import identities, open_others, read_problems, read_subsets
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions import complete
 from lossatlas.geometry.directions.mined import mine, partition, veins
@@ -34,7 +34,8 @@ class Mined(Directions):
     @classmethod
     def read(cls, args: Namespace, world: World) -> Self:
         """Open the trajectories and the samples; the network is built only when directions are to be mined."""
-        trajectory, others, subset = Trajectory(args.trajectory), open_others(args), training_subset(args.spec)
+        trajectory, others = Trajectory(args.trajectory), open_others(args)
+        subset = read_subsets(args.spec, world, test=False)["train"]
         inputs = identities(trajectory, {"train": subset}, others)
         return cls(args.spec, trajectory, others, inputs=inputs, subset=subset, args=args)
 
