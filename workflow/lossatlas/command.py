@@ -125,7 +125,7 @@ def config_text(args: argparse.Namespace) -> str:
         data=args.data,
         loss=f"{{import: {args.loss}}}" if ":" in args.loss else f"{{name: {args.loss}}}",
         backend=args.backend,
-        dtype=trajectory.store["parameters"].dtype,
+        dtype=trajectory.thetas.dtype,
         planes=PCA if rows >= 4 else RANDOM,
         stride=stride,
         steps=min(40, size),

@@ -129,7 +129,7 @@ def recorded_by_user(files: list[Path], network: Any) -> Trajectory | None:
 
 
 def copy_trajectory(recorded: Trajectory, store: Store) -> None:
-    """Write each row of a recorded trajectory as one row."""
+    """Write each row of a recorded trajectory as one row, whole; say in which precision it was recorded."""
     writer = RowWriter(store)
     scalars = {name: recorded.store[name][: len(recorded)] for name in ("batch_loss", "learning_rate")}
     for row in range(len(recorded)):
@@ -137,3 +137,4 @@ def copy_trajectory(recorded: Trajectory, store: Store) -> None:
         writer.append(**numbers, **{name: values[row] for name, values in scalars.items()})
     writer.flush()
     store["epoch"][...] = recorded.store["epoch"][: len(recorded)]
+    store.update(**recorded.precision)
