@@ -63,8 +63,9 @@ def read_subsets(spec: dict, world: World, test: bool = True) -> dict[str, Subse
 
 def _shared(samples: Split | None, world: World) -> Split:
     """Return rank 0's samples on every rank."""
-    parts = world.broadcast(samples and samples.parts)
-    inputs, targets = (world.broadcast_array(samples and getattr(samples, name)) for name in ("inputs", "targets"))
+    parts = world.broadcast(None if samples is None else samples.parts)
+    inputs = world.broadcast_array(None if samples is None else samples.inputs)
+    targets = world.broadcast_array(None if samples is None else samples.targets)
     return Split(inputs, targets, parts)
 
 

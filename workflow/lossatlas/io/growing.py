@@ -153,5 +153,6 @@ def _difference(found: Store, recording: Recording) -> str:
     """Return the first difference between the network of a store and another one."""
     if "layout" not in found.attrs:
         return "it is no trajectory"
-    difference = ParameterLayout.from_json(found.attrs["layout"]).difference(recording.layout)
+    frozen = found.attrs["frozen_layout"], recording.frozen_shapes
+    difference = ParameterLayout.from_json(found.attrs["layout"]).difference(recording.layout, *frozen)
     return difference or "its buffers or its precision differ"
