@@ -197,8 +197,8 @@ class Data(NameOrImport):  # type: ignore[no-redef]  # as in Network
     (inputs, targets) of arrays or tensors, or are read when they are needed: a map-style data set (PyTorch's, Hugging
     Face's) of pairs or dicts, a stream, of which the first samples are taken, or a `DataLoader`, of which data set and
     `collate_fn` are used. Inputs of a network that takes several are a dict by its arguments' names (`input_ids`,
-    `attention_mask`) or a tuple, PyTorch only; in a sample that is a dict the targets are `labels` (or `label`,
-    `label_ids`, `targets`, `target`, `y`)."""
+    `attention_mask`; of a Keras model those of its `keras.Input`) or a tuple; in a sample that is a dict the targets
+    are `labels` (or `label`, `label_ids`, `targets`, `target`, `y`)."""
     kwargs: Kwargs = Field(default_factory=dict)
     """Keyword arguments of the dataset's loader; those below of `image-folder`."""
     memory_gb: Number | None = left_out(gt=0)
