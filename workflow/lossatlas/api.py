@@ -17,7 +17,7 @@ from scipy.sparse.linalg import LinearOperator
 from lossatlas import config
 from lossatlas.backends import torch as backend
 from lossatlas.config import models
-from lossatlas.data import Split, Subset
+from lossatlas.data import Split, Subset, read
 from lossatlas.drivers import own_metrics
 from lossatlas.drivers.base import Job, Order
 from lossatlas.drivers.landscape import Landscape
@@ -77,8 +77,9 @@ def hessian(
             plainly (where targets are ignored zeros count); or ``"cross-entropy"`` or ``"mse"``. Of
             ``nn.CrossEntropyLoss`` and ``nn.NLLLoss`` weights and ignored targets count over all samples, as in one
             batch. Without weight decay: it may read no parameters.
-        data: a pair (inputs, targets) of arrays or tensors, or an iterable of such batches, such as a
-            ``DataLoader``. It is read once and kept on the model's device.
+        data: what ``lossatlas.sample`` returns or takes: a pair (inputs, targets) of arrays or tensors, a dict of
+            these with ``labels``, batches of such, a map-style data set or a ``DataLoader``. All of it is read, once,
+            and kept on the model's device.
         operator: ``"hessian"``; ``"ggn"``, its generalised Gauss-Newton part; or ``"residual"``, the rest.
         parameters: patterns of names (``"fc*"``) of the parameters that the matrix is restricted to.
         batch_size: samples per chunk; results agree to rounding for any value, unless ``batchnorm`` is ``"batch"``.
@@ -534,5 +535,4 @@ def _normalization(drawn: bool, seed: int, normalize: str | None, ignore: Sequen
 
 
 def _split(data: Any) -> Split:
-    inputs, targets = backend.collect(data)
-    return Split(inputs, targets)
+    return read(data, "data").whole()

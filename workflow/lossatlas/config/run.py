@@ -13,7 +13,9 @@ from lossatlas.config.references import axes_of, ends_of, sets_in_use, sets_of, 
 from lossatlas.config.value_checks import plain_path
 from lossatlas.errors import LossAtlasError
 
-EMBEDDED_DATA = "fashion-mnist-mini"
+LOCAL_DATA = ("fashion-mnist-mini", "image-folder")
+"""Datasets that are not downloaded into ``data_root``."""
+
 NOT_IN_CURVATURE = ("points", "points_per_chunk", "paths_losses", "grid", "strategy", "precision")
 """Keys of a plane that say how its losses are computed, not where it lies."""
 
@@ -46,6 +48,10 @@ def runs_of(config: models.Config) -> dict[str, "Run"]:
     runs = {name: Run(name, config) for name in config.runs}
     for run in runs.values():
         _ = run.problem
+        data = run.settings.data
+        folder = data.kwargs.get("folder")
+        if data.name == "image-folder" and not os.path.isdir(folder):
+            raise LossAtlasError(f"config: runs.{run.name}.data.kwargs.folder: no folder {folder!r}")
     sizes.check_sizes(config, {name: run.iterations for name, run in runs.items() if not run.is_trained})
     for run in runs.values():
         for name, directions in run.settings.directions.items():
@@ -127,7 +133,7 @@ class Run:
     @property
     def _downloaded(self) -> str | None:
         """The name of a dataset that is downloaded, None for embedded data and the user's own."""
-        return None if (name := self.settings.data.name) == EMBEDDED_DATA else name
+        return None if (name := self.settings.data.name) in LOCAL_DATA else name
 
     def _with_source(self, key: str, choice: dict) -> dict:
         """Return a model, data, loss or metric with the digest of the user's source where it has one."""

@@ -12,7 +12,7 @@ import zarr
 from lossatlas.data import Subset
 from lossatlas.drivers.base import Job, Order, Plan
 from lossatlas.drivers.hessian import remembered
-from lossatlas.drivers.inputs import identities, open_others, read_problems, training_subset
+from lossatlas.drivers.inputs import identities, open_others, read_problems, read_subsets
 from lossatlas.geometry.directions import DirectionSet, complete, make_directions
 from lossatlas.geometry.directions.eigen import eigen
 from lossatlas.geometry.directions.gradient import batches, gradient
@@ -114,8 +114,9 @@ class FromNetwork(Directions):
 
     @classmethod
     def read(cls, args: Namespace, world: World) -> Self:
-        """Open the trajectories and the samples."""
-        trajectory, others, subset = Trajectory(args.trajectory), open_others(args), training_subset(args.spec)
+        """Open the trajectories and the samples; the network is built only when directions are to be computed."""
+        trajectory, others = Trajectory(args.trajectory), open_others(args)
+        subset = read_subsets(args.spec, world, test=False)["train"]
         inputs = identities(trajectory, {"train": subset}, others)
         return cls(args.spec, trajectory, others, inputs=inputs, subset=subset, args=args)
 

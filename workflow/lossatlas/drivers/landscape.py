@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import zarr
 
-from lossatlas.data import Subset, evaluation_subsets, load_dataset
+from lossatlas.data import Subset
 from lossatlas.drivers import adaptive_grid, evaluation
 from lossatlas.drivers.base import Job, Order, Plan
-from lossatlas.drivers.inputs import identities, open_others, read_problems
+from lossatlas.drivers.inputs import identities, open_others, read_problems, read_subsets
 from lossatlas.drivers.plane import OnPlane, grid_coordinates, grid_points, open_axes
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions.direction_set import Axes
@@ -115,7 +115,7 @@ class Landscape(OnPlane, Job):
         spec, trajectory = args.spec, Trajectory(args.trajectory)
         others = Others(open_others(args), spec["plane"].get("paths_losses", True))
         axes = open_axes(args, trajectory)
-        subsets = evaluation_subsets(load_dataset(spec["data"]), spec["evaluation"])
+        subsets = read_subsets(spec, world)
         problems, device = read_problems(args, world, trajectory, subsets, spec["evaluation"]["batch_size"])
         inputs = identities(trajectory, subsets, others.runs, axes)
         return cls(spec, axes, trajectory, problems, subsets, others, inputs=inputs, device=device)

@@ -45,7 +45,7 @@ def as_loss(loss: str | Loss) -> Loss:
     Raises:
         LossAtlasError: there is no built-in loss of that name.
     """
-    check_loss(loss)
+    check_loss(loss, LOSSES)
     return mean_over_samples(loss, "loss: the function") if callable(loss) else build_loss({"name": loss})
 
 

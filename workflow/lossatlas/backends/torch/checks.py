@@ -38,7 +38,9 @@ class Fit(NamedTuple):
     Attributes:
         outputs, targets: those of some samples.
         axes: where samples lie in the outputs; None if they lie on no axis of their own.
-        class_axis: the axis of class scores in outputs that are one tensor, None where targets are no classes.
+        class_axis: the axis of class scores in outputs that are one tensor (or in those that the loss takes from the
+            outputs), None where targets are no classes.
+        class_count: how many classes there are, None where targets are none.
         least: how many samples model and loss need at once: one, or two where they take a single one for something
             else (``squeeze``).
     """
@@ -47,12 +49,8 @@ class Fit(NamedTuple):
     targets: Tensor
     axes: Axes | None
     class_axis: int | None
+    class_count: int | None
     least: int
-
-    @property
-    def class_count(self) -> int | None:
-        """How many classes there are, None where targets are none."""
-        return None if self.class_axis is None else self.outputs.shape[self.class_axis]
 
 
 @torch.no_grad()
@@ -97,9 +95,13 @@ def fit(
             for group in _groups(len(inputs), size, inputs.device) if own else ():
                 if len(group) >= 4:  # fewer are compared one by one
                     _check_parts(own, run, group, targets, axes)
-    class_axis = _class_axis(loss, outputs, some) if isinstance(outputs, Tensor) else None
+    known = recognised(loss)
+    scores = outputs if known is None else known.scores(outputs, some)
+    classed = isinstance(scores, Tensor)
+    class_axis = _class_axis(loss, scores, some if known is None else known.wanted(some)) if classed else None
+    class_count = None if class_axis is None else scores.shape[class_axis]
     least = 1 if batchnorm == "batch" else _least(run, loss, few, some, axes)
-    return Fit(outputs, some, axes, class_axis, least)
+    return Fit(outputs, some, axes, class_axis, class_count, least)
 
 
 def _outputs(run: Run, loss: Loss, data: tuple[Tensor, Tensor], few: Tensor) -> tuple[Any, Axes | None]:
@@ -107,7 +109,7 @@ def _outputs(run: Run, loss: Loss, data: tuple[Tensor, Tensor], few: Tensor) -> 
     inputs, targets = (part[few] for part in data)
     with fitting(*((tuple(part.shape), str(part.dtype)) for part in (inputs, targets))):
         outputs, more = run(few), run(torch.cat([few, few[:1]]))
-        if (known := recognised(loss)) and isinstance(outputs, Tensor):
+        if (known := recognised(loss)) and isinstance(known.scores(outputs, targets), Tensor):
             known.check(outputs, data[1])
         loss(outputs, targets)
     axes: list[int | None] = []

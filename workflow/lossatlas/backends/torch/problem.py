@@ -59,8 +59,8 @@ class TorchProblem(ProblemBase):
 
     def _weigh_classes(self, known: ClassLoss | None) -> list[str]:
         """Find which targets are classes that can be hit; return ``["accuracy"]`` if there are any."""
-        targets = self._all[1]
-        self._ignored = known.ignore_index if known is not None else -1
+        self._known = known
+        targets = self._all[1] if known is None else known.wanted(self._all[1])
         if self.fit.class_axis is None or not (valid := self._valid(targets)).any():
             return []
         self._hit_scale = 1.0 if valid.all() else targets.numel() / int(valid.sum())
@@ -68,7 +68,7 @@ class TorchProblem(ProblemBase):
 
     def _valid(self, targets: Tensor) -> Tensor:
         # No class is negative: losses of the user's own leave such targets out.
-        return (targets >= 0) & (targets != self._ignored)
+        return (targets >= 0) & (targets != (-1 if self._known is None else self._known.ignore_index))
 
     def _cut(self, inputs: Tensor, targets: Tensor, most: int) -> list[tuple[Tensor, Tensor]]:
         """Return samples in pieces of up to ``most``; what would be too few at once belong to the piece before."""
@@ -219,7 +219,10 @@ class TorchProblem(ProblemBase):
             outputs, targets = chosen(outputs, self.fit.axes, twice), targets[twice]
         found = [self.loss(outputs, targets).double()]
         if "accuracy" in self.metric_names:
-            hits = (outputs.argmax(self.fit.class_axis) == targets) & self._valid(targets)
+            scores, wanted = outputs, targets
+            if self._known is not None:
+                scores, wanted = self._known.scores(outputs, targets), self._known.wanted(targets)
+            hits = (scores.argmax(self.fit.class_axis) == wanted) & self._valid(wanted)
             found.append(hits.double().mean() * self._hit_scale)
         found += [metric(outputs, targets).double() for metric in self.own.values()]
         if self.each is not None:
