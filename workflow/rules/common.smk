@@ -72,8 +72,8 @@ RUN, LOGS = f"{RESULTS}/{{run}}", f"{RESULTS}/{{run}}/logs"
 TRAJECTORY = f"{RUN}/trajectory.zarr"
 STARTED = time.time()
 # The package comes from here, whichever is installed. conda or a container brings the programs; otherwise they are those
-# of the environment that runs snakemake, activated or not.
-programs = f"export PYTHONPATH={shlex.quote(f'{PROJECT}/workflow')}"
+# of the environment that runs snakemake, activated or not. Figures are drawn without a display.
+programs = f"export MPLBACKEND=Agg PYTHONPATH={shlex.quote(f'{PROJECT}/workflow')}"
 if not workflow.deployment_settings.deployment_method:
     programs += f'"${{PYTHONPATH:+:$PYTHONPATH}}" PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"'
 # The shell and `tee` outlive the signals on which a program ends in good order, with status 75. One that a signal finds
