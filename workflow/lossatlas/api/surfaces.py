@@ -119,9 +119,8 @@ def curve(
 ) -> Result:
     """Return the loss on straight lines through the model's present parameters.
 
-    Its dataset is what ``curves/<name>.zarr`` of the workflow holds: ``loss(curve, split, alpha)``, ``accuracy`` where
-    targets are classes, and for each curve stationary points, barrier, monotonicity and minimum; besides, for
-    eigenvectors ``eigenvalue``, ``residual`` and ``converged``.
+    Its dataset is that of ``curves/<name>.zarr`` in the workflow: ``loss(curve, split, alpha)``, and for each curve
+    stationary points, barrier, monotonicity and minimum; besides, what is known of eigenvectors.
 
     Args:
         model, loss, data, test, metrics, batch_size, dtype, strategy, precision: as for ``plane``.
@@ -153,9 +152,8 @@ def curve(
             course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory, vectors)
         else:
             course, added = _between(spec, trajectory), {}
-        guess = _random_guess(backend, loss, subsets["train"], problems["train"])
-        job = LineScan({"curve": spec}, course, problems, subsets, guess)
-        return Result(computed(job, Path(folder)).assign(added), "curves")
+        about = problems, subsets, _random_guess(backend, loss, subsets["train"], problems["train"])
+        return Result(computed(LineScan({"curve": spec}, course, *about), Path(folder)).assign(added), "curves")
 
 
 def _check_directions(directions: Any, choices: dict, near: float | None, where: str) -> dict:
