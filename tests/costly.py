@@ -29,6 +29,7 @@ numerics/test_hessian.py::test_gauss_newton_and_residual_add_up_to_the_hessian[r
 numerics/test_hessian.py::test_gauss_newton_and_residual_add_up_to_the_hessian[retained-float32]
 numerics/test_strategies.py::test_the_memory_at_peak_is_below_what_was_predicted[split-0.1-10]
 numerics/test_strategies.py::test_the_memory_at_peak_is_below_what_was_predicted[retained-0.07-2]
+numerics/test_keras.py::test_curves_and_tracking_of_keras_models
 numerics/test_callbacks.py::test_lightning
 numerics/test_callbacks.py::test_transformers_trainer
 numerics/test_callbacks.py::test_accelerate

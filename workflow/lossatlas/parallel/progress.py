@@ -110,4 +110,4 @@ class Watched:
 
     def close(self) -> None:
         """Show the end: how many were needed."""
-        self._progress.close(self._done)
+        self._progress.close(min(self._done, self._progress.total))
