@@ -34,6 +34,7 @@ numerics/test_callbacks.py::test_lightning
 numerics/test_callbacks.py::test_transformers_trainer
 numerics/test_callbacks.py::test_accelerate
 numerics/test_callbacks.py::test_lora_writes_the_adapters_alone
+unit/test_command.py::test_plan_and_run_pass_on_to_the_workflow_from_any_folder
 unit/test_interrupt.py::test_a_job_ends_with_75_at_any_instant[10]
 """.strip().splitlines()
 
