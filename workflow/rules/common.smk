@@ -16,12 +16,18 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.render import outcome, registry, targets
 
 
+class Mistake(WorkflowError):
+    """What a user can mend. Without a traceback Snakemake shows no lines of these rules, which are not to blame."""
+
+    __traceback__ = None
+
+
 def checked(function, *arguments):
     """Return what a function says; every mistake in the config ends the workflow with one line."""
     try:
         return function(*arguments)
     except LossAtlasError as error:
-        raise WorkflowError(str(error))
+        raise Mistake(str(error)) from None
 
 
 # Not `workflow.basedir`: that is the folder of the other project's Snakefile when one uses these rules as a module.
@@ -33,9 +39,9 @@ def check_module():
     """Refuse what a project cannot ask of these rules as a module."""
     paths = workflow.modifier.path_modifier
     if paths.prefix or paths.modifies_prefixes:
-        raise WorkflowError("module: prefix and replace_prefix are not supported; set `results` in the module's config")
+        raise Mistake("module: prefix and replace_prefix are not supported; set `results` in the module's config")
     if not SCRIPTS.is_dir():
-        raise WorkflowError(f"module: no scripts in {SCRIPTS}; let snakefile: name workflow/Snakefile of a local copy")
+        raise Mistake(f"module: no scripts in {SCRIPTS}; let snakefile: name workflow/Snakefile of a local copy")
 
 
 def resolved(given):
