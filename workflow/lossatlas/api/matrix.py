@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -71,7 +72,7 @@ def hessian(
         LossAtlasError: model, loss and data do not fit together, nothing requires a gradient, loss or gradient is
             NaN or infinite, the loss draws random numbers, or the gradient is not the derivative of the loss.
     """
-    choices = {"operator": operator, "parameters": list(parameters), "memory_gb": memory_gb}
+    choices: dict[str, Any] = {"operator": operator, "parameters": list(parameters), "memory_gb": memory_gb}
     choices["strategy"] = strategy
     config.check({"batch_size": batch_size, "batchnorm": batchnorm, **choices}, "spectra", "hessian")
     backend = backend_of(model)
@@ -91,7 +92,7 @@ class Hessian:
     and central differences when they were tried.
     """
 
-    def __init__(self, operator: Any, agreement: dict[str, Any], modes: Callable[[], AbstractContextManager]):
+    def __init__(self, operator: Any, agreement: dict[str, Any] | None, modes: Callable[[], AbstractContextManager]):
         self._operator, self.agreement, self._modes = operator, agreement, modes
         self.layout, self.samples = operator.layout, operator.samples
         self.size, self.dtype, self.strategy = operator.size, operator.dtype, operator.strategy
@@ -157,8 +158,8 @@ class Hessian:
         watched.close()
         if which == "LM":
             chosen = np.sort(np.argsort(-np.abs(pairs.values), kind="stable")[:k])
-            parts = (getattr(pairs, name)[chosen] for name in ("values", "vectors", "residuals", "converged"))
-            pairs = Eigenpairs(*parts, products=pairs.products)
+            parts = {name: getattr(pairs, name)[chosen] for name in ("values", "vectors", "residuals", "converged")}
+            pairs = replace(pairs, **parts)
         return pairs
 
     def _nearest(self, near: float, k: int, which: str, tolerance: float, max_products: int, seed: int) -> NearestPairs:
