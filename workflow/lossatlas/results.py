@@ -109,6 +109,7 @@ class Result:
 
         from lossatlas.render.style import style
 
+        plt.draw_if_interactive()  # loads Jupyter's backend, whose own settings would otherwise end with the style
         with plt.ioff(), style():
             datasets = map(self._needed, drawn.needs)
             figure = drawn.function(*datasets, choices=choices, title=self.title if title is None else title)
@@ -124,9 +125,9 @@ class Result:
             return None
         from lossatlas.render.style import style
 
-        picture = io.BytesIO()
+        figure, picture = self.plot(), io.BytesIO()
         with style():
-            self.plot().savefig(picture, format="png", dpi=DPI)
+            figure.savefig(picture, format="png", dpi=DPI)
         return picture.getvalue()
 
     def save(self, path: str | os.PathLike) -> None:
