@@ -79,7 +79,8 @@ class Result:
     @property
     def kinds(self) -> list[str]:
         """The kinds of figures that ``plot`` can draw, the first by default."""
-        return [name for name, figure in registry.figures().items() if all(map(self._holds, figure.needs))]
+        needs = {name: figure.needs for name, figure in registry.figures().items()}
+        return [name for name, of in needs.items() if of[0] not in self._beside and all(map(self._holds, of))]
 
     def _holds(self, need: str) -> bool:
         return need in (self.kind, *self._beside)
