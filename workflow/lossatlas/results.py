@@ -186,6 +186,8 @@ class Plane(Result):
     ) -> "Video":
         """Write the path along the surface as an H.264 video, a frame for each of its points; Jupyter plays the result.
 
+        Of a store whose run has spectra it also shows their densities.
+
         Args:
             path: the file to write, ``.mp4``.
             fps: frames per second when playing.
@@ -209,8 +211,9 @@ class Plane(Result):
             ) from error
         from lossatlas.render.frame import FrameRenderer
 
-        title = self.title if title is None else title
-        renderer = FrameRenderer(self.data, self._needed("trajectory"), self._choices(choices, "video"), title)
+        title, looks = self.title if title is None else title, self._choices(choices, "video")
+        spectra = self._needed("spectra") if "spectra" in self._beside else None
+        renderer = FrameRenderer(self.data, self._needed("trajectory"), looks, title, spectra)
         path.parent.mkdir(parents=True, exist_ok=True)
         video.write_video(path, renderer.frames("video", round(hold_seconds * fps)), fps)
         return Video(path)
@@ -307,7 +310,7 @@ def open(path: str | os.PathLike) -> Result:
     data = store.open_dataset(path)
     kind, run, name = _place(path, data)
     title = "" if kind not in registry.THINGS else f"{run.name}: {registry.THINGS[kind]} {name}".strip()
-    other = {"landscape": ["trajectory"], "curvature": ["landscape"]}.get(kind, [])
+    other = {"landscape": ["trajectory", "spectra"], "curvature": ["landscape"]}.get(kind, [])
     beside = {need: run / f"{STORES[need].format(name)}.zarr" for need in other}
     return _of_kind(data, kind, title, {need: file for need, file in beside.items() if file.exists()})
 
