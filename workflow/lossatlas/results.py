@@ -144,11 +144,14 @@ class Result:
             raise LossAtlasError(f"save: {path}: there is something else already; choose another name")
         temporary = path.with_name(f".{path.name}.{owner.mark()}")
         content = self.data.drop_encoding().assign_attrs({SAVED_AS: self.kind})
-        with warnings.catch_warnings(), room_for(path):
-            warnings.simplefilter("ignore")  # of Zarr, that texts are not in its specification yet
-            content.to_zarr(temporary, mode="w", zarr_format=3, consolidated=True)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
+        try:
+            with warnings.catch_warnings(), room_for(path):
+                warnings.simplefilter("ignore")  # of Zarr, that texts are not in its specification yet
+                content.to_zarr(temporary, mode="w", zarr_format=3, consolidated=True)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 class Plane(Result):
