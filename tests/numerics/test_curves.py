@@ -173,7 +173,7 @@ X = np.linspace(-2, 2, 5)
     ],
 )
 def test_features_by_hand(loss, ends, expected):
-    found = line_scans.features(X, np.array(loss, float), np.zeros(5), ends)
+    found = line_scans.features(X, np.array(loss, float), np.zeros((5, 0)), ends)
     assert {key: found[key] for key in expected} == pytest.approx(expected, nan_ok=True)
 
 

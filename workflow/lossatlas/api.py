@@ -21,6 +21,7 @@ from lossatlas.drivers import own_metrics
 from lossatlas.drivers.base import Job, Order
 from lossatlas.drivers.landscape import Landscape
 from lossatlas.drivers.line_scans import Along, Between, Course, LineScan, random_guess
+from lossatlas.drivers.second_order import check as check_second_order
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry import directions as direction_sets
 from lossatlas.geometry.directions import pca, random
@@ -323,6 +324,7 @@ def curve(
     strategy: str = CURVE.strategy,
     precision: str = CURVE.precision,
     batchnorm: str | None = None,
+    second_order: Sequence[float] = (),
 ) -> xr.Dataset:
     """Return the loss on straight lines through the model's present parameters.
 
@@ -339,6 +341,8 @@ def curve(
             curve leads from the model (alpha = 0) to this one (1).
         points, range: equally spaced, with 0, and 1 with ``to``, added; else [-1, 1], and [-0.5, 1.5] with ``to``.
         near, normalize, ignore, seed, batchnorm: as for ``plane``; with ``to`` batchnorm is by default "interpolate".
+        second_order: positions at which ``slope`` and ``curvature``, the first and second derivative along the curve,
+            are computed, with frozen BatchNorm only.
 
     Raises:
         LossAtlasError: as for ``hessian``; or model and ``to`` are one point or differ in their parameters.
@@ -347,18 +351,16 @@ def curve(
         raise LossAtlasError("curve: 'directions', 'count', 'normalize' and 'ignore' belong to curves without 'to'")
     directions = "random" if directions is None else directions
     drawn = isinstance(directions, str) and directions == "random"
-    spec = _course(to is not None, _listed(range), batchnorm, points=points, strategy=strategy, precision=precision)
+    how: dict[str, Any] = {"points": points, "strategy": strategy, "precision": precision}
+    how |= {"second_order": {"at": _listed(second_order)}} if len(second_order) else {}
+    spec = _course(to is not None, _listed(range), batchnorm, **how)
     choices = _normalization(drawn, seed, normalize, ignore)
     choices |= _check_count(directions, {"kind": "random", **choices, "count": count}, near)
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = _problems(model, loss, data, test, batch_size, dtype, metrics, "curve")
         trajectory = _record(Path(folder), model, [] if to is None else [to], network, "to")
-        course: Course
-        if to is None:
-            raw = _raw(directions, choices, trajectory, problems["train"], network, count)
-            course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory)
-        else:
-            course, added = _between(spec, trajectory), {}
+        raw = _raw(directions, choices, trajectory, problems["train"], network, count) if to is None else None
+        course, added = _curves(spec, raw, choices, trajectory)
         guess = _random_guess(loss, subsets["train"], problems["train"])
         job = LineScan({"curve": spec}, course, problems, subsets, guess)
         return _compute(job, Path(folder)).assign(added)
@@ -392,6 +394,17 @@ def _course(between: bool, range: Any, batchnorm: str | None, **choices: Any) ->
     choices |= {key: value for key, value in (("range", range), ("batchnorm", batchnorm)) if value is not None}
     ends = {"to": {"iteration": "first"}} if between else {"x": "a"}
     return config.check({**choices, **ends}, "curve", "curve").model_dump(include={"range", "batchnorm", *choices})
+
+
+def _curves(spec: dict, raw: RawDirections | None, choices: dict, trajectory: Trajectory) -> tuple[Course, dict]:
+    """Return the curves along directions, without any the one between two checkpoints, and what is told besides."""
+    course: Course
+    if raw is None:
+        course, added = _between(spec, trajectory), {}
+    else:
+        course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory)
+    check_second_order(spec, course.moves and trajectory.buffers(0).size > 0, "curve")
+    return course, added
 
 
 def _along(spec: dict, chosen: DirectionSet, trajectory: Trajectory) -> tuple[Along, dict]:
@@ -502,7 +515,7 @@ def _compute(job: Job, folder: Path) -> xr.Dataset:
     dataset = xr.open_zarr(result.path, chunks=None).load()
     for key in ("fingerprint", "provenance", "content", "chunk_files", "attempts", "finished", "subset_stratified"):
         del dataset.attrs[key]  # these speak of stores on disk
-    for key in ("samples", "subset_digest", "nonfinite_points", "grid", "agreement"):  # files hold no dicts
+    for key in ("samples", "subset_digest", "nonfinite_points", "grid", "second_order", "agreement"):  # no dicts
         dataset.attrs |= {f"{key}_{name}": value for name, value in dataset.attrs.pop(key, {}).items()}
     dataset.attrs = {key: value for key, value in dataset.attrs.items() if value not in (None, [])}
     return dataset

@@ -28,6 +28,7 @@ STORES = {
     "curvature": "curvature/{}",
     "curves": "curves/{}",
     "overlaps": "overlaps/{}",
+    "perturbations": "perturbations/{}",
     "spectra": "spectra",
     "variants": "spectra/{}",
     "spectra_between": "spectra_between/{}",
@@ -85,6 +86,7 @@ class Run:
             "curvature": [name for name, plane in planes.items() if "curvature" in plane],
             "curves": settings["curves"],
             "overlaps": settings["overlaps"],
+            "perturbations": settings["perturbations"],
             "spectra": [""] if "spectra" in settings else [],
             "variants": settings.get("spectra", {}).get("variants", {}),
             "spectra_between": settings["spectra_between"],
@@ -197,6 +199,10 @@ class Run:
     def overlap_spec(self, name: str) -> dict:
         """Return what determines overlaps, besides the directions."""
         return self._entry("overlaps", name)
+
+    def perturbation_spec(self, name: str) -> dict:
+        """Return what determines the loss's changes under perturbations."""
+        return {**self._evaluated(), "perturbations": self._entry("perturbations", name)}
 
     def spectra_spec(self, name: str) -> dict:
         """Return what determines the spectra ``spectra``, ``spectra/<variant>`` or ``spectra_between/<line>``."""
@@ -337,6 +343,10 @@ class Run:
         name, number = split_axis(axis)
         return f"{self.store('directions', name)}:{'all' if number is None else number + 1}"
 
+    def perturbation_arguments(self, name: str = "") -> list[str]:
+        """Return the arguments for how the loss's changes under perturbations are computed."""
+        return self._device_and_queue()
+
     def spectra_arguments(self, name: str = "spectra") -> list[str]:
         """Return the arguments for how spectra and eigenvectors along training are computed."""
         mpi = self.config["mpi"]
@@ -369,6 +379,10 @@ class Run:
         searches |= {f"directions.{name}": one for name, one in sets.items() if one.get("kind") == "eigen"}
         searches |= {f"planes.{name}.curvature": settings["planes"][name]["curvature"]
                      for name in self.names("curvature")}  # fmt: skip
+        searches |= {f"perturbations.{name}": one for name, one in settings["perturbations"].items()}
+        chunks = {"batch_size": settings["evaluation"]["batch_size"], "batchnorm": "frozen"}
+        searches |= {f"curves.{name}.second_order": {**curve["second_order"], **chunks}
+                     for name, curve in settings["curves"].items() if "second_order" in curve}  # fmt: skip
         given = {name: {key: one[key] for key in PRODUCT_KEYS if key in one} for name, one in searches.items()}
         return {
             f"runs.{self.name}.{name}": {"operator": "hessian", "parameters": ["*"], **one}

@@ -145,7 +145,8 @@ def _check_iterations(where: str, name: str, run: dict, found: dict[str, Recorde
 
 def _named(name: str, run: dict) -> Iterator[tuple[str, str, int | str]]:
     """Yield (key, run, iteration) of all checkpoints that a run's settings name."""
-    for kind, keys in (("directions", ("center",)), ("planes", ("center",)), ("curves", ("center", "from"))):
+    centers: dict[str, tuple[str, ...]] = dict.fromkeys(("directions", "planes", "perturbations"), ("center",))
+    for kind, keys in (centers | {"curves": ("center", "from")}).items():
         for entry, settings in run[kind].items():
             yield from ((f"{kind}.{entry}.{key}", name, settings[key]) for key in keys if key in settings)
     for entry, line in run["spectra_between"].items():
@@ -235,6 +236,7 @@ def _check_parameters(where: str, run: dict) -> None:
         if (pairs := search.get("count", search["largest"] + search["smallest"])) > size:
             raise LossAtlasError(f"{where}.{name}: {asked}, {pairs}, exceed the network's {size} parameters")
     spectra = {f"spectra_between.{name}": line for name, line in run["spectra_between"].items()}
+    spectra |= {f"perturbations.{name}": chosen for name, chosen in run["perturbations"].items()}
     spectra |= {"spectra": run["spectra"]} if "spectra" in run else {}
     for name, chosen in spectra.items():
         if chosen["steps"] > size:

@@ -1,22 +1,23 @@
 """Families of curves by their shape (Li et al. 2024, section 2): v-basin, v-side, w-basin, w-peak, vvv-basin.
 
 A curve rises or falls from one point to another when its loss differs by more than noise: by so many standard errors
-of the difference that curves that are flat but for independent noise show a swing in one case of twenty at most
-(Bonferroni over all pairs of points). Losses of a curve are over the same samples; what they have in common cancels in
-differences, so that the threshold errs on the side of fewer stationary points.
+of the difference that curves that are flat but for noise show a swing in one case of twenty at most (Bonferroni over
+all pairs of points). Losses of a curve are over the same samples, so that differences are paired: what two points have
+in common cancels in the standard error too.
 """
 
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import NormalDist
 
 import numpy as np
+
+from lossatlas.problem.noise import standard_error
 
 FAMILIES = ("other", "flat", "v-basin", "v-side", "w-basin", "w-peak", "vvv-basin")
 """Names of the families; stores hold their numbers. What fits none is ``other``, without a swing it is ``flat``."""
 
 LEVEL = 0.05
-"""Probability that a flat curve with independent noise shows any stationary point, at most."""
+"""Probability that a flat curve with noise shows any stationary point, at most."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Shape:
     turns: np.ndarray
 
 
-def shape(alpha: np.ndarray, loss: np.ndarray, error: np.ndarray, center: float = 0.0) -> Shape:
+def shape(
+    alpha: np.ndarray, loss: np.ndarray, noise: np.ndarray, freedom: float = np.inf, center: float = 0.0
+) -> Shape:
     """Return the family of a curve and its stationary points above noise. Points that are NaN or inf are left out.
 
     One minimum is a v-basin when the perturbed model lies at it, within noise, else a v-side, as is a curve that only
@@ -37,16 +40,17 @@ def shape(alpha: np.ndarray, loss: np.ndarray, error: np.ndarray, center: float 
     Args:
         alpha: positions in ascending order, shape (point,), ``center`` among them.
         loss: shape (point,).
-        error: standard errors of the losses, shape (point,); 0 where there is no noise. NaN counts as 0.
+        noise: (point, column), the root mean square of whose differences is the standard error of the losses'
+            difference (``problem.noise``); zeros where there is no noise. NaN counts as 0.
+        freedom: how many independent columns the standard errors were estimated from.
         center: where the perturbed model lies.
     """
     finite = np.flatnonzero(np.isfinite(loss))
     turns, model = np.zeros(len(loss), bool), np.flatnonzero(finite == np.flatnonzero(alpha == center)[0])
     if len(finite) < 3:
         return Shape("other", turns)
-    height, noise = loss[finite], np.nan_to_num(error[finite], posinf=0.0)
-    pairs = len(finite) * (len(finite) - 1) / 2
-    above = _Noise(height, NormalDist().inv_cdf(1 - LEVEL / 2 / pairs) * noise)
+    height, pairs = loss[finite], len(finite) * (len(finite) - 1) / 2
+    above = _Noise(height, np.nan_to_num(noise[finite], posinf=0.0, neginf=0.0), _quantile(LEVEL / 2 / pairs, freedom))
     kept = _significant(height, above)
     turns[finite[kept[1:-1]]] = True
     if not len(model):
@@ -54,15 +58,23 @@ def shape(alpha: np.ndarray, loss: np.ndarray, error: np.ndarray, center: float 
     return Shape(_family(alpha[finite], height, kept, int(model[0]), above), turns)
 
 
+def _quantile(tail: float, freedom: float) -> float:
+    """Return what Student's t exceeds with probability ``tail``."""
+    from scipy.special import stdtrit  # slow to load
+
+    return float(stdtrit(min(freedom, 1e9), 1 - tail))
+
+
 class _Noise:
     """By how much losses differ in units of what noise may make of them."""
 
-    def __init__(self, height: np.ndarray, allowed: np.ndarray):
-        self.height, self.allowed = height, allowed
+    def __init__(self, height: np.ndarray, noise: np.ndarray, quantile: float):
+        self.height, self.noise, self.quantile = height, noise, quantile
 
     def ratio(self, one: int, other: int) -> float:
         """Return |difference| / threshold; above 1 it is more than noise."""
-        apart, allowed = abs(self.height[one] - self.height[other]), np.hypot(self.allowed[one], self.allowed[other])
+        apart = abs(self.height[one] - self.height[other])
+        allowed = self.quantile * standard_error(self.noise[one], self.noise[other])
         return float(apart / allowed) if allowed > 0 else np.inf * apart if apart else 0.0
 
 

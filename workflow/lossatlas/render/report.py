@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lossatlas.config.run import STORES, Run
 from lossatlas.krylov import Spectrum
 from lossatlas.render import registry
+from lossatlas.render.figures.line_scans import mean_with_error
 from lossatlas.render.style import percent
 from lossatlas.render.targets import REPORTED, videos
 
@@ -230,10 +231,10 @@ def _curve(name: str, m: Materials) -> dict:
         ("samples", ", ".join(f"{count} {split}" for split, count in attrs["samples"].items())),
         ("loss of a random guess", "none" if guess is None else f"log C = {guess:.4g}"),
         ("points that are NaN or inf", ", ".join(f"{n} on {split}" for split, n in attrs["nonfinite_points"].items())),
-        ("stationary points, mean over curves", ", ".join(f"{n:.3g} on {split}" for split, n in
-                                                          attrs["mean_stationary_points"].items())),
-        ("family", "named from stationary points whose loss differs by more than noise, which is taken to be "
-                   "independent from point to point"),
+        *_over_curves(curves),
+        ("family", "named from stationary points whose losses differ by more than noise: the standard error of the "
+                   "difference over the same samples"),
+        ("points with clipped variances", f"{attrs['clipped_points']}, which count for none of these"),
         ("monotonicity", curves["monotonicity"].attrs["long_name"]),
         ("barrier", f"{curves['barrier'].attrs['long_name']}; these are 0 and 1" if attrs["ends"] else
                     f"{curves['barrier'].attrs['long_name']}: the lowest points on either side of the centre"),
@@ -250,6 +251,18 @@ def _curve(name: str, m: Materials) -> dict:
         rows.append([str(one["curve"].values), str(one["split"].values), family, *numbers])
     return {"name": name, "facts": facts, "head": _CURVE_HEAD, "rows": rows,
             "figures": _figures(f"curve {name}", m)}  # fmt: skip
+
+
+def _over_curves(curves: xr.Dataset) -> list[tuple[str, str]]:
+    """Return means over the curves of a store, and how many curves are monotonic, by subset."""
+    splits = [(str(split), curves.sel(split=split)) for split in curves["split"].values]
+    means = (("stationary points", "stationary_points"), ("monotonic steps", "monotonicity"))
+    told = [
+        (f"{text}, mean over curves", ", ".join(f"{mean_with_error(one, name)} on {split}" for split, one in splits))
+        for text, name in means
+    ]
+    counts = (f"{int(one['monotonic_curves'])} of {curves.sizes['curve']} on {split}" for split, one in splits)
+    return [*told, ("monotonic curves", ", ".join(counts))]
 
 
 def _overlap(name: str, m: Materials) -> dict:
