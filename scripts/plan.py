@@ -12,7 +12,16 @@ from lossatlas import backends, config
 from lossatlas.config.run import Run
 from lossatlas.config.sizes import training_steps
 from lossatlas.data import training_samples
-from lossatlas.drivers import command_line, curvature_map, landscape, line_scans, overlaps, spectra, tracking
+from lossatlas.drivers import (
+    command_line,
+    curvature_map,
+    landscape,
+    line_scans,
+    overlaps,
+    perturbations,
+    spectra,
+    tracking,
+)
 from lossatlas.drivers.training import recorded_iterations
 from lossatlas.geometry import random_walk
 from lossatlas.geometry.directions import direction_set
@@ -64,6 +73,8 @@ def _stores(run: Run) -> Iterator[tuple[str, int, int]]:
     for name, overlap in settings["overlaps"].items():
         count = sum(counts[axis] if "/" not in axis else 1 for axis in config.axes_of(overlap))
         yield f"overlaps/{name}", *overlaps.planned_size(overlap, count)
+    for name, chosen in settings["perturbations"].items():
+        yield f"perturbations/{name}", *perturbations.planned_size(chosen)
     for name in [*run.names("spectra"), *run.names("variants")]:
         count = len(range(0, rows, settings["spectra"]["stride"])) + 1
         size = spectra.planned_size(AlongTraining, count, settings["spectra"])

@@ -9,6 +9,7 @@ from lossatlas.drivers import line_scans
 from lossatlas.drivers.base import Order
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions.direction_set import Axes
+from lossatlas.geometry.families import features
 from lossatlas.io import store
 from lossatlas.io.trajectory import Recording, RowWriter, Trajectory
 from lossatlas.parallel import Timing, World, work_units
@@ -173,7 +174,7 @@ X = np.linspace(-2, 2, 5)
     ],
 )
 def test_features_by_hand(loss, ends, expected):
-    found = line_scans.features(X, np.array(loss, float), np.zeros((5, 0)), ends)
+    found = features(X, np.array(loss, float), np.zeros((5, 0)), ends)
     assert {key: found[key] for key in expected} == pytest.approx(expected, nan_ok=True)
 
 

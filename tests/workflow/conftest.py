@@ -81,6 +81,7 @@ def closed_form_config(**changes) -> dict:
     tiny["directions"]["mined"] = {"kind": "mined", "algorithm": "w-peak", "count": 3, "epochs": 40}
     derivatives = {"at": [-1, 0, 0.25], "strategy": "split"}
     tiny["curves"]["mined"] = {"x": "mined", "points": 5, "strategy": "eager", "second_order": derivatives}
+    tiny["perturbations"] = {"end": {"draws": 12, "probes": 3, "steps": 5, "strategy": "split"}}
     tiny["overlaps"] = {"ends": {"x": ["random", "eigen"], "gaussians": 5}}
     tiny["spectra"] |= {"stride": 16, "steps": 12}
     tiny["tracking"] |= {"stride": 8}

@@ -341,8 +341,7 @@ def curve(
             curve leads from the model (alpha = 0) to this one (1).
         points, range: equally spaced, with 0, and 1 with ``to``, added; else [-1, 1], and [-0.5, 1.5] with ``to``.
         near, normalize, ignore, seed, batchnorm: as for ``plane``; with ``to`` batchnorm is by default "interpolate".
-        second_order: positions at which ``slope`` and ``curvature``, the first and second derivative along the curve,
-            are computed, with frozen BatchNorm only.
+        second_order: positions at which ``slope`` and ``curvature`` are computed; BatchNorm must be frozen.
 
     Raises:
         LossAtlasError: as for ``hessian``; or model and ``to`` are one point or differ in their parameters.

@@ -22,7 +22,7 @@ from lossatlas.drivers.hessian import remembered
 from lossatlas.drivers.inputs import identities, open_others, read_problems
 from lossatlas.geometry.directions import read_directions
 from lossatlas.geometry.directions.direction_set import Axes, angles
-from lossatlas.geometry.families import FAMILIES, shape
+from lossatlas.geometry.families import FAMILIES, features
 from lossatlas.geometry.segments import Line
 from lossatlas.io.arrays import Array, create_arrays, unit_store_size
 from lossatlas.io.store import Store
@@ -407,59 +407,6 @@ def _over_curves(store: Store) -> dict[str, np.ndarray]:
         found[f"mean_{name}"] = values.mean(axis=0)
         found[f"mean_{name}_error"] = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if several else np.nan
     return found
-
-
-def features(
-    alpha: np.ndarray, loss: np.ndarray, noise: np.ndarray, ends: tuple[float, float] | None
-) -> dict[str, Any]:
-    """Return the numbers of ``FEATURES`` of one curve, and the masks ``stationary`` and ``turning`` (point,).
-
-    Stationary points are those of Li et al. 2024, (y_t - y_t+1)(y_t - y_t-1) > 0, the ends of the curve left out. The
-    barrier is what must be climbed to get from one end to the other, measured from the higher of the two: 0 on a curve
-    that only falls. Above the chord it is that of Entezari et al. 2022, which for ends of equal loss is the same.
-    A barrier that holds NaN is NaN.
-
-    Args:
-        alpha: ascending, shape (point,), with 0 and, if given, the ``ends`` among them.
-        loss: shape (point,); NaN and inf are allowed.
-        noise: sketches of the losses, shape (point, column); no column where there are no standard errors.
-        ends: None means the lowest points on both sides of 0.
-    """
-    form = shape(alpha, loss, noise, noise.shape[1]) if noise.shape[1] else shape(alpha, loss, np.zeros((len(loss), 1)))
-    with np.errstate(invalid="ignore"):
-        rises = np.diff(loss)
-        stationary = np.zeros(len(loss), bool)
-        stationary[1:-1] = rises[:-1] * rises[1:] < 0
-        first, last = (int(np.flatnonzero(alpha == end)[0]) for end in ends) if ends else _lowest(alpha, loss)
-        path, over = loss[first : last + 1], alpha[first : last + 1] - alpha[first]
-        slope = (path[-1] - path[0]) / (over[-1] or 1.0)
-        if ends:
-            steps = -rises[first:last]
-        else:
-            steps = np.where(alpha[:-1] < 0, -rises, rises)
-        lowest = np.where(np.isfinite(loss), loss, np.inf).argmin()
-        known = np.isfinite(loss[lowest])
-        return {
-            "stationary": stationary,
-            "stationary_points": int(stationary.sum()),
-            "turning": form.turns,
-            "turning_points": int(form.turns.sum()),
-            "family": FAMILIES.index(form.family),
-            "barrier": path.max() - max(path[0], path[-1]),
-            "barrier_above_chord": (path - (path[0] + slope * over)).max(),
-            "barrier_from": alpha[first],
-            "barrier_to": alpha[last],
-            "monotonicity": (steps > 0).mean(),
-            "minimum": loss[lowest] if known else np.nan,
-            "minimum_position": alpha[lowest] if known else np.nan,
-        }
-
-
-def _lowest(alpha: np.ndarray, loss: np.ndarray) -> tuple[int, int]:
-    """Return where the smallest losses left and right of 0 lie, the centre included and preferred."""
-    center, height = int(np.flatnonzero(alpha == 0)[0]), np.where(np.isnan(loss), np.inf, loss)
-    left, right = height[: center + 1][::-1].argmin(), height[center:].argmin()
-    return center - int(left), center + int(right)
 
 
 def random_guess(loss: dict, targets: np.ndarray, classes: int | None = None) -> float | None:

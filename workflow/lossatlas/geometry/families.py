@@ -1,4 +1,4 @@
-"""Families of curves by their shape (Li et al. 2024, section 2): v-basin, v-side, w-basin, w-peak, vvv-basin.
+"""Numbers and families of curves by shape (Li et al. 2024, section 2): v-basin, v-side, w-basin, w-peak, vvv-basin.
 
 A curve rises or falls from one point to another when its loss differs by more than noise: by so many standard errors
 of the difference that curves that are flat but for noise show a swing in one case of twenty at most (Bonferroni over
@@ -8,6 +8,7 @@ in common cancels in the standard error too.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -130,3 +131,56 @@ def _family(alpha: np.ndarray, height: np.ndarray, kept: list[int], model: int, 
     if (len(minima), peaks) == (2, 1):
         return "w-basin" if at in minima else "w-peak"
     return "vvv-basin" if (len(minima), peaks) == (3, 2) else "other"
+
+
+def features(
+    alpha: np.ndarray, loss: np.ndarray, noise: np.ndarray, ends: tuple[float, float] | None
+) -> dict[str, Any]:
+    """Return the numbers of one curve by name, and the masks ``stationary`` and ``turning`` (point,).
+
+    Stationary points are those of Li et al. 2024, (y_t - y_t+1)(y_t - y_t-1) > 0, the ends of the curve left out. The
+    barrier is what must be climbed to get from one end to the other, measured from the higher of the two: 0 on a curve
+    that only falls. Above the chord it is that of Entezari et al. 2022, which for ends of equal loss is the same.
+    A barrier that holds NaN is NaN.
+
+    Args:
+        alpha: ascending, shape (point,), with 0 and, if given, the ``ends`` among them.
+        loss: shape (point,); NaN and inf are allowed.
+        noise: sketches of the losses, shape (point, column); no column where there are no standard errors.
+        ends: None means the lowest points on both sides of 0.
+    """
+    form = shape(alpha, loss, noise, noise.shape[1]) if noise.shape[1] else shape(alpha, loss, np.zeros((len(loss), 1)))
+    with np.errstate(invalid="ignore"):
+        rises = np.diff(loss)
+        stationary = np.zeros(len(loss), bool)
+        stationary[1:-1] = rises[:-1] * rises[1:] < 0
+        first, last = (int(np.flatnonzero(alpha == end)[0]) for end in ends) if ends else _lowest(alpha, loss)
+        path, over = loss[first : last + 1], alpha[first : last + 1] - alpha[first]
+        slope = (path[-1] - path[0]) / (over[-1] or 1.0)
+        if ends:
+            steps = -rises[first:last]
+        else:
+            steps = np.where(alpha[:-1] < 0, -rises, rises)
+        lowest = np.where(np.isfinite(loss), loss, np.inf).argmin()
+        known = np.isfinite(loss[lowest])
+        return {
+            "stationary": stationary,
+            "stationary_points": int(stationary.sum()),
+            "turning": form.turns,
+            "turning_points": int(form.turns.sum()),
+            "family": FAMILIES.index(form.family),
+            "barrier": path.max() - max(path[0], path[-1]),
+            "barrier_above_chord": (path - (path[0] + slope * over)).max(),
+            "barrier_from": alpha[first],
+            "barrier_to": alpha[last],
+            "monotonicity": (steps > 0).mean(),
+            "minimum": loss[lowest] if known else np.nan,
+            "minimum_position": alpha[lowest] if known else np.nan,
+        }
+
+
+def _lowest(alpha: np.ndarray, loss: np.ndarray) -> tuple[int, int]:
+    """Return where the smallest losses left and right of 0 lie, the centre included and preferred."""
+    center, height = int(np.flatnonzero(alpha == 0)[0]), np.where(np.isnan(loss), np.inf, loss)
+    left, right = height[: center + 1][::-1].argmin(), height[center:].argmin()
+    return center - int(left), center + int(right)

@@ -87,6 +87,7 @@ def render(m: Materials) -> str:
         planes=[_plane(name, m) for name in m.all("landscape")],
         curves=[_curve(name, m) for name in m.all("curves")],
         overlaps=[_overlap(name, m) for name in m.all("overlaps")],
+        perturbations=[_perturbation(name, m) for name in m.all("perturbations")],
         spectra=_spectra(m),
         nulls=[_null(name, m) for name in m.run.names("pca")],
         lines=[_line(name, m) for name in m.all("spectra_between")],
@@ -280,6 +281,34 @@ def _overlap(name: str, m: Materials) -> dict:
     return {"name": name, "facts": facts, "head": head, "rows": rows, "figures": _figures(f"overlap {name}", m)}
 
 
+def _perturbation(name: str, m: Materials) -> dict:
+    """Return the section of one store of perturbations, with a row for each factor."""
+    changes = m.all("perturbations")[name]
+    attrs = changes.attrs
+    facts = [
+        ("centre", attrs["center"]),
+        ("draws", f"{attrs['draws']} Gaussian vectors of {attrs['parameters']:,} entries, σ = {attrs['sigma']:.3g}"),
+        ("Hessian", f"tr H = {attrs['trace']:.4g} ± {attrs['trace_error']:.2g}, tr H² = {attrs['trace_of_square']:.4g} "
+                    f"± {attrs['trace_of_square_error']:.2g}; {attrs['probes']} probes, {attrs['steps']} steps"),
+        ("gradient norm", f"{attrs['gradient_norm']:.4g}"),
+        ("BatchNorm", attrs["batchnorm"]),
+    ]  # fmt: skip
+    rows = []
+    for one in (changes.isel(factor=k) for k in range(changes.sizes["factor"])):
+        at = {name: float(one[name]) for name in one.data_vars if not one[name].dims}
+        rows.append([
+            f"{float(one['factor']):.4g}", percent(at["increasing"]),
+            f"{at['sampled_mean']:.4g} ± {at['sampled_mean_error']:.2g}",
+            f"{at['predicted_mean']:.4g} ({at['predicted_mean_low']:.4g} to {at['predicted_mean_high']:.4g})",
+            f"{at['sampled_variance']:.4g} ± {at['sampled_variance_error']:.2g}",
+            f"{at['predicted_variance']:.4g} ({at['predicted_variance_low']:.4g} to "
+            f"{at['predicted_variance_high']:.4g})",
+        ])  # fmt: skip
+    head = ["λ", "increasing", "mean, sampled", "mean, predicted (95 %)", "variance, sampled",
+            "variance, predicted (95 %)"]  # fmt: skip
+    return {"name": name, "facts": facts, "head": head, "rows": rows, "figures": _figures(f"perturbation {name}", m)}
+
+
 def _spectra(m: Materials) -> dict | None:
     spectra = m.only("spectra")
     if spectra is None:
@@ -373,9 +402,9 @@ def _ranks(record: dict) -> Iterable[list]:
 def _works(m: Materials, version: str) -> list[str]:
     kinds = {dataset.attrs["kind"] for dataset in m.all("directions").values()}
     wanted = ["landscape"] if m.all("landscape") or m.all("curves") else []
-    wanted += ["mining"] if m.all("curves") or m.all("overlaps") else []
+    wanted += ["mining"] if m.all("curves") or m.all("overlaps") or m.all("perturbations") else []
     wanted += ["interpolation"] if any(curves.attrs["ends"] for curves in m.all("curves").values()) else []
-    quadrature = bool(m.all("spectra") or m.all("spectra_between"))
+    quadrature = any(map(m.all, ("spectra", "spectra_between", "perturbations")))
     searched = "eigen" in kinds or bool(m.all("tracking"))
     wanted += ["gradvis"] if quadrature or searched else []
     wanted += ["products"] if quadrature or searched or m.all("curvature") else []
