@@ -47,10 +47,10 @@ def independent(error):
 
 
 def test_nothing_is_seen_in_noise_alone():
-    """Of 2000 flat curves one in twenty at most turns, whatever the noise's size; without its size nearly all do."""
+    """Of 400 flat curves one in twenty at most turns, whatever the noise's size; without its size nearly all do."""
     rng = np.random.default_rng(0)
     for size in (1e-6, 1.0):
-        loss = 3 + size * rng.standard_normal((1000, 41))
+        loss = 3 + size * rng.standard_normal((200, 41))
         turns = [shape(ALPHA, one, independent(np.full(41, size))).turns.any() for one in loss]
         assert np.mean(turns) <= 0.05
         assert np.mean([shape(ALPHA, one, NONE).turns.any() for one in loss]) > 0.99
@@ -60,7 +60,7 @@ def test_noise_of_other_sizes_along_the_curve():
     """A basin between arms of loud noise: the arms count their own noise, the basin its own."""
     rng = np.random.default_rng(1)
     error = np.where(np.abs(ALPHA) > 0.5, 1.0, 0.001)
-    for _ in range(200):
+    for _ in range(100):
         loss = 1 + 20 * ALPHA**2 + error * rng.standard_normal(41)
         found = shape(ALPHA, loss, independent(error))
         assert found.family == "v-basin"
@@ -69,7 +69,7 @@ def test_noise_of_other_sizes_along_the_curve():
 
 def test_minima_and_maxima_alternate_and_differ_by_more_than_noise():
     rng = np.random.default_rng(2)
-    for _ in range(300):
+    for _ in range(150):
         loss, error = np.cumsum(rng.standard_normal(41)), rng.uniform(0, 0.5, 41)
         turns = np.flatnonzero(shape(ALPHA, loss, independent(error)).turns)
         assert (np.diff(np.sign(np.diff(loss[turns]))) != 0).all()
@@ -94,10 +94,10 @@ def paired(curve, rng, samples=400, columns=50):
 def test_losses_over_the_same_samples_show_barriers_of_one_standard_error():
     """Flat curves turn in one case of twenty at most; a barrier of one standard error is found in nearly all."""
     rng, barrier = np.random.default_rng(4), 0.025 * (ALPHA**4 / 0.25 - 2 * ALPHA**2 + 0.25)  # wells at +-1/2
-    flat = [shape(ALPHA, *paired(0.0, rng), 50).turns.any() for _ in range(400)]
-    assert np.mean(flat) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
-    families = [shape(ALPHA, *paired(8 * barrier, rng), 50).family for _ in range(100)]
-    assert families.count("w-peak") >= 95
+    flat = [shape(ALPHA, *paired(0.0, rng), 50).turns.any() for _ in range(300)]
+    assert np.mean(flat) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
+    families = [shape(ALPHA, *paired(8 * barrier, rng), 50).family for _ in range(60)]
+    assert families.count("w-peak") >= 57
     loss, noise = paired(8 * barrier, rng)
     error = np.sqrt((noise**2).mean(axis=1))
     assert shape(ALPHA, loss, independent(error)).family != "w-peak", "taken as independent it is not"

@@ -1,9 +1,10 @@
 """Numbers and families of curves by shape (Li et al. 2024, section 2): v-basin, v-side, w-basin, w-peak, vvv-basin.
 
 A curve rises or falls from one point to another when its loss differs by more than noise: by so many standard errors
-of the difference that curves that are flat but for noise show a swing in one case of twenty at most (Bonferroni over
-all pairs of points). Losses of a curve are over the same samples, so that differences are paired: what two points have
-in common cancels in the standard error too.
+of the difference that curves that are flat but for noise show a swing in one case of twenty at most. Losses of a curve
+are over the same samples, so that differences are paired: what two points have in common cancels in the standard error
+too. How many standard errors these are follows from the noise itself: where it is smooth along the curve, its many
+pairs of points are few independent ones.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lossatlas import rng
 from lossatlas.problem.noise import standard_error
 
 FAMILIES = ("other", "flat", "v-basin", "v-side", "w-basin", "w-peak", "vvv-basin")
@@ -19,6 +21,10 @@ FAMILIES = ("other", "flat", "v-basin", "v-side", "w-basin", "w-peak", "vvv-basi
 
 LEVEL = 0.05
 """Probability that a flat curve with noise shows any stationary point, at most."""
+
+
+DRAWS, SIMULATED = 500, 300
+"""Gaussian curves from which the threshold follows, and up to how many points they are drawn."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,8 @@ def shape(
     turns, model = np.zeros(len(loss), bool), np.flatnonzero(finite == np.flatnonzero(alpha == center)[0])
     if len(finite) < 3:
         return Shape("other", turns)
-    height, pairs = loss[finite], len(finite) * (len(finite) - 1) / 2
-    above = _Noise(height, np.nan_to_num(noise[finite], posinf=0.0, neginf=0.0), _quantile(LEVEL / 2 / pairs, freedom))
+    height, noise = loss[finite], np.nan_to_num(noise[finite], posinf=0.0, neginf=0.0)
+    above = _Noise(height, noise, _quantile(noise, freedom))
     kept = _significant(height, above)
     turns[finite[kept[1:-1]]] = True
     if not len(model):
@@ -59,11 +65,26 @@ def shape(
     return Shape(_family(alpha[finite], height, kept, int(model[0]), above), turns)
 
 
-def _quantile(tail: float, freedom: float) -> float:
-    """Return what Student's t exceeds with probability ``tail``."""
-    from scipy.special import stdtrit  # slow to load
+def _quantile(noise: np.ndarray, freedom: float) -> float:
+    """Return how many standard errors no difference of two points exceeds, but for a share ``LEVEL`` of flat curves.
 
-    return float(stdtrit(min(freedom, 1e9), 1 - tail))
+    Bonferroni over all pairs or, if less, the largest difference of each of ``DRAWS`` Gaussian curves with the noise's
+    covariance; either for Student's t of ``freedom``.
+    """
+    from scipy.special import ndtr, ndtri, stdtrit  # slow to load
+
+    count = len(noise)
+    quantile = ndtri(1 - LEVEL / (count * (count - 1)))
+    if count <= SIMULATED and noise.any():
+        normal = rng.generator(0, "noise of curves").standard_normal((noise.shape[1], DRAWS))
+        curves, largest = noise @ normal / np.sqrt(noise.shape[1]), np.zeros(DRAWS)
+        for k in range(1, count):
+            errors = standard_error(noise[:k], noise[k])
+            known = errors > 0
+            ratios = np.abs(curves[:k][known] - curves[k]) / errors[known, None]
+            largest = np.maximum(largest, ratios.max(axis=0, initial=0.0))
+        quantile = min(quantile, np.quantile(largest, 1 - LEVEL))
+    return float(stdtrit(min(freedom, 1e9), ndtr(quantile)))
 
 
 class _Noise:
