@@ -628,5 +628,10 @@ def test_overlaps_show_cosines_and_angles_to_gaussian_vectors():
     assert [label.get_text() for label in matrix.get_yticklabels()] == ["up", "down"]
     low, high = angles.get_xlim()
     assert low < 89 < 91 < high
+    assert [label.get_text() for label in angles.get_yticklabels()] == ["up", "down"]
+    medians = [one.get_xdata()[0] for one in angles.lines if one.get_color() == style.PATH_COLOR]
+    assert medians == pytest.approx([90.0, 90.0])
+    (dots,) = (one for one in angles.lines if one.get_marker() == "|")
+    assert dots.get_xdata() == pytest.approx(np.degrees(np.arccos(gaussian)).ravel())
     assert overlap_figure(overlaps.isel(gaussian=[]), CHOICES, "").axes[0].images
     plt.close("all")
