@@ -19,9 +19,9 @@ OVERLAP = FigureSpec(
     kind="overlap",
     needs=("overlaps",),
     log="overlaps",
-    caption="Left: cosines between directions. Right: angles between each direction and Gaussian vectors; boxes are from "
-    "quartile to quartile, bars reach to the extremes. Grey is where chance has 95 % of them: 90 degrees plus and minus "
-    "two standard deviations, 1 / sqrt(parameters) each.",
+    caption="Left: cosines between directions. Right: angles between each direction and Gaussian vectors; boxes are "
+    "from quartile to quartile, bars reach to the extremes. Grey is where chance has 95 % of them: 90 degrees plus and "
+    "minus two standard deviations, 1 / sqrt(parameters) each.",
 )
 
 
