@@ -19,6 +19,12 @@ PLANTED = {
     "w-basin": (lambda a: 1 + (a * (a - 0.8)) ** 2 * 8, "w-basin", [0, 0.4, 0.8]),
     "w-peak": (lambda a: 1 + 4 * (a**2 - 0.36) ** 2, "w-peak", [-0.6, 0, 0.6]),
     "w-peak, arms that go on": (lambda a: 2 - a**2, "w-peak", [0]),
+    "w-peak, one arm that goes on": (
+        lambda a: np.where(a < 0, 1 - a**2, 1 + 4 * a**4 - 3 * a**2),
+        "w-peak",
+        [0, 0.612],
+    ),
+    "a basin before a fall": (lambda a: np.where(a < 0.3, a**2, 0.18 - (a - 0.6) ** 2), "other", [0, 0.6]),
     "vvv-basin": (lambda a: 2 + np.cos(3 * np.pi * a), "other", [-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3]),
     "three basins": (lambda a: 2 - np.cos(2.5 * np.pi * a), "vvv-basin", [-0.8, -0.4, 0, 0.4, 0.8]),
     "level": (lambda a: np.full_like(a, 1.0), "flat", []),

@@ -42,7 +42,8 @@ def shape(
 
     One minimum is a v-basin when the perturbed model lies at it, within noise, else a v-side, as is a curve that only
     falls or rises. Two minima are a w-peak when the maximum between them is the stationary point nearest to the model,
-    else a w-basin; a single maximum at the model is a w-peak whose arms have not ended. Three minima are a vvv-basin.
+    else a w-basin; a maximum at the model with fewer minima is a w-peak whose arms, one or both, have not ended. Three
+    minima are a vvv-basin.
 
     Args:
         alpha: positions in ascending order, shape (point,), ``center`` among them.
@@ -145,10 +146,10 @@ def _family(alpha: np.ndarray, height: np.ndarray, kept: list[int], model: int, 
     minima = inner[int(height[kept[0]] < height[inner[0]]) :: 2]
     peaks, at = len(inner) - len(minima), inner[np.abs(alpha[inner] - alpha[model]).argmin()]
     with_model = above.ratio(model, at) <= 1
-    if len(inner) == 1:
-        if minima:
-            return "v-basin" if with_model else "v-side"
-        return "w-peak" if with_model else "other"
+    if len(inner) == 1 and minima:
+        return "v-basin" if with_model else "v-side"
+    if peaks == 1 and len(minima) < 2:
+        return "w-peak" if with_model and at not in minima else "other"
     if (len(minima), peaks) == (2, 1):
         return "w-basin" if at in minima else "w-peak"
     return "vvv-basin" if (len(minima), peaks) == (3, 2) else "other"
