@@ -671,24 +671,34 @@ class CurveBase(Points):
     own parameters, from one more pass of all training samples of the evaluation subset (UpBN); or, for `to` alone,
     statistics that move along with the parameters (variances below zero are set to zero and counted). Left out it is
     `frozen` for `x` and `interpolate` for `to`."""
-    second_order: SecondOrder | None = left_out()
-    """First and second derivative of the loss along the curve, b = d'g and a = d'Hd (Li et al. 2024, Eq. 1), at some of
-    its points, for each subset of samples; left out there are none. BatchNorm must be `frozen` where there is any."""
     view: View = Field(default_factory=View)
     """What the figure shows; not in the store."""
 
     @model_validator(mode="after")
     def _check_range(self) -> "CurveBase":
-        for position in self.second_order.at if self.second_order else []:
-            if not self.range[0] <= position <= self.range[1]:
-                raise Conflict(f"{position} is not in the range {self.range}", "second_order.at")
         for position in self.MUST_HOLD:
             if not self.range[0] <= position <= self.range[1]:
                 raise Conflict(f"{self.range} must hold {position}", "range")
         return self
 
 
-class CurveAlong(CurveBase):
+class Straight(Model):
+    """What curves on straight lines have."""
+
+    second_order: SecondOrder | None = left_out()
+    """First and second derivative of the loss along the curve, b = d'g and a = d'Hd (Li et al. 2024, Eq. 1), at some of
+    its points, for each subset of samples; left out there are none. BatchNorm must be `frozen` where there is any."""
+
+    @model_validator(mode="after")
+    def _check_positions(self) -> "Straight":
+        low, high = getattr(self, "range")  # noqa: B009  # of the curve
+        for position in self.second_order.at if self.second_order else []:
+            if not low <= position <= high:
+                raise Conflict(f"{position} is not in the range {[low, high]}", "second_order.at")
+        return self
+
+
+class CurveAlong(Straight, CurveBase):
     """Curves through one checkpoint along directions."""
 
     x: AxisOrSet | Annotated[list[AxisOrSet], Field(min_length=1)]
@@ -707,7 +717,7 @@ class CurveAlong(CurveBase):
         return self
 
 
-class CurveBetween(CurveBase):
+class CurveBetween(Straight, CurveBase):
     """A curve between two checkpoints and beyond."""
 
     MUST_HOLD = (0, 1)
