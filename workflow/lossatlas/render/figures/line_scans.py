@@ -58,7 +58,8 @@ def curve_figure(curves: xr.Dataset, choices: dict = CHOICES, title: str = "") -
             axes.axvline(end, color=NOW_COLOR, linewidth=0.8, linestyle=":")
     _label_ends(above, curves)
     handles = _legend(curves, above.get_ylim())
-    columns = 3 if max(len(handle.get_label()) for handle in handles) <= 30 else 2
+    longest = max(len(handle.get_label()) for handle in handles)
+    columns = 3 if longest <= 30 else 2 if longest <= 50 else 1
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure
@@ -253,7 +254,7 @@ def _legend(curves: xr.Dataset, shown: tuple[float, float]) -> list[Line2D]:
     dots = {"color": "0.3", "linestyle": "none", "markersize": 5}
     circle = {"marker": "o", "markerfacecolor": "white"} if curves.sizes["curve"] <= ANNOTATED else {}
     mean = f"stationary points, train: {mean_with_error(train, 'stationary_points')}"
-    handles.append(Line2D([], [], **dots, **circle, label=f"[n]: {mean} on average" if several else mean))
+    handles.append(Line2D([], [], **dots, **circle, label=f"[n]: {mean}" if several else mean))
     above = {**dots, **({"marker": "o"} if circle else {})}
     named = "name of the family" if several else f"{families[0]}"
     handles.append(Line2D([], [], **above, label=f"above noise: {named}"))
