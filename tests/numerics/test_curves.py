@@ -251,6 +251,20 @@ def test_running_statistics_move_along_or_stay(normalised, tmp_path, batchnorm):
             assert made["loss"][0, 0, n] == exact[0], "the ends are the checkpoints bit for bit"
 
 
+def test_points_with_clipped_variances_are_counted_and_turn_nowhere(normalised, tmp_path):
+    trajectory, problem, _, _, stats = normalised
+    spec = {**LINE, "range": [-3, 4], "points": 29}
+    made = compute(*make(tmp_path, line_scans.Between(spec, trajectory, {}, "c"), {"train": problem}, spec))
+    alpha = made["alpha"][:]
+    clipped = ((1 - alpha[:, None]) * stats[0, 5:] + alpha[:, None] * stats[2, 5:] < 0).any(axis=1)
+    assert 2 < clipped.sum() < 26
+    assert made.attrs["clipped_points"] == clipped.sum()
+    assert not made["stationary"][0, 0][clipped].any()
+    assert not made["turning"][0, 0][clipped].any()
+    assert made["minimum"][0, 0] == made["loss"][0, 0][~clipped].min()
+    assert np.isfinite(made["loss"][:]).all(), "they stay in the store"
+
+
 @pytest.mark.parametrize("between", [True, False])
 def test_running_statistics_are_recomputed_on_the_training_samples(normalised, tmp_path, between):
     """Mean and unbiased variance of what reaches BatchNorm at each point, of the training samples for both splits."""
