@@ -44,6 +44,8 @@ numerics/test_keras_grid.py::test_oracle_2_networks_of_every_kind[embedding mask
 numerics/test_keras_grid.py::test_oracle_2_networks_of_every_kind[lstm unrolled]
 numerics/test_keras.py::test_too_little_memory_is_said_from_one_sample_or_one_chunk_and_nothing_is_trained[batch]
 unit/test_interrupt.py::test_a_job_ends_with_75_at_any_instant
+workflow/test_kills.py::test_each_kind_of_job_ends_with_75_when_it_is_stopped[perturbations-1]
+workflow/test_kills.py::test_each_kind_of_job_ends_with_75_when_it_is_stopped[perturbations-12]
 unit/test_imported.py::test_order_folder_and_content_of_checkpoints_count
 unit/test_command.py::test_plan_and_run_pass_on_to_the_workflow_from_any_folder
 """.strip().splitlines()

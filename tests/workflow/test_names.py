@@ -88,6 +88,7 @@ def every_rule(folder: Path) -> dict:
         "mined": {"kind": "mined", "algorithm": "vvv-basin", "to": [{"run": "imported"}]},
     }
     tiny["overlaps"] = {"all": {"x": ["gradient", "mined"]}}
+    tiny["perturbations"] = {"all": {}}
     tiny["curves"]["all"] = {"x": ["gradient", "difference", "file"]}
     imported = {"model": {"name": "lenet"}, "checkpoints": {"files": "-*.pt"}, "planes": {}}
     pretrained = {"model": {"name": "mobilenet-v2", "pretrained": "imagenet1k-v1"}, "planes": {}}

@@ -60,7 +60,7 @@ BY_FRAMEWORK = {
 """What the frameworks offer of strategies, precisions and built-in networks."""
 
 ASKED = {"model": {"name"}} | dict.fromkeys(
-    ("spectra", "tracking", "directions", "spectra_between", "planes", "curves"), True
+    ("spectra", "tracking", "directions", "spectra_between", "perturbations", "planes", "curves"), True
 )
 """Keys of runs in which names of networks, strategies and precisions stand."""
 

@@ -318,7 +318,7 @@ class Chunks(Model):
     samples, as in training; derivatives then pass through them. Loss and gradient are of the same kind."""
 
 
-class Products(Chunks):
+class ProductWay(Model):
     """How Hessian products are computed."""
 
     memory_gb: Number = Field(2, gt=0, le=100_000)
@@ -330,6 +330,10 @@ class Products(Chunks):
     them, `retained` keeps the gradient's graph, `rebuild` keeps nothing. With `backend: tensorflow` it is `nested`, a
     second backward pass, or `forward`, a forward pass through both. They differ by rounding. `auto` measures which is
     fastest, once, when the store is begun; the store names it."""
+
+
+class Products(ProductWay, Chunks):
+    """How Hessian products are computed, and over which chunks of samples."""
 
 
 class Matrix(Products):
@@ -655,9 +659,10 @@ class Plane(Points):
     batchnorm: Statistics = "frozen"
     """What BatchNorm normalises by on the plane. `frozen`: the running statistics of `center`. `recompute`: at each
     point those of its own parameters, from one more pass of all training samples of the evaluation subset at once,
-    layer by layer (mean and unbiased variance, as after a pass in training mode; it takes memory for that).
-    `interpolate`: running statistics move along with the parameters, variances clipped at zero (the store counts them);
-    only for axes that are differences, neither normalised nor stripped of parameters nor made orthogonal."""
+    layer by layer (mean and unbiased variance, as after a pass in training mode; it takes memory for that); Li et al.
+    2024 call this UpBN, and `frozen` No UpBN. `interpolate`: running statistics move along with the parameters,
+    variances clipped at zero (the store counts them); only for axes that are differences, neither normalised nor
+    stripped of parameters nor made orthogonal."""
     curvature: Curvature | None = left_out()
     """The largest and the smallest Hessian eigenvalue, their ratio (Li et al.'s map of |λ_min / λ_max|) and the norm of
     the gradient at grid points over the range of the plane, on the training samples of the evaluation subset; left out
@@ -681,6 +686,14 @@ class View(Model):
     """[from, to] of the drawn losses; what lies above or below is marked at the edge."""
 
 
+class SecondOrder(ProductWay):
+    """Derivatives of a curve."""
+
+    at: Annotated[list[Number], Field(min_length=1), AfterValidator(ascending)]
+    """Positions, added to the curve's points where they are not among them. The figure draws the approximations around
+    each, as far as halfway to the next (Li et al. 2024, Fig. 14, take 11 from -1 to 0)."""
+
+
 class CurveBase(Points):
     """What both kinds of curves have."""
 
@@ -695,9 +708,9 @@ class CurveBase(Points):
     """Equally spaced points over the range; 0, and for `to` 1, are added where they are not among them."""
     batchnorm: Statistics
     """What BatchNorm normalises by, as on planes: the running statistics of `center` or `from`; those of each point's
-    own parameters, from one more pass of all training samples of the evaluation subset; or, for `to` alone, statistics
-    that move along with the parameters (variances below zero are set to zero and counted). Left out it is `frozen` for
-    `x` and `interpolate` for `to`."""
+    own parameters, from one more pass of all training samples of the evaluation subset (UpBN); or, for `to` alone,
+    statistics that move along with the parameters (variances below zero are set to zero and counted). Left out it is
+    `frozen` for `x` and `interpolate` for `to`."""
     view: View = Field(default_factory=View)
     """What the figure shows; not in the store."""
 
@@ -709,7 +722,23 @@ class CurveBase(Points):
         return self
 
 
-class CurveAlong(CurveBase):
+class Straight(Model):
+    """What curves on straight lines have."""
+
+    second_order: SecondOrder | None = left_out()
+    """First and second derivative of the loss along the curve, b = d'g and a = d'Hd (Li et al. 2024, Eq. 1), at some of
+    its points, for each subset of samples; left out there are none. BatchNorm must be `frozen` where there is any."""
+
+    @model_validator(mode="after")
+    def _check_positions(self) -> "Straight":
+        low, high = getattr(self, "range")  # noqa: B009  # of the curve
+        for position in self.second_order.at if self.second_order else []:
+            if not low <= position <= high:
+                raise Conflict(f"{position} is not in the range {[low, high]}", "second_order.at")
+        return self
+
+
+class CurveAlong(Straight, CurveBase):
     """Curves through one checkpoint along directions."""
 
     x: AxisOrSet | Annotated[list[AxisOrSet], Field(min_length=1)]
@@ -728,7 +757,7 @@ class CurveAlong(CurveBase):
         return self
 
 
-class CurveBetween(CurveBase):
+class CurveBetween(Straight, CurveBase):
     """A curve between two checkpoints and beyond."""
 
     MUST_HOLD = (0, 1)
@@ -767,6 +796,28 @@ class Overlap(Model):
     seed (Li et al. 2024, Fig. 5)."""
     seed: Whole = Field(0, ge=0)
     """Seed of the Gaussian vectors."""
+
+
+class Perturbation(Products):
+    """How the loss changes under Gaussian perturbations."""
+
+    center: Iteration = "last"
+    """The checkpoint theta_c that is perturbed."""
+    at: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=1), AfterValidator(ascending)] = Field(
+        [0.001, 0.01]
+    )
+    """Factors λ: the loss changes from theta_c to theta_c + λ ε, entries of ε independent of variance sigma²."""
+    sigma: Number = Field(1, gt=0)
+    """Standard deviation σ of the entries of ε, as they are drawn: nothing is normalised."""
+    draws: Whole = Field(100, ge=2, le=1_000_000)
+    """How many ε are drawn; number k is σ times that of `random` directions of the same seed."""
+    seed: Whole = Field(0, ge=0)
+    """Seed of the ε, and of the probes."""
+    probes: Whole = Field(10, ge=1, le=10_000)
+    """Gaussian probes of stochastic Lanczos quadrature, from which tr H and tr H² are estimated for the prediction:
+    mean 1/2 λ² σ² tr H, variance λ² σ² ||g||² + 1/2 λ⁴ σ⁴ tr H²."""
+    steps: Whole = Field(40, ge=1, le=10_000)
+    """Lanczos steps per probe."""
 
 
 class Probes(Matrix):
@@ -907,6 +958,10 @@ class Run(Model):
     overlaps: Named[Overlap] = Field(default_factory=dict)
     """Cosines of directions with each other and with Gaussian vectors by name, into `overlaps/<name>.zarr`; no loss is
     evaluated."""
+    perturbations: Named[Perturbation] = Field(default_factory=dict)
+    """How the loss changes under Gaussian perturbations of a checkpoint, sampled and predicted from the Hessian's
+    moments (Li et al. 2024, Fig. 13 and Eq. 4), by name, into `perturbations/<name>.zarr`; on the training samples of
+    the evaluation subset."""
     spectra: Spectra | None = left_out()
     """Hessian spectra along training by stochastic Lanczos quadrature, on the training samples of the evaluation
     subset; left out there are none."""

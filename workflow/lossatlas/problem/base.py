@@ -8,6 +8,7 @@ import numpy as np
 
 from lossatlas.data import Split
 from lossatlas.problem.checks import BATCHNORM, check_one_of
+from lossatlas.problem.noise import random_signs
 from lossatlas.problem.protocol import Hessian, LocalProductChoices, Place, Problem, Restriction
 
 Function = Callable[[Any, Any], Any]
@@ -51,11 +52,25 @@ class ProblemBase(ABC):
         check_one_of("batchnorm", batchnorm, BATCHNORM)
         self.network, self.layout, self.samples, self.own = network, network.layout, len(split), metrics or {}
         self._matrices: dict[tuple, Any] = {}
+        self.signs: Any = None
         self._take(loss, split, batch_size, batchnorm)
 
     @abstractmethod
     def _take(self, loss: Function, split: Split, batch_size: int, batchnorm: str) -> None:
         """Try loss and metrics on the samples, and cut these into chunks."""
+
+    def sketch(self, count: int) -> None:
+        """From now on let ``metrics``, here and of restrictions, have ``count`` more columns at its end.
+
+        Each is a sum over the samples of their losses with random signs, as large as the standard error of the mean
+        (``problem.noise``): differences of it between two points are as large as the standard error of the difference,
+        in which cancels what the losses have in common.
+        """
+        self.signs = self._signs(random_signs(self.samples, count))
+
+    @abstractmethod
+    def _signs(self, signs: np.ndarray) -> Any:
+        """Return signs (sample, column), float64, on the device."""
 
     @property
     @abstractmethod

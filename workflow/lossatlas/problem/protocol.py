@@ -150,6 +150,9 @@ class Problem(Protocol):
     def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the flat buffers with BatchNorm's statistics estimated at theta, on all samples at once."""
 
+    def sketch(self, count: int) -> None:
+        """From now on let ``metrics`` have so many columns more, see ``problem.noise``."""
+
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> Hessian:
         """Return the Hessian at theta; what is reusable between products is kept in it."""
 
