@@ -1,10 +1,10 @@
 """What keys of a config say of each other: runs, directions and checkpoints that they name."""
 
 from lossatlas.config.model import nearest
-from lossatlas.config.models import Checkpoint, Config, CurveBetween, Plane, Run, SpectraBetween
+from lossatlas.config.models import Config, CurveBetween, CurveConnected, Plane, Run, SpectraBetween
 from lossatlas.errors import LossAtlasError
 
-NETWORK_KINDS = ("eigen", "gradient", "mined")
+NETWORK_KINDS = ("eigen", "gradient", "mined", "connection")
 """Kinds of directions that need the network itself; each has a rule of its own, as `pca` has."""
 
 
@@ -15,14 +15,20 @@ def check(where: str, name: str, run: Run, config: Config) -> None:
         LossAtlasError: there is no such thing, or it does not fit; ``where`` names the run.
     """
     for key, chosen in run.directions.items():
-        for number, end in enumerate(getattr(chosen, "to", None) or []):
-            _check_point(f"{where}.directions.{key}.to.{number}", end, config)
+        for part, end in ends_of(chosen.model_dump()):
+            _check_run(f"{where}.directions.{key}.{part}", end.get("run"), config)
     for key, plane in run.planes.items():
         _check_plane(f"{where}.planes.{key}", plane, run)
         _check_paths(f"{where}.planes.{key}.paths", plane, name, config)
     for key, curve in run.curves.items():
         if isinstance(curve, CurveBetween):
             _check_line(f"{where}.curves.{key}", curve, name, config)
+        elif isinstance(curve, CurveConnected):
+            _check_axis(f"{where}.curves.{key}.connection", curve.connection, run)
+            if (kind := run.directions[curve.connection].kind) != "connection":
+                raise LossAtlasError(
+                    f"{where}.curves.{key}.connection: {curve.connection!r} is of kind {kind!r}, not 'connection'"
+                )
         else:
             for axis in [curve.x] if isinstance(curve.x, str) else curve.x:
                 _check_axis(f"{where}.curves.{key}.x", axis, run)
@@ -50,13 +56,13 @@ def check_kinds(runs: dict[str, Run]) -> None:
                 )
 
 
-def _check_point(where: str, point: Checkpoint, config: Config) -> None:
-    if point.run is not None and point.run not in config.runs:
-        raise LossAtlasError(f"{where}.run: no run {point.run!r}; runs: {', '.join(config.runs)}")
+def _check_run(where: str, run: str | None, config: Config) -> None:
+    if run is not None and run not in config.runs:
+        raise LossAtlasError(f"{where}.run: no run {run!r}; runs: {', '.join(config.runs)}")
 
 
 def _check_line(where: str, line: CurveBetween | SpectraBetween, name: str, config: Config) -> None:
-    _check_point(f"{where}.to", line.to, config)
+    _check_run(f"{where}.to", line.to.run, config)
     if line.to.run in (None, name) and line.to.iteration == line.from_:
         raise LossAtlasError(
             f"{where}: 'from' and 'to' are both iteration {line.from_!r} of this run; "
@@ -67,6 +73,11 @@ def _check_line(where: str, line: CurveBetween | SpectraBetween, name: str, conf
 def _check_plane(where: str, plane: Plane, run: Run) -> None:
     for axis in ("x", "y"):
         _check_axis(f"{where}.{axis}", getattr(plane, axis), run)
+        made = run.directions[split_axis(getattr(plane, axis))[0]]
+        if made.kind == "connection" and made.center != plane.center:
+            raise LossAtlasError(
+                f"{where}.center: {plane.center!r}, but the connection on {axis} begins at {made.center!r}"
+            )
     for axis in ("x", "y") if plane.batchnorm == "interpolate" else ():
         name, _ = split_axis(getattr(plane, axis))
         made = run.directions[name]
@@ -103,14 +114,22 @@ def count(directions: dict) -> int | None:
         return None
     if directions["kind"] == "eigen":
         return directions.get("count", directions["largest"] + directions["smallest"])
+    if directions["kind"] == "connection":
+        return 2
     grid = len(directions.get("gamma", [0])) * len(directions.get("alpha", [0]))
     return len(directions["to"]) * grid if "to" in directions else directions.get("count", 1)
 
 
 def axes_of(curve: dict) -> list[str]:
     """Return the directions of a curve as a list, nothing between checkpoints."""
-    x = curve.get("x", [])
+    x = curve.get("x", curve.get("connection", []))
     return [x] if isinstance(x, str) else x
+
+
+def ends_of(directions: dict) -> list[tuple[str, dict]]:
+    """Return the checkpoints that directions lead to, each with its key."""
+    to = directions.get("to", [])
+    return [("to", to)] if isinstance(to, dict) else [(f"to.{number}", end) for number, end in enumerate(to)]
 
 
 def split_axis(axis: str) -> tuple[str, int | None]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from lossatlas.config.references import axes_of, ends_of
 from lossatlas.errors import LossAtlasError
 
 TRAINING_SAMPLES = {"fashion-mnist-mini": 4000, "fashion-mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
@@ -151,8 +152,8 @@ def _named(name: str, run: dict) -> Iterator[tuple[str, str, int | str]]:
     for entry, line in run["spectra_between"].items():
         yield f"spectra_between.{entry}.from", name, line["from"]
     for entry, directions in run["directions"].items():
-        for number, end in enumerate(directions.get("to", [])):
-            yield f"directions.{entry}.to.{number}.iteration", end.get("run", name), end["iteration"]
+        for key, end in ends_of(directions):
+            yield f"directions.{entry}.{key}.iteration", end.get("run", name), end["iteration"]
     for kind in ("curves", "spectra_between"):
         for entry, line in run[kind].items():
             if "to" in line:
@@ -162,9 +163,9 @@ def _named(name: str, run: dict) -> Iterator[tuple[str, str, int | str]]:
 def _pairs(name: str, run: dict) -> Iterator[tuple[str, int | str, int | str]]:
     """Yield (key, one iteration, another) of this run that must differ."""
     for entry, directions in run["directions"].items():
-        for number, end in enumerate(directions.get("to", [])):
+        for key, end in ends_of(directions):
             if end.get("run", name) == name:
-                yield f"directions.{entry}.to.{number}", directions["center"], end["iteration"]
+                yield f"directions.{entry}.{key}", directions["center"], end["iteration"]
     for kind in ("curves", "spectra_between"):
         for entry, line in run[kind].items():
             if "to" in line and line["to"].get("run", name) == name:
@@ -175,7 +176,7 @@ def _check_components(where: str, run: dict, rows: Recorded | Listed | None) -> 
     """Check the principal components that are used."""
     axes = [plane[axis] for plane in run["planes"].values() for axis in ("x", "y")]
     for entry in [*run["curves"].values(), *run["overlaps"].values()]:
-        axes += [entry["x"]] if isinstance(entry.get("x"), str) else entry.get("x", [])
+        axes += axes_of(entry)
     for name in sorted({axis.split("/")[0] for axis in axes}):
         directions = run["directions"][name]
         if rows is None or directions["kind"] != "pca":

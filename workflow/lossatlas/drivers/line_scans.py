@@ -20,11 +20,12 @@ from lossatlas.drivers import base, evaluation
 from lossatlas.drivers.base import Job, Plan
 from lossatlas.drivers.inputs import identities, open_others, read_problems
 from lossatlas.geometry.directions import read_directions
+from lossatlas.geometry.directions.connection import KINDS, arc_length, shares
 from lossatlas.geometry.directions.direction_set import Axes, angles
 from lossatlas.geometry.families import FAMILIES, shape
 from lossatlas.geometry.segments import Line
 from lossatlas.io.arrays import Array, create_arrays, unit_store_size
-from lossatlas.io.store import Store
+from lossatlas.io.store import Store, open_finished
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import World, work_units
 from lossatlas.problem import Problem
@@ -68,6 +69,10 @@ class Course(ABC):
         """Whether running statistics change from point to point."""
         return self.batchnorm == "recompute"
 
+    def coordinates(self, curve: int, numbers: Any) -> np.ndarray:
+        """Return where some points of a curve are along the directions of its place, shape (point, direction)."""
+        return self.alpha[numbers, None]
+
     def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
         """Return the function that evaluates a problem at points of one curve.
 
@@ -76,7 +81,7 @@ class Course(ABC):
         """
         choices = {"batchnorm": "recompute", "reference": reference} if self.batchnorm == "recompute" else choices
         restriction = problem.restrict(*self.place(curve), **choices)
-        return lambda numbers: restriction.metrics(self.alpha[numbers, None])
+        return lambda numbers: restriction.metrics(self.coordinates(curve, numbers))
 
 
 def positions(interval: tuple[float, float], points: int, exact: tuple[float, ...]) -> np.ndarray:
@@ -169,6 +174,43 @@ class Between(Course):
         return super().on(problem, curve, reference, choices)
 
 
+class Connected(Course):
+    """A trained curve between two minima and the straight line between them, both in the plane of three points.
+
+    Args:
+        spec: keys ``batchnorm``, ``range`` and ``points``.
+        axes: to the end and to the bend.
+        attributes: of the store of these directions.
+    """
+
+    ends = (0.0, 1.0)
+    schema = (Array("arc_length", ("curve", "alpha"), "length of the curve from 'from' on", "Euclidean norm"),)
+
+    def __init__(self, spec: dict, axes: Axes, attributes: dict[str, Any], trajectory: Trajectory):
+        row = trajectory.row_of(attributes["center"], "directions.center")
+        self.beginning = Place(trajectory.parameters(row).astype(np.float64), axes.vectors, trajectory.buffers(row))
+        self.alpha, self.batchnorm = positions(spec["range"], spec["points"], self.ends), spec["batchnorm"]
+        bent, straight = shares(attributes["curve"], self.alpha), np.stack([self.alpha, 0 * self.alpha], axis=-1)
+        self.labels, self._coordinates = [KINDS[attributes["curve"]], "straight line"], np.stack([bent, straight])
+        self.attributes = {
+            "from": f"iteration {trajectory.iterations[row]}",
+            "to": axes.labels[0].removeprefix("to "),
+            "connection": attributes["curve"],
+            "batchnorm": NOTES[self.batchnorm].replace("theta_c", "'from'"),
+        }
+        length = float(np.linalg.norm(axes.vectors[0]))
+        lengths = [arc_length(attributes["curve"], self.alpha, axes.vectors), self.alpha * length]
+        self.attributes["length"], self.data = length, {"arc_length": np.stack(lengths)}
+
+    def coordinates(self, curve: int, numbers: Any) -> np.ndarray:
+        """Return where points are along the vectors to the end and to the bend, shape (point, 2)."""
+        return self._coordinates[curve, numbers]
+
+    def place(self, curve: int) -> Place:
+        """Return the plane of the three points, with the running statistics of the beginning."""
+        return self.beginning
+
+
 ERROR = "loss_standard_error"
 STATIONARY = "whether the loss is above or below that of both neighbours (1) or not (0)"
 TURNING = "whether the loss turns by more than its noise (1) or not (0), see geometry.families"
@@ -187,7 +229,7 @@ FEATURES = {
 """Arrays (curve, split) that are computed from the losses when all are there."""
 
 
-def arrays(course: Course | type[Along] | type[Between], metrics: dict[str, str]) -> list[Array]:
+def arrays(course: Course | type[Course], metrics: dict[str, str]) -> list[Array]:
     """Return the arrays of a store of curves; ``metrics`` are name -> units."""
     text = "position: 0 = from, 1 = to" if course.ends else "multiples of the direction"
     chosen = [Array("alpha", ("alpha",), text), Array("curve", ("curve",), "curve")]
@@ -209,7 +251,7 @@ def planned_size(curve: dict, directions: int, splits: int) -> tuple[int, int]:
     curves, alpha = directions or 1, curve["points"] + 2  # 0 and 1 may be put in
     sizes = {"alpha": alpha, "curve": curves, "other_curve": curves, "split": splits, "row": curves * alpha}
     metrics, per_unit = evaluation.UNITS, evaluation.points_per_chunk(curve, sizes["row"])
-    schema = arrays(Along if directions else Between, metrics)
+    schema = arrays(Connected if "connection" in curve else Along if directions else Between, metrics)
     return unit_store_size(schema, sizes, len(metrics) * splits + 1, per_unit)
 
 
@@ -237,7 +279,12 @@ class LineScan(Job):
         course: Course
         if args.x:
             axes = read_directions(args.x)
-            course, inputs = Along(spec["curve"], axes, trajectory), identities(trajectory, subsets, axes=axes)
+            inputs = identities(trajectory, subsets, axes=axes)
+            if "connection" in spec["curve"]:
+                attributes = open_finished(args.x[0][0]).attrs
+                course = Connected(spec["curve"], axes, attributes, trajectory)
+            else:
+                course = Along(spec["curve"], axes, trajectory)
         else:
             course = Between(spec["curve"], trajectory, others, f"curves.{args.output.stem}")
             inputs = identities(trajectory, subsets, others)
@@ -254,7 +301,7 @@ class LineScan(Job):
         if self.course.moves:
             return evaluation.one_by_one(self.spec["curve"], "curve")
         alpha = self.course.alpha
-        points = alpha[[0, len(alpha) // 2, -1], None]
+        points = self.course.coordinates(0, [0, len(alpha) // 2, -1])
         return evaluation.choose(self.problems, self.course.place(0), points, self.rows, self.spec["curve"])
 
     def evaluator(self, store: Store) -> base.Evaluate:
@@ -277,9 +324,10 @@ class LineScan(Job):
         course, subsets = self.course, self.subsets.items()
         group.attrs.update(
             {
-                "title": "Loss along straight lines",
+                "title": "Loss along lines",
                 "summary": "loss(curve, split, alpha) = L(theta + alpha d): mean over the evaluation subset, no weight "
-                "decay; d leads from one checkpoint to another where there are 'from' and 'to'",
+                "decay; d leads from one checkpoint to another where there are 'from' and 'to'; a trained curve "
+                "('connection') bends on the way",
                 **course.attributes,
                 "ends": list(course.ends or ()),
                 "families": list(FAMILIES),
