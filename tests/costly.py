@@ -33,6 +33,10 @@ numerics/test_callbacks.py::test_lightning
 numerics/test_callbacks.py::test_transformers_trainer
 numerics/test_callbacks.py::test_accelerate
 numerics/test_callbacks.py::test_lora_writes_the_adapters_alone
+numerics/test_alignment.py::test_units_change_places_and_the_function_stays[resnet without shortcuts]
+numerics/test_alignment.py::test_units_change_places_and_the_function_stays[resnet with projections]
+numerics/test_alignment.py::test_an_order_that_was_mixed_up_is_found_again_bit_for_bit[resnet without shortcuts]
+numerics/test_alignment.py::test_an_order_that_was_mixed_up_is_found_again_bit_for_bit[resnet with projections]
 unit/test_interrupt.py::test_a_job_ends_with_75_at_any_instant[10]
 """.strip().splitlines()
 

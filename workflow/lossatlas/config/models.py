@@ -269,6 +269,16 @@ class Checkpoint(Model):
     """A recorded iteration, `first` or `last`."""
 
 
+class End(Checkpoint):
+    """A recorded iteration of a run, at the end of a curve."""
+
+    align: bool | None = left_out()
+    """Bring the hidden units of this network into the order of those where the curve begins, by weight matching (git
+    re-basin, Ainsworth et al. 2022): the same function, less far away. BatchNorm's statistics move along. A straight
+    curve is drawn beside that to the network as it was trained. PyTorch only; a network that is not understood is
+    refused."""
+
+
 class Chunks(Model):
     """How derivatives are taken over the samples."""
 
@@ -494,7 +504,7 @@ class Connection(Unbent, DirectionsBase, Chunks):
     """A trained curve of low loss from `center` to another minimum (Garipov et al. 2018)."""
 
     kind: Literal["connection"]
-    to: Checkpoint
+    to: End
     """The checkpoint where the curve ends. Direction 1 leads there and direction 2 to the bend, so that a plane of both
     holds the curve, which is drawn on it."""
     curve: Literal["bezier", "chain"] = "bezier"
@@ -728,7 +738,7 @@ class CurveBetween(CurveBase):
     MUST_HOLD = (0, 1)
     from_: Iteration = "last"
     """The recorded iteration of this run at position 0."""
-    to: Checkpoint
+    to: End
     """The checkpoint at position 1, of this run or of another one with the same network."""
     range: Interval = Field([-0.5, 1.5])
     batchnorm: Statistics = "interpolate"

@@ -7,7 +7,7 @@ axis, curve by curve; a unit of work is one chunk of it.
 
 from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Self
@@ -30,6 +30,7 @@ from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import World, work_units
 from lossatlas.problem import Problem
 from lossatlas.problem.protocol import Place
+from lossatlas.problem.units import Group
 
 Evaluate = Callable[[np.ndarray], np.ndarray]
 """From numbers of points on a curve to metrics (point, metric)."""
@@ -132,29 +133,43 @@ class Along(Course):
 class Between(Course):
     """The curve through two checkpoints; running statistics move along, stay those of the first, or are recomputed.
 
+    Where hidden units may change places, it leads to the second with these in the order of the first, and a second
+    curve to the second as it is.
+
     Args:
         spec: keys ``from``, ``to``, ``batchnorm``, ``range`` and ``points``.
         others: trajectories of the other runs by name.
         where: config key of the curve, for messages.
+        groups: hidden units that may change places, None to leave them where they are.
     """
 
     ends = (0.0, 1.0)
-    schema = tuple(replace(array, dims=("alpha",)) for array in Line.schema if array.name != Line.axis)
+    schema = tuple(replace(array, dims=("curve", "alpha")) for array in Line.schema if array.name != Line.axis)
 
-    def __init__(self, spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], where: str):
+    def __init__(
+        self,
+        spec: dict,
+        trajectory: Trajectory,
+        others: dict[str, Trajectory],
+        where: str,
+        groups: Sequence[Group] | None = None,
+    ):
         self.alpha = positions(spec["range"], spec["points"], (0.0, 1.0))
         self.batchnorm = spec["batchnorm"]
         buffers = "interpolate" if self.batchnorm == "interpolate" else "frozen"
-        self.line = line = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha)
-        self.labels = [f"{line.start.name} to {line.end.name}"]
-        self.attributes = line.attributes
+        line = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha)
+        self.lines, self.labels, self.attributes = [line], [f"{line.start.name} to {line.end.name}"], line.attributes
+        if groups is not None:
+            aligned = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha, groups)
+            self.lines, self.labels = [aligned, line], ["aligned", "as trained"]
+            self.attributes = {**aligned.attributes, "length_as_trained": line.attributes["length"]}
         if self.batchnorm == "recompute":
             self.attributes["batchnorm"] = NOTES["recompute"]
-        self.data = {array.name: line.data[array.name] for array in self.schema}
+        self.data = {array.name: np.stack([one.data[array.name] for one in self.lines]) for array in self.schema}
 
     @property
     def _interpolates(self) -> bool:
-        return self.line.interpolated and self.line.start.buffers.size > 0
+        return self.lines[0].interpolated and self.lines[0].start.buffers.size > 0
 
     @property
     def moves(self) -> bool:
@@ -163,13 +178,13 @@ class Between(Course):
 
     def place(self, curve: int) -> Place:
         """Return where the curve runs, with the running statistics of the first checkpoint."""
-        start = self.line.start
-        return Place(start.theta, (self.line.end.theta - start.theta)[None], start.buffers)
+        start, end = self.lines[curve].start, self.lines[curve].end
+        return Place(start.theta, (end.theta - start.theta)[None], start.buffers)
 
     def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
         """Return the function that evaluates a problem at points of the curve; see ``Course``."""
         if self._interpolates:
-            at = self.line.parameters, self.line.buffers
+            at = self.lines[curve].parameters, self.lines[curve].buffers
             return lambda numbers: np.stack([problem.metrics(*(part(n) for part in at)) for n in numbers])
         return super().on(problem, curve, reference, choices)
 
@@ -248,7 +263,7 @@ def planned_size(curve: dict, directions: int, splits: int) -> tuple[int, int]:
     Args:
         directions: how many there are to walk along; 0 between two checkpoints.
     """
-    curves, alpha = directions or 1, curve["points"] + 2  # 0 and 1 may be put in
+    curves, alpha = directions or (2 if curve["to"].get("align") else 1), curve["points"] + 2  # 0 and 1 may be put in
     sizes = {"alpha": alpha, "curve": curves, "other_curve": curves, "split": splits, "row": curves * alpha}
     metrics, per_unit = evaluation.UNITS, evaluation.points_per_chunk(curve, sizes["row"])
     schema = arrays(Connected if "connection" in curve else Along if directions else Between, metrics)
@@ -286,7 +301,8 @@ class LineScan(Job):
             else:
                 course = Along(spec["curve"], axes, trajectory)
         else:
-            course = Between(spec["curve"], trajectory, others, f"curves.{args.output.stem}")
+            groups = problems["train"].interchangeable() if spec["curve"]["to"].get("align") else None
+            course = Between(spec["curve"], trajectory, others, f"curves.{args.output.stem}", groups)
             inputs = identities(trajectory, subsets, others)
         guess = random_guess(spec["loss"], dataset.train.targets, problems["train"].class_count)
         return cls(spec, course, problems, subsets, guess, inputs=inputs, device=device)

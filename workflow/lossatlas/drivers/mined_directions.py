@@ -3,7 +3,7 @@
 import shutil
 from argparse import Namespace
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from lossatlas.drivers.inputs import identities, open_others, read_problems, tra
 from lossatlas.geometry.directions import complete, connection
 from lossatlas.geometry.directions.mined import Gradient, Vein, mine, partition, veins
 from lossatlas.geometry.directions.unnormalized import RawDirections
-from lossatlas.geometry.segments import check_same_network
+from lossatlas.geometry.segments import Checkpoint, align_end, check_same_network, read_checkpoint
 from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import Timing, World, signals
@@ -36,7 +36,7 @@ class Mined(Directions):
         """Open the trajectories and the samples; the network is built only when directions are to be mined."""
         trajectory, others, subset = Trajectory(args.trajectory), open_others(args), training_subset(args.spec)
         inputs = identities(trajectory, {"train": subset}, others)
-        kind = Connection if args.spec["directions"]["kind"] == "connection" else cls
+        kind: Any = Connection if args.spec["directions"]["kind"] == "connection" else cls
         return kind(args.spec, trajectory, others, inputs=inputs, subset=subset, args=args)
 
     @property
@@ -79,7 +79,7 @@ class Mined(Directions):
             Interrupted: the job was told to stop; the states are saved.
         """
         (theta, buffers), found = self.beginning, {}
-        gradients = [partial(_gradient, problem, buffers) for problem in problems]
+        gradients: list[Gradient] = [partial(_gradient, problem, buffers) for problem in problems]
         for number in numbers:
             state = State(folder / str(number), seconds)
             try:
@@ -98,16 +98,14 @@ class Mined(Directions):
 
     def mine(self, vein: Vein, theta: np.ndarray, gradients: list[Gradient], state: State) -> np.ndarray:
         """Return one mined direction, float64 (N,)."""
-        start = None if vein.to is None else self._end(self.choices["to"][vein.to], f"directions.to.{vein.to}")[0]
+        start = None if vein.to is None else self._end(self.choices["to"][vein.to], f"directions.to.{vein.to}").theta
         return mine(vein, theta, start, gradients, self.choices, state)
 
-    def _end(self, end: dict, where: str) -> tuple[np.ndarray, str]:
-        """Return a checkpoint, shape (N,), float64, and its name."""
+    def _end(self, end: dict, where: str) -> Checkpoint:
+        """Return a checkpoint that directions lead to."""
         there = self.others[end["run"]] if "run" in end else self.trajectory
         check_same_network(self.trajectory, there, f"{where}: run {end.get('run')!r}")
-        row = there.row_of(end["iteration"], f"{where}.iteration")
-        of_run = f" of {end['run']}" if "run" in end else ""
-        return there.parameters(row).astype(np.float64), f"iteration {there.iterations[row]}{of_run}"
+        return read_checkpoint(there, end["iteration"], f"{where}.iteration", end.get("run"))
 
     def completed(self, vectors: np.ndarray) -> Any:
         """Return the set of directions with what its store says of them, normalised as asked."""
@@ -141,26 +139,29 @@ class Mined(Directions):
 class Connection(Mined):
     """A curve of low loss from the checkpoint to another one, by the vectors to its end and to its bend."""
 
+    end: Checkpoint = field(init=False)
+
     @property
     def veins(self) -> list[Vein]:
         """What is to be trained: the bend."""
         return [Vein(connection.BEND, 0)]
 
-    @cached_property
-    def end(self) -> tuple[np.ndarray, str]:
-        """The checkpoint where the curve ends, shape (N,), float64, and its name."""
-        return self._end(self.choices["to"], "directions.to")
+    def share(self, problems: list[Problem], numbers: range, folder: Path, seconds: float) -> dict[int, np.ndarray]:
+        """Train the bend, if it is this rank's, once the end of the curve is known; see ``Mined``."""
+        self.end = self._end(self.choices["to"], "directions.to")
+        if self.choices["to"].get("align"):
+            self.end = align_end(self.beginning[0], self.end, problems[0].interchangeable(), self.trajectory)
+        return super().share(problems, numbers, folder, seconds)
 
     def mine(self, vein: Vein, theta: np.ndarray, gradients: list[Gradient], state: State) -> np.ndarray:
         """Return the bend as seen from the checkpoint, float64 (N,)."""
-        return connection.train(self.choices["curve"], theta, self.end[0], gradients, self.choices, state) - theta
+        return connection.train(self.choices["curve"], theta, self.end.theta, gradients, self.choices, state) - theta
 
     def completed(self, vectors: np.ndarray) -> Any:
         """Return the two directions with what their store says of them."""
-        end, name = self.end
-        labels = [f"to {name}", f"to {connection.BEND}"]
+        labels = [f"to {self.end.name}", f"to {connection.BEND}"]
         notes = {"curve": self.choices["curve"], **self.notes}
-        raw = RawDirections(np.stack([end - self.beginning[0], *vectors]), labels, notes=notes)
+        raw = RawDirections(np.stack([self.end.theta - self.beginning[0], *vectors]), labels, notes=notes)
         return complete(raw, self.choices, self.trajectory)
 
 
