@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tag, Tensor, fx
@@ -87,17 +87,22 @@ class _Reading:
         name = node.target.__name__ if name is None else name.name.removeprefix("aten::")
         rule: Callable | None = getattr(self, f"_{name.strip('_')}", None)
         if rule is not None:
-            self.axes[node] = rule(node, *node.args)
+            made = rule(node, *node.args)
         elif name in _SAME:
-            self.axes[node] = self.axes[tensors[0]]
+            made = self.axes[tensors[0]]
         elif name in _POOLS:
-            self.axes[node] = self._each_channel(tensors[0])
+            made = self._each_channel(tensors[0])
         elif Tag.pointwise in getattr(node.target, "tags", ()):
-            self.axes[node] = self._pointwise(tensors, len(_shape(node)))
+            made = self._pointwise(tensors, len(_shape(node)))
         else:
             self._refuse(node)
+        if [size if axis is None else len(axis) for axis, size in zip(made, _shape(node), strict=False)] != [
+            *_shape(node)
+        ]:
+            self._refuse(node)  # it was called in a way that the rule does not know
+        self.axes[node] = made
 
-    def _refuse(self, node: fx.Node) -> None:
+    def _refuse(self, node: fx.Node) -> NoReturn:
         raise LossAtlasError(
             f"align: the network has the operation {str(node.target).removesuffix('.default')}, of which it is not "
             "known how units move through it; leave align out"
