@@ -173,7 +173,8 @@ def test_oracle_17_the_straight_line_before_and_after(pair, tmp_path):
     assert made.attrs["length"] == pytest.approx(1e-3 * np.sqrt(63), rel=0.3)
     apart = np.linalg.norm(trajectory.parameters(1) - trajectory.parameters(0))
     assert made["distance"][1, -1] == pytest.approx(apart)
-    assert made.attrs["to"] == "iteration 1, 6 of 6 units moved"
+    assert made.attrs["to"] == "iteration 1, aligned"
+    assert made.attrs["alignment"].endswith("6 of 6 hidden units moved")
 
 
 def test_oracle_17_a_connection_to_an_aligned_network(pair, tmp_path):

@@ -160,7 +160,7 @@ class Connection(Mined):
     def completed(self, vectors: np.ndarray) -> Any:
         """Return the two directions with what their store says of them."""
         labels = [f"to {self.end.name}", f"to {connection.BEND}"]
-        notes = {"curve": self.choices["curve"], **self.notes}
+        notes = {"curve": self.choices["curve"], **self.end.notes, **self.notes}
         raw = RawDirections(np.stack([self.end.theta - self.beginning[0], *vectors]), labels, notes=notes)
         return complete(raw, self.choices, self.trajectory)
 

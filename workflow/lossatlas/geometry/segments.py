@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -66,11 +66,12 @@ class AlongTraining(Sites):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One end of a line: theta (N,), its flat buffers, and how labels call it."""
+    """One end of a line: theta (N,), its flat buffers, how labels call it, and what a store says of it besides."""
 
     theta: np.ndarray
     buffers: np.ndarray
     name: str
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class Line(Sites):
@@ -133,6 +134,7 @@ class Line(Sites):
             "from": self.start.name,
             "to": self.end.name,
             "length": length,
+            **self.end.notes,
         }
 
     def parameters(self, site: int) -> np.ndarray:
@@ -152,9 +154,10 @@ class Line(Sites):
 
 
 def align_end(reference: np.ndarray, end: Checkpoint, groups: Sequence[Group], trajectory: Trajectory) -> Checkpoint:
-    """Return a checkpoint with its hidden units in the order of a reference (N,), by a name that says so."""
+    """Return a checkpoint with its hidden units in the order of a reference (N,), which name and notes say."""
     made = align(reference, end.theta, end.buffers, groups, trajectory.layout, trajectory.store.attrs["buffers"])
-    return Checkpoint(made.theta, made.buffers, f"{end.name}, {made.moved} of {made.units} units moved")
+    notes = {"alignment": f"weight matching (Ainsworth et al. 2022): {made.moved} of {made.units} hidden units moved"}
+    return Checkpoint(made.theta, made.buffers, f"{end.name}, aligned", notes)
 
 
 def between(start: np.ndarray, end: np.ndarray, t: float) -> np.ndarray:
