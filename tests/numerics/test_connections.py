@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lossatlas import rng
-from lossatlas.config import resolve
+from lossatlas.config import check, resolve
 from lossatlas.config.references import count
 from lossatlas.drivers import line_scans
 from lossatlas.drivers.mined_directions import Connection
@@ -158,7 +158,7 @@ def resolved(low=None, plane=None, **changes):
 
 def test_a_connection_is_two_directions():
     run = resolved(plane={"batchnorm": "recompute"})["runs"]["one"]
-    assert count(run["directions"]["bend"]) == 2
+    assert count(check(run["directions"]["bend"], "directions", "bend")) == 2
     assert run["curves"]["low"]["range"] == [0, 1]
     assert run["curves"]["low"]["batchnorm"] == "recompute"
 

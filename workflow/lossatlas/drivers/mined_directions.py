@@ -9,40 +9,29 @@ from typing import Any, Self
 
 import numpy as np
 
-from lossatlas.data import Subset
 from lossatlas.drivers.base import Order
-from lossatlas.drivers.direction_sets import Directions
-from lossatlas.drivers.inputs import identities, open_others, read_problems, training_subset
+from lossatlas.drivers.direction_sets import FromNetwork
+from lossatlas.drivers.inputs import read_problems
 from lossatlas.geometry.directions import complete, connection
 from lossatlas.geometry.directions.mined import Gradient, Vein, mine, partition, veins
 from lossatlas.geometry.directions.unnormalized import RawDirections
 from lossatlas.geometry.segments import Checkpoint, align_end, check_same_network, read_checkpoint
 from lossatlas.io.store import Store
-from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import Timing, World, signals
 from lossatlas.parallel.checkpointing import State
 from lossatlas.problem import Problem, batchnorm_note
 
 
 @dataclass
-class Mined(Directions):
-    """Directions that descent finds; each is mined by one rank. ``args`` says where the network is run."""
-
-    subset: Subset = field(kw_only=True)
-    args: Namespace = field(kw_only=True)
+class Mined(FromNetwork):
+    """Directions that descent finds; each is mined by one rank."""
 
     @classmethod
     def read(cls, args: Namespace, world: World) -> Self:
-        """Open the trajectories and the samples; the network is built only when directions are to be mined."""
-        trajectory, others, subset = Trajectory(args.trajectory), open_others(args), training_subset(args.spec)
-        inputs = identities(trajectory, {"train": subset}, others)
+        """Open what directions of their kind are made of, see ``FromNetwork``."""
         kind: Any = Connection if args.spec["directions"]["kind"] == "connection" else cls
-        return kind(args.spec, trajectory, others, inputs=inputs, subset=subset, args=args)
-
-    @property
-    def choices(self) -> dict[str, Any]:
-        """What the directions are, as the config says it."""
-        return self.spec["directions"]
+        made: Self = super(Mined, kind).read(args, world)
+        return made
 
     @property
     def veins(self) -> list[Vein]:

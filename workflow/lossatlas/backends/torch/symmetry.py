@@ -68,9 +68,10 @@ class _Reading:
     def take(self, node: fx.Node, name: str | None, movable: bool) -> None:
         """Take in a parameter or buffer, or with no name a tensor along whose axes nothing moves."""
         shape = _shape(node)
-        self.axes[node] = [
-            None if name is None else self.units.of_axis(name, k, size, movable) for k, size in enumerate(shape)
-        ]
+        if name is None:
+            self.axes[node] = [None] * len(shape)
+        else:
+            self.axes[node] = [[*self.units.of_axis(name, k, size, movable)] for k, size in enumerate(shape)]
 
     def fix(self, node: fx.Node) -> None:
         """Let nothing move in a tensor."""
@@ -204,8 +205,7 @@ class _Reading:
 
     def _slice(self, node: fx.Node, tensor: fx.Node, dim: int = 0, *cut: Any) -> list[Axis]:
         axes = list(self.axes[tensor])
-        start, stop, step = (*cut, *(None, None, 1)[len(cut) :])
-        axes[dim] = None if (axis := axes[dim]) is None else axis[start:stop:step]
+        axes[dim] = None if (axis := axes[dim]) is None else axis[slice(*(cut or [None]))]
         return axes
 
     def _cat(self, node: fx.Node, tensors: list[fx.Node], dim: int = 0) -> list[Axis]:
