@@ -30,7 +30,7 @@ class Mined(FromNetwork):
     def read(cls, args: Namespace, world: World) -> Self:
         """Open what directions of their kind are made of, see ``FromNetwork``."""
         kind: Any = Connection if args.spec["directions"]["kind"] == "connection" else cls
-        made: Self = super(Mined, kind).read(args, world)
+        made: Any = super(Mined, kind).read(args, world)
         return made
 
     @property

@@ -205,7 +205,8 @@ class _Reading:
 
     def _slice(self, node: fx.Node, tensor: fx.Node, dim: int = 0, *cut: Any) -> list[Axis]:
         axes = list(self.axes[tensor])
-        axes[dim] = None if (axis := axes[dim]) is None else axis[slice(*(cut or [None]))]
+        start, stop, step = [*cut, None, None, None][:3]
+        axes[dim] = None if (axis := axes[dim]) is None else axis[start:stop:step]
         return axes
 
     def _cat(self, node: fx.Node, tensors: list[fx.Node], dim: int = 0) -> list[Axis]:
