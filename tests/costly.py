@@ -36,6 +36,10 @@ numerics/test_callbacks.py::test_lightning
 numerics/test_callbacks.py::test_transformers_trainer
 numerics/test_callbacks.py::test_accelerate
 numerics/test_callbacks.py::test_lora_writes_the_adapters_alone
+numerics/test_alignment.py::test_units_change_places_and_the_function_stays[resnet without shortcuts]
+numerics/test_alignment.py::test_units_change_places_and_the_function_stays[resnet with projections]
+numerics/test_alignment.py::test_an_order_that_was_mixed_up_is_found_again_bit_for_bit[resnet without shortcuts]
+numerics/test_alignment.py::test_an_order_that_was_mixed_up_is_found_again_bit_for_bit[resnet with projections]
 numerics/test_recorder.py::test_of_several_processes_the_first_one_writes[replicated]
 numerics/test_evaluation.py::test_oracle_3_strategies_agree_with_plain_evaluation[resnet20-first-layer]
 numerics/test_evaluation.py::test_oracle_3_strategies_agree_with_plain_evaluation[resnet20-vmapped]

@@ -272,6 +272,13 @@ def test_checkpoints_that_axes_lead_to_are_marked_and_named():
     plt.close("all")
 
 
+def test_a_trained_curve_is_drawn_on_its_plane():
+    curve = [[0.0, 0.0], [0.5, 0.6], [1.0, 0.0]]
+    (axes, _) = contour_figure(datasets()[0].assign_attrs(connection=curve), CHOICES, "t").axes
+    assert curve in [line.get_xydata().tolist() for line in axes.get_lines()]
+    plt.close("all")
+
+
 def test_a_curvature_of_nothing_but_nan_is_drawn():
     landscape, _ = datasets(lambda x, y: np.full((11, 15), np.nan))
     unknown = curvatures(landscape) * np.nan

@@ -240,6 +240,7 @@ def _curve(name: str, m: Materials) -> dict:
         ("barrier", f"{curves['barrier'].attrs['long_name']}; these are 0 and 1" if attrs["ends"] else
                     f"{curves['barrier'].attrs['long_name']}: the lowest points on either side of the centre"),
         ("BatchNorm", attrs["batchnorm"]),
+        *([("alignment", attrs["alignment"])] if "alignment" in attrs else []),
     ]  # fmt: skip
     rows = []
     for one in (

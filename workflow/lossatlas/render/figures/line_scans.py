@@ -23,7 +23,7 @@ CURVE = FigureSpec(
     kind="curve",
     needs=("curves",),
     log="curves",
-    caption="Loss and accuracy on straight lines through parameter space. Circles are stationary points, filled ones "
+    caption="Loss and accuracy on lines through parameter space. Circles are stationary points, filled ones "
     "those above noise, from which the family is named (Li et al. 2024); an arrow shows the barrier, from the "
     "higher end to the highest point between the ends. Black, where derivatives were taken: first-order (dotted) and "
     "second-order (solid) approximations.",
