@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import Spectrum, eigenpairs, lanczos, probe_vectors
-from lossatlas.krylov.lanczos import quadrature_error
+from lossatlas.krylov.christoffel import christoffel, quadrature_error
 from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.stats import wasserstein_distance
 
@@ -199,6 +199,30 @@ def test_more_steps_change_no_more_than_the_quadrature_bound_says():
             nodes, weights, bounds = run.ritz()
             distance = wasserstein_distance(nodes, values, weights, (vectors.T @ probe) ** 2)
             assert 0 < distance <= quadrature_error(nodes, weights, bounds)
+
+
+def test_what_a_quadrature_leaves_open_is_the_least_square_of_polynomials_that_are_one_at_a_point():
+    """Christoffel's function: min of the integral of q^2 over polynomials q of degree <= m with q(t) = 1."""
+    values, probe = np.sort(np.random.default_rng(2).uniform(-1, 1, 40)), probe_vectors(40, range(1), 0)
+    at = np.concatenate([np.random.default_rng(3).uniform(-1.2, 1.2, 50), values[:3]])
+    for steps in (1, 2, 7, 12):
+        found = lanczos(Dense(np.diag(values)), probe, steps)[0].ritz()
+        measure, degrees = probe[0] ** 2, np.arange(steps + 1)
+        cosines = np.cos(degrees * np.arccos(np.clip(values, -1, 1))[:, None])
+        one = np.polynomial.chebyshev.chebvander(at, steps)
+        least = 1 / np.einsum("ti,ij,tj->t", one, np.linalg.inv(cosines.T * measure @ cosines), one)
+        assert np.allclose(christoffel(at, *found), least, rtol=1e-6)
+        assert np.allclose(christoffel(found[0], *found), found[1], rtol=1e-12), "a node's weight"
+
+
+def test_the_quadrature_bound_is_the_integral_of_what_is_left_open_or_less():
+    for steps in (3, 8, 25):
+        found = lanczos(Dense(symmetric(network_like())), probe_vectors(300, range(1), 0), steps)[0].ritz()
+        nodes, weights, bounds = found
+        away = np.geomspace(1e-9, 30, 3000)
+        at = np.sort(nodes[:, None, None] + np.stack([away, -away]), axis=None)
+        least = min(np.trapezoid(christoffel(at, *found), at), np.sum(np.sqrt(weights) * bounds))
+        assert 0.98 * least <= quadrature_error(*found) <= 1.3 * least
 
 
 def test_accuracy_says_how_far_the_density_is_from_the_spectrum():

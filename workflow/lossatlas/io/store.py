@@ -55,7 +55,7 @@ ALGORITHMS = {
     "landscape": 3,
     "curves": 3,
     "overlaps": 1,
-    "spectra": 3,
+    "spectra": 4,
     "curvature": 2,
     "tracking": 1,
 }

@@ -11,8 +11,9 @@ from functools import cached_property
 import numpy as np
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.krylov.christoffel import quadrature_error
 from lossatlas.krylov.collective import ALONE, Collective
-from lossatlas.krylov.lanczos import Checkpoint, Tridiagonal, lanczos, quadrature_error
+from lossatlas.krylov.lanczos import Checkpoint, Tridiagonal, lanczos
 from lossatlas.krylov.operator import SymmetricOperator
 from lossatlas.krylov.outliers import deflated, outliers
 
