@@ -190,6 +190,29 @@ def test_quadrature_bounds_hold_for_every_probe():
         assert (exact <= cumulative[np.minimum(left + 1, len(nodes))] + 1e-12).all()
 
 
+@pytest.mark.parametrize("steps", [5, 12, 25])
+def test_intervals_of_a_very_large_matrix_are_the_bounds_of_its_probe(steps):
+    """Where N is vast, probes vary no more: what is left of the interval must hold the probe's own measure, known."""
+    half = np.geomspace(1e-3, 1, 150)
+    values, probe, size = np.append(-half[::-1], half), probe_vectors(300, range(1), 5), 10**18
+    measure = probe[0] ** 2
+    run = lanczos(Dense(np.diag(values)), probe, steps)[0].ritz()
+    found, wide = (Spectrum(*(one[None] for one in run[:2]), size, bounds) for bounds in (run[2][None], None))
+    at = np.concatenate([np.linspace(-0.1, 0.1, 60), [-0.8, 0.3, 0.99]])
+    cases = [(q.distribution(at), (values <= at[:, None]) @ measure) for q in (found, wide)]
+    ratios = size * np.maximum(values, 0) / (np.maximum(values, 0) + 0.01)
+    cases += [(q.effective_dimension(0.01), ratios @ measure) for q in (found, wide)]
+    sides = {"below": values < -0.01, "within": np.abs(values) <= 0.01, "above": values > 0.01}
+    for side, mask in sides.items():
+        cases += [(q.count(0.01)[side], size * (mask @ measure)) for q in (found, wide)]
+    for (one, exact), (other, _) in zip(cases[::2], cases[1::2], strict=True):
+        rounding = 1e-6 * np.max(other.high)
+        assert (one.low - rounding <= exact).all() and (exact <= one.high + rounding).all()
+        assert np.all(one.low >= other.low - rounding) and np.all(one.high <= other.high + rounding)
+    (one, _), (other, _) = cases[:2]
+    assert np.mean(one.high - one.low) < 0.9 * np.mean(other.high - other.low)
+
+
 def test_more_steps_change_no_more_than_the_quadrature_bound_says():
     """The measure of a probe is known exactly: squared components along the eigenvectors."""
     values, vectors = np.linalg.eigh(symmetric(network_like()))

@@ -30,17 +30,25 @@ def christoffel(at: np.ndarray, nodes: np.ndarray, weights: np.ndarray, bounds: 
     return (ratios @ signed) ** 2 / (1 + (ratios**2).sum(axis=-1))
 
 
-def panels(nodes: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Return the ends of the panels between neighbouring nodes, (node - 1, PANELS + 1).
+def panels(nodes: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return panels before the first node, between neighbours, and after the last one.
 
-    Near a node rho is b^2 / (b^2 + d^2) times its weight at the distance d: panels grow from the width b, like sinh.
+    Near a node rho is its weight times b^2 / (b^2 + d^2) at the distance d: between nodes panels grow from the width b,
+    like sinh, and beyond them like tan, to infinity.
+
+    Returns:
+        Their ends (node + 1, PANELS + 1), and a point within each (node + 1, PANELS).
     """
-    halves = np.diff(nodes)[:, None] / 2
-    widths = np.maximum(np.stack([bounds[:-1], bounds[1:]]), 1e-9 * halves.T)[..., None]
+    half, whole = np.linspace(0, 1, PANELS // 2 + 1), np.linspace(0, np.pi / 2, 2 * PANELS + 1)
+    gaps = np.diff(nodes)[:, None] / 2
+    widths = np.maximum(np.stack([bounds[:-1], bounds[1:]])[..., None], 1e-9 * gaps)
     widths[widths == 0] = 1.0
-    steps = np.linspace(0, 1, PANELS // 2 + 1)
-    left, right = widths * np.sinh(np.arcsinh(halves / widths) * steps)
-    return np.concatenate([nodes[:-1, None] + left, (nodes[1:, None] - right)[:, -2::-1]], axis=1)
+    left, right = widths * np.sinh(np.arcsinh(gaps / widths) * half)
+    between = np.concatenate([nodes[:-1, None] + left, (nodes[1:, None] - right)[:, -2::-1]], axis=1)
+    away = np.append(np.tan(whole[:-1]), np.inf)
+    low, high = nodes[0] - max(bounds[0], 1e-300) * away[::-1], nodes[-1] + max(bounds[-1], 1e-300) * away
+    ends = np.vstack([low[::2], between, high[::2]])
+    return ends, np.vstack([low[1::2], (between[:, 1:] + between[:, :-1]) / 2, high[1::2]])
 
 
 def quadrature_error(nodes: np.ndarray, weights: np.ndarray, bounds: np.ndarray) -> float:
@@ -53,8 +61,7 @@ def quadrature_error(nodes: np.ndarray, weights: np.ndarray, bounds: np.ndarray)
     Args:
         nodes, weights, bounds: ascending Gauss nodes, their weights and residual bounds b_j, (steps,).
     """
-    ends = panels(nodes, bounds)
-    middles = (ends[:, 1:] + ends[:, :-1]) / 2
-    between = np.sum(np.diff(ends) * christoffel(middles, nodes, weights, bounds))
+    ends, within = (one[1:-1] for one in panels(nodes, bounds))
+    between = np.sum(np.diff(ends) * christoffel(within, nodes, weights, bounds))
     beyond = np.pi / 2 * (weights[[0, -1]] @ bounds[[0, -1]])
     return float(min(np.sqrt(weights) @ bounds, between + beyond))
