@@ -21,7 +21,7 @@ from lossatlas.render.figures.metrics import metrics_figure
 from lossatlas.render.figures.overlaps import overlap_figure
 from lossatlas.render.figures.random_walk import null_figure
 from lossatlas.render.figures.spectra_between import between_figure
-from lossatlas.render.figures.spectrum import counts_figure, density_figure
+from lossatlas.render.figures.spectrum import counts_figure, density_figure, variants_figure
 from lossatlas.render.figures.surface import surface_figure
 from lossatlas.render.figures.training_curve import loss_figure
 from lossatlas.render.frame import FrameRenderer
@@ -332,7 +332,7 @@ def spectra_of(*eigenvalues):
         {name: (("iteration", "probe", "node"), array) for name, array in arrays.items()}
         | {name: ("iteration", values) for name, values in ends.items()},
         coords={"iteration": np.arange(len(eigenvalues))},
-        attrs={"parameters": 200},
+        attrs={"parameters": 200, "operator": "hessian", "parameter_patterns": ["*"]},
     )
 
 
@@ -353,6 +353,25 @@ def test_isolated_eigenvalues_are_sticks_as_high_as_they_are_many():
     assert [text.get_text() for text in axes.texts] == ["2"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["iteration 0, 5 isolated"]
     assert np.trapezoid(smooth.get_ydata(), smooth.get_xdata()) == pytest.approx(195 / 200, rel=1e-2)
+
+
+def test_isolated_eigenvalues_of_variants_are_sticks_and_those_on_a_line_dashes():
+    spectra = spectra_of(SPIKED, np.where(SPIKED == 40, 45.0, SPIKED))
+    one, other = spectra.isel(iteration=[1]), spectra.isel(iteration=[0])
+    (axes,) = variants_figure(one, {"other": other}, {**CHOICES, "kernel_width": 1.0}).axes
+    assert [line.get_xdata()[::3].round(1).tolist() for line in axes.get_lines()[1::2]] == [
+        [-50, 45, 60.1, 100],
+        [-50, 40, 60.1, 100],
+    ]
+    assert all(text.get_text().endswith("N = 200, 5 isolated") for text in axes.get_legend().get_texts())
+    line = spectra.rename(iteration="position").assign(loss=("position", [1.0, 2.0]))
+    below = between_figure(line.assign_attrs({"from": "a", "to": "b"})).axes[4]
+    mesh, dashes = below.collections
+    assert np.allclose(
+        dashes.get_offsets(), [(i, x) for i, top in enumerate((40, 45)) for x in (-50, top, 60, 60.2, 100)]
+    )
+    assert mesh.get_array().max() > 1 / 200 / 2
+    plt.close("all")
 
 
 def test_extremes_whose_density_lies_below_the_figure_are_marked():
