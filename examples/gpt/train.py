@@ -1,0 +1,37 @@
+"""Train the GPT by Hugging Face's Trainer, and record it."""
+
+from lossatlas import TrainerRecorder  # before transformers: see its docstring
+
+import net
+from transformers import Trainer, TrainingArguments, set_seed
+
+
+def main() -> None:
+    """Train for ten passes over the text."""
+    set_seed(0)
+    inputs, targets = net.data()["train"]
+    pieces = [{"input_ids": before, "labels": after} for before, after in zip(inputs, targets, strict=True)]
+    arguments = TrainingArguments(
+        output_dir="trainer",
+        num_train_epochs=10,
+        per_device_train_batch_size=16,
+        learning_rate=0.003,
+        lr_scheduler_type="cosine",
+        logging_steps=1,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    recorder = TrainerRecorder("recorded/trajectory.zarr", every=2)
+    Trainer(
+        model=net.build(),
+        args=arguments,
+        train_dataset=pieces,
+        compute_loss_func=lambda outputs, labels, num_items_in_batch: net.loss(outputs, labels).mean(),
+        callbacks=[recorder],
+    ).train()
+
+
+if __name__ == "__main__":
+    main()
