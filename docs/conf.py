@@ -35,8 +35,8 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "image_scrapers": ("matplotlib",),
     "download_all_examples": False,
-    "min_reported_time": 10_000,
+    "write_computation_times": False,
     "show_signature": False,
-    "remove_config_comments": True,
+    "capture_repr": (),
 }
 suppress_warnings = ["config.cache"]  # settings of the gallery that cannot be pickled; nothing is lost

@@ -26,9 +26,9 @@ for step in range(100):
     optimizer.step()
 
 # %%
-# Directions of unit length on both planes, so that a step of 1 is equally long on them.
+# Directions have unit length on both planes, so that they show neighbourhoods of one size.
 
-around = {"normalize": "none", "range": ((-2, 2), (-2, 2)), "points": (21, 21)}
+around = {"normalize": "none", "range": ((-0.5, 0.5), (-0.5, 0.5)), "points": (17, 17)}
 data = inputs[:200], targets[:200]
 size = sum(p.numel() for p in model.parameters())
 draws = np.random.default_rng(0).standard_normal((2, size))

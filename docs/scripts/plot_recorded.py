@@ -2,8 +2,7 @@
 A recorded trajectory
 =====================
 
-``lossatlas.record`` writes parameters while your loop runs. What it wrote opens with Xarray, and checkpoints come back as
-vectors.
+``lossatlas.record`` writes parameters while your loop runs. What it wrote opens with Xarray.
 """
 
 import tempfile

@@ -1,7 +1,8 @@
 """Train a small network by Lightning's Trainer, and record it."""
 
-from lossatlas import LightningRecorder  # before lightning: see its docstring
+from lossatlas import LightningRecorder  # before lightning, which fails where torchvision was built for another torch
 
+# isort: split
 import net
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything

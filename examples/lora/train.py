@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 
 import lossatlas
-import net
 import torch
+from lossatlas.vision import torchvision
+
+torchvision()  # before transformers, which fails where torchvision was built for another torch
+import net  # noqa: E402
 
 
 def trained(model: torch.nn.Module, file: str, steps: int, rate: float) -> Iterator[torch.Tensor]:

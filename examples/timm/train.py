@@ -1,10 +1,13 @@
 """Train a network of timm's in a plain loop, and record it."""
 
 import lossatlas
-import net
 import torch
+from lossatlas.vision import torchvision
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
+
+torchvision()  # before timm, which fails where torchvision was built for another torch
+import net  # noqa: E402
 
 
 def main() -> None:

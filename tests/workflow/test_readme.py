@@ -82,6 +82,11 @@ def test_the_notebook_example_is_right(undisturbed, monkeypatch):
     assert names["plane"]["loss"].shape == (1, 9, 9)
 
 
+def test_the_version_to_cite_is_this_one():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == lossatlas.__version__
+    assert f"version = {{{lossatlas.__version__}}}" in (ROOT / "docs/citing.md").read_text()
+
+
 @pytest.mark.parametrize("name", YAML)
 def test_configs_are_valid(name):
     assert config.resolve(yaml.safe_load(YAML[name]))["runs"]
