@@ -33,7 +33,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": [str(HERE / "gallery")],
     "filename_pattern": r"/plot_",
     "abort_on_example_error": True,
-    "image_scrapers": ("matplotlib",),
+    "image_scrapers": ("matplotlib", "generated.shown"),
     "download_all_examples": False,
     "write_computation_times": False,
     "show_signature": False,

@@ -1,4 +1,4 @@
-"""Pages that are written from the code before Sphinx reads: keys of the config, and figures."""
+"""What Sphinx makes from the code: the pages of the config's keys and of figures, and pictures of the gallery."""
 
 import re
 from itertools import groupby
@@ -6,7 +6,10 @@ from pathlib import Path
 
 from lossatlas.config import document
 from lossatlas.render import registry
+from lossatlas.results import Result
+from matplotlib.figure import Figure
 from sphinx.application import Sphinx
+from sphinx_gallery.scrapers import figure_rst
 
 REFERENCE = Path(__file__).with_name("reference")
 
@@ -73,6 +76,18 @@ def write_pages(app: Sphinx) -> None:
         file = REFERENCE / f"{name}.md"
         if not file.exists() or file.read_text() != text:
             file.write_text(text)
+
+
+def shown(block: tuple, block_vars: dict, gallery_conf: dict) -> str:
+    """Save what ends a block of a script as Jupyter shows it, a figure or a result; return the text of the page."""
+    names = block_vars["example_globals"]
+    last, names["___"] = names.get("___"), None
+    figure = last.plot() if isinstance(last, Result) else last
+    if not isinstance(figure, Figure):
+        return ""
+    file = next(block_vars["image_path_iterator"])
+    figure.savefig(file, dpi=100)
+    return figure_rst([file], gallery_conf["src_dir"])
 
 
 def setup(app: Sphinx) -> dict:

@@ -9,7 +9,6 @@ import lossatlas
 import torch
 from lossatlas import zoo
 from lossatlas.data import load_dataset
-from lossatlas.render import registry
 
 samples = load_dataset({"name": "fashion-mnist-mini"}).train
 inputs, targets = torch.as_tensor(samples.inputs), torch.as_tensor(samples.targets)
@@ -35,4 +34,4 @@ one, other = trained(0), trained(1)
 data = inputs[:500], targets[:500]
 curve = lossatlas.curve(one, "cross-entropy", data, to=other, range=(-0.5, 1.5), points=41)
 print(f"barrier {float(curve['barrier'].squeeze()):.2f}, a random guess has loss {curve.attrs['random_guess']:.2f}")
-registry.figures()["curve"].function(curve)
+curve.plot()

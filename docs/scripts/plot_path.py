@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt
 import torch
 from lossatlas import zoo
 from lossatlas.data import load_dataset
-from lossatlas.render import registry
 
 samples = load_dataset({"name": "fashion-mnist-mini"}).train
 inputs, targets = torch.as_tensor(samples.inputs), torch.as_tensor(samples.targets)
@@ -36,12 +35,12 @@ for step in range(100):
 
 data = inputs[:200], targets[:200]
 plane = lossatlas.plane(model, "cross-entropy", data, "pca", path=path, points=(25, 25))
-registry.figures()["contour"].function(plane)
+plane.plot()
 
 # %%
 # Seen from the side, with the path at the loss of its projection.
 
-registry.figures()["surface"].function(plane)
+plane.plot_3d()
 
 # %%
 # Checkpoints do not lie on the plane. How far away they are, and what that does to the loss, is in the dataset:

@@ -2,7 +2,8 @@
 A recorded trajectory
 =====================
 
-``lossatlas.record`` writes parameters while your loop runs. What it wrote opens with Xarray.
+``lossatlas.record`` writes parameters while your loop runs. What it wrote opens with Xarray, and
+is the path of a plane.
 """
 
 import tempfile
@@ -43,3 +44,9 @@ far.set(xlabel="iteration", ylabel="distance")
 far.legend()
 loss.plot(trajectory["iteration"], trajectory["batch_loss"], ".-")
 loss.set(xlabel="iteration", ylabel="mini-batch loss")
+
+# %%
+# The model is the last point of its own path.
+
+plane = lossatlas.plane(model, "cross-entropy", (inputs[:200], targets[:200]), "pca", path=str(store), points=(25, 25))
+plane.plot()

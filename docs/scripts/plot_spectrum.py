@@ -35,7 +35,12 @@ for name, spectrum in spectra.items():
     print(spectrum.accuracy().statement())
 
 # %%
-# The density on a logarithmic axis, and the largest eigenvalues as lines.
+# A spectrum shows its density, with 95 % intervals over the probes.
+
+spectra["hessian"].plot()
+
+# %%
+# Both densities on one axis, and the largest eigenvalues of the Hessian as lines.
 
 figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
 low, high = (spectra["hessian"].nodes.min(), spectra["hessian"].nodes.max())

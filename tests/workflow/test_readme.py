@@ -41,7 +41,7 @@ def run(name: str, folder: Path, monkeypatch, **names) -> dict:
 def test_examples_are_found():
     pages = {name.partition(":")[0] for name in PYTHON}
     assert pages == {"README.md", *(f"docs/tutorials/{name}.md" for name in ("demo", "notebook", "pytorch"))}
-    assert len(PYTHON) == 6  # one test each below
+    assert len(PYTHON) == 8  # one test each below
     assert len(YAML) >= 7
 
 
@@ -58,18 +58,27 @@ def test_a_loop_of_ones_own_is_recorded(tmp_path, monkeypatch, page):
 
 
 def test_spectra_are_read(undisturbed, monkeypatch):
-    names = run("docs/tutorials/notebook.md:1", undisturbed, monkeypatch)
+    names = run("docs/tutorials/notebook.md:3", undisturbed, monkeypatch)
     assert 0 <= names["share"].low <= names["share"].value <= names["share"].high <= 1
 
 
-def test_the_readmes_notebook_is_right(undisturbed, monkeypatch):
-    names = run("README.md:1", undisturbed, monkeypatch)
+def test_the_readmes_notebook_is_right(tmp_path, monkeypatch):
+    data = torch.eye(8), torch.arange(8) % 4
+    names = run("README.md:1", tmp_path, monkeypatch, model=torch.nn.Linear(8, 4), data=data)
     assert names["spectrum"].nodes.shape[0] == 4
     assert names["plane"]["loss"].shape == (1, 9, 9)
 
 
-def test_the_notebook_example_is_right(undisturbed, monkeypatch):
-    names = run("docs/tutorials/notebook.md:0", undisturbed, monkeypatch)
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory) -> tuple[Path, dict]:
+    """What the first block of the page makes, and a folder for what the others write."""
+    folder = tmp_path_factory.mktemp("notebook")
+    with pytest.MonkeyPatch.context() as patch:
+        return folder, run("docs/tutorials/notebook.md:0", folder, patch)
+
+
+def test_the_notebook_example_is_right(notebook):
+    _, names = notebook
     hessian, pairs = names["hessian"], names["pairs"]
     assert pairs.converged.all()
     assert pairs.values[0] == pytest.approx(
@@ -80,6 +89,19 @@ def test_the_notebook_example_is_right(undisturbed, monkeypatch):
     )
     assert names["trace"].low < names["trace"].value < names["trace"].high
     assert names["plane"]["loss"].shape == (1, 9, 9)
+
+
+def test_results_show_themselves(notebook, monkeypatch):
+    folder, names = notebook
+    again = run("docs/tutorials/notebook.md:1", folder, monkeypatch, **names)["again"]
+    assert np.array_equal(again["loss"], names["plane"]["loss"])
+
+
+def test_a_path_becomes_a_video(notebook, monkeypatch):
+    folder, names = notebook
+    names = run("docs/tutorials/notebook.md:2", folder, monkeypatch, **names)
+    assert (folder / "descent.mp4").stat().st_size > 5000
+    assert names["tracking"].sizes["iteration"] == 3
 
 
 def test_the_version_to_cite_is_this_one():
