@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
 LENGTH = 32
@@ -18,13 +17,8 @@ def build() -> GPT2LMHeadModel:
 
 
 def data() -> dict:
-    """Return pieces of the text and, as targets, the characters that follow, each (sample, position)."""
+    """Return pieces of the text, (sample, place); Hugging Face's models compare them with themselves one place on."""
     tokens = torch.tensor([ALPHABET.index(character) for character in TEXT])
     pieces = tokens[: len(tokens) // LENGTH * LENGTH].reshape(-1, LENGTH)
-    inputs, targets = pieces[:, :-1], pieces[:, 1:]
-    return {"train": (inputs[::2], targets[::2]), "test": (inputs[1::2], targets[1::2])}
-
-
-def loss(outputs, targets: torch.Tensor) -> torch.Tensor:
-    """Return the mean cross-entropy of each piece, (sample,)."""
-    return functional.cross_entropy(outputs.logits.transpose(1, 2), targets, reduction="none").mean(1)
+    splits = {"train": pieces[::2], "test": pieces[1::2]}
+    return {name: {"input_ids": some, "labels": some} for name, some in splits.items()}
