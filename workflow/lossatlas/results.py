@@ -70,7 +70,7 @@ class Result:
     @property
     def sizes(self) -> dict[str, int]:
         """The lengths of the dimensions."""
-        return dict(self.data.sizes)
+        return {str(name): size for name, size in self.data.sizes.items()}
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {size:,}" for name, size in self.sizes.items() if not name.startswith(ASIDE))
@@ -292,7 +292,7 @@ class Spectra(Result):
 def _spectrum(data: xr.Dataset) -> Spectrum:
     """Return the spectrum that a dataset holds of one matrix."""
     runs = (data[name].values for name in ("nodes", "weights", "residual_bounds"))
-    return Spectrum.read(*runs, data.attrs["parameters"])
+    return Spectrum(*krylov.Spectrum.read(*runs, data.attrs["parameters"]))
 
 
 def open(path: str | os.PathLike) -> Result:

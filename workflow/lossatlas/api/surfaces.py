@@ -188,8 +188,9 @@ def _curves(
 ) -> tuple[Course, dict]:
     """Return the curves along directions, without any the one between two checkpoints, and what is told besides."""
     course: Course
+    added: dict[str, Any] = {}
     if raw is None:
-        course, added = _between(spec, trajectory), {}
+        course = _between(spec, trajectory)
     else:
         course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory, vectors)
     check_second_order(spec, course.moves and trajectory.buffers(0).size > 0, "curve")

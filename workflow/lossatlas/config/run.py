@@ -353,7 +353,7 @@ class Run:
         found |= {f"perturbations.{name}": one.plain() for name, one in settings.perturbations.items()}
         chunks = {"batch_size": settings.evaluation.batch_size, "batchnorm": "frozen"}
         for name, curve in settings.curves.items():
-            if curve.second_order:
+            if isinstance(curve, models.Straight) and curve.second_order:
                 found[f"curves.{name}.second_order"] = curve.second_order.plain() | chunks
         return {
             f"runs.{self.name}.{name}": models.Matrix(**{k: one[k] for k in shared & one.keys()}).plain()
