@@ -35,7 +35,15 @@ numerics/test_callbacks.py::test_lightning
 numerics/test_callbacks.py::test_transformers_trainer
 numerics/test_callbacks.py::test_accelerate
 numerics/test_callbacks.py::test_lora_writes_the_adapters_alone
-unit/test_interrupt.py::test_a_job_ends_with_75_at_any_instant[10]
+numerics/test_recorder.py::test_of_several_processes_the_first_one_writes[replicated]
+numerics/test_evaluation.py::test_oracle_3_strategies_agree_with_plain_evaluation[resnet20-first-layer]
+numerics/test_evaluation.py::test_oracle_3_strategies_agree_with_plain_evaluation[resnet20-vmapped]
+numerics/test_evaluation.py::test_bfloat16_is_off_by_its_rounding_and_says_how_much[resnet20]
+numerics/test_keras_grid.py::test_oracle_2_networks_of_every_kind[embedding masked lstm]
+numerics/test_keras_grid.py::test_oracle_2_networks_of_every_kind[lstm unrolled]
+numerics/test_keras.py::test_too_little_memory_is_said_from_one_sample_or_one_chunk_and_nothing_is_trained[batch]
+unit/test_interrupt.py::test_a_job_ends_with_75_at_any_instant
+unit/test_imported.py::test_order_folder_and_content_of_checkpoints_count
 """.strip().splitlines()
 
 NETWORKS = (

@@ -67,7 +67,7 @@ def test_the_config_is_valid_and_fits_the_trajectory(folder, capsys, steps, plan
     ]  # fmt: skip
     assert list(run["planes"]) == [plane]
     assert run["spectra"] == {"stride": stride, "probes": 2, "steps": 6}
-    (told,) = runs_of(config.resolve(written)).values()
+    (told,) = runs_of(config.load(written)).values()
     assert told.iterations == [*range(steps + 1)]
     text = (folder / "config.yaml").read_text()
     assert f"# {steps + 1} recorded iterations, 0 to {steps}, of 6 trained parameters, 2 frozen." in text

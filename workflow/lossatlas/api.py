@@ -5,6 +5,7 @@ The code underneath is that of the workflow, and so are the numbers. The model i
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def hessian(
         LossAtlasError: model, loss and data do not fit together, nothing requires a gradient, loss or gradient is
             NaN or infinite, the loss draws random numbers, or the gradient is not the derivative of the loss.
     """
-    choices = {"operator": operator, "parameters": list(parameters), "memory_gb": memory_gb}
+    choices: dict[str, Any] = {"operator": operator, "parameters": list(parameters), "memory_gb": memory_gb}
     choices["strategy"] = strategy
     config.check({"batch_size": batch_size, "batchnorm": batchnorm, **choices}, "spectra", "hessian")
     with backend.own_modes():
@@ -113,7 +114,7 @@ class Hessian:
     and central differences when they were tried.
     """
 
-    def __init__(self, operator: Any, agreement: dict[str, Any]):
+    def __init__(self, operator: Any, agreement: dict[str, Any] | None):
         self._operator, self.agreement = operator, agreement
         self.layout, self.samples = operator.layout, operator.samples
         self.size, self.dtype, self.strategy = operator.size, operator.dtype, operator.strategy
@@ -179,8 +180,8 @@ class Hessian:
         watched.progress.close(pairs.products)
         if which == "LM":
             chosen = np.sort(np.argsort(-np.abs(pairs.values), kind="stable")[:k])
-            parts = (getattr(pairs, name)[chosen] for name in ("values", "vectors", "residuals", "converged"))
-            pairs = Eigenpairs(*parts, products=pairs.products)
+            parts = {name: getattr(pairs, name)[chosen] for name in ("values", "vectors", "residuals", "converged")}
+            pairs = replace(pairs, **parts)
         return pairs
 
     def _nearest(self, near: float, k: int, which: str, tolerance: float, max_products: int, seed: int) -> NearestPairs:
@@ -479,7 +480,7 @@ def _raw(
 
 
 def _evaluate_plane(
-    folder: Path, spec: dict, raw: RawDirections, choices: dict, trajectory: Trajectory, *on: dict
+    folder: Path, spec: dict, raw: RawDirections, choices: dict, trajectory: Trajectory, *on: Any
 ) -> xr.Dataset:
     """Evaluate all points of a plane; ``on`` are problems and subsets."""
     chosen = direction_sets.complete(raw, choices, trajectory)

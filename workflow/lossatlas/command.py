@@ -90,7 +90,7 @@ def write_config(args: argparse.Namespace) -> None:
     args.output.write_text(text)
     print(f"{args.output}: written")
     try:
-        (run,) = runs_of(config.resolve(yaml.safe_load(text))).values()
+        (run,) = runs_of(config.load(yaml.safe_load(text))).values()
         recorded_by_user([args.trajectory], build_network(backends.backend(args.backend), run.problem))
     except LossAtlasError as error:
         print(f"to be filled in: {error}")

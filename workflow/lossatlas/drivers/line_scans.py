@@ -190,8 +190,8 @@ FEATURES = {
 def arrays(course: Course | type[Along] | type[Between], metrics: dict[str, str]) -> list[Array]:
     """Return the arrays of a store of curves; ``metrics`` are name -> units."""
     text = "position: 0 = from, 1 = to" if course.ends else "multiples of the direction"
-    chosen = [Array("alpha", ("alpha",), text), Array("curve", ("curve",), "curve")]
-    chosen += [Array("split", ("split",), "evaluation subset"), *course.schema]
+    chosen = [Array("alpha", ("alpha",), text), Array("curve", ("curve",), "curve", dtype=str)]
+    chosen += [Array("split", ("split",), "evaluation subset", dtype=str), *course.schema]
     points, features = ("curve", "split", "alpha"), FEATURES | {"monotonicity": BETWEEN if course.ends else ALONG}
     chosen += [Array(name, points, name, units) for name, units in metrics.items()]
     chosen += [

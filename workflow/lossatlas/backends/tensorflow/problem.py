@@ -89,7 +89,7 @@ class KerasProblem(ProblemBase):
         Raises:
             LossAtlasError: it does not agree with the model called eagerly.
         """
-        agreement = compare(self.restrict(center, directions, buffers, strategy, precision), points)
+        agreement = compare(self._restrict(Place(center, directions, buffers), strategy, precision, "frozen"), points)
         return Evaluation("graph", f"graph (as called eagerly to {agreement.difference:.0e})", None, agreement)
 
     def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:

@@ -167,7 +167,7 @@ class _Reads(TorchFunctionMode):
         super().__init__()
         self.watched, self.found = {_address(tensor) for tensor in watched} - {None}, False
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Look at the arguments and pass them on."""
         given = {_address(leaf) for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)}
         self.found = self.found or not self.watched.isdisjoint(given)
@@ -219,7 +219,9 @@ def _groups(count: int, size: int, device: torch.device) -> list[Tensor]:
 
 def _check_singles(own: dict[str, Loss], outputs: Any, targets: Tensor, axes: Axes | None) -> None:
     """Compare functions of a few samples with the mean of those of single ones."""
-    for who, function in own.items() if axes is not None else ():
+    if axes is None:
+        return
+    for who, function in own.items():
         single = one_by_one(function, axes, outputs, targets, 2 if len(targets) != 2 else 3)
         _check_mean(who, function(outputs, targets), single, [1.0] * len(single))
 

@@ -31,8 +31,8 @@ class LightningRecorder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Create the store."""
         chosen, self._steps = pl_module.get_submodule(self.module), trainer.global_step
-        per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
-        per_epoch = per_epoch if np.isfinite(per_epoch) else None
+        steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+        per_epoch = steps if np.isfinite(steps) else None
         self._rate = np.nan
         choices = {"start": self._steps, "steps_per_epoch": per_epoch, "precision": self.precision}
         tape = record(chosen, self.path, self.every, **choices)

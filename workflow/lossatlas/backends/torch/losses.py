@@ -44,7 +44,7 @@ class ClassLoss:
         """Return what PyTorch makes of it."""
         found = self.scores(outputs, targets)
         weight = None if self.weight is None else self.weight.to(found.device, found.dtype)
-        choices = {"weight": weight, "ignore_index": self.ignore_index, "reduction": reduction}
+        choices: dict[str, Any] = {"weight": weight, "ignore_index": self.ignore_index, "reduction": reduction}
         if self.function is functional.cross_entropy:
             choices["label_smoothing"] = self.label_smoothing
         return self.function(found, self.wanted(targets), **choices)
@@ -192,14 +192,19 @@ def mean_over_samples(own: Loss, who: str) -> Loss:
         check_averageable(who, tuple(value.shape) if isinstance(value, Tensor) else None, value, tuple(targets.shape))
         return (value if value.is_floating_point() else value.double()).mean()  # counts, and hits or misses, too
 
-    mean_loss.own = own
+    mean_loss.own = own  # type: ignore[attr-defined]
     return mean_loss
 
 
 def tensors(outputs: Any) -> list[Tensor]:
     """Return the tensors in what a network returns, in order."""
     found: list[Tensor] = []
-    mapped(outputs, lambda tensor: found.append(tensor) or tensor)
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(outputs, note)
     return found
 
 
@@ -211,7 +216,7 @@ def mapped(outputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
         parts = [mapped(part, function) for part in outputs]
         return type(outputs)(*parts) if hasattr(outputs, "_fields") else type(outputs)(parts)
     if isinstance(outputs, Mapping):
-        made = copy(outputs)
+        made: Any = copy(outputs)
         for key, part in outputs.items():
             made[key] = mapped(part, function)
         return made
