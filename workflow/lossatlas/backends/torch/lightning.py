@@ -34,7 +34,7 @@ class LightningRecorder(Callback):
         steps = trainer.num_training_batches / trainer.accumulate_grad_batches
         per_epoch = steps if np.isfinite(steps) else None
         self._rate = np.nan
-        choices = {"start": self._steps, "steps_per_epoch": per_epoch, "precision": self.precision}
+        choices: dict[str, Any] = {"start": self._steps, "steps_per_epoch": per_epoch, "precision": self.precision}
         tape = record(chosen, self.path, self.every, **choices)
         self._tape: TorchTape = tape.__enter__()
 
