@@ -24,7 +24,7 @@ BAD = [
     ({"runs": {}}, "config: runs: {} has fewer entries than 1"),
     ({"runs": 3}, "runs: 3 is not of type object"),
     ({"runs": {"a b": LENET}}, "runs: 'a b' does not have the right form: letters, digits, _ and -"),
-    ({"runs": {"a.b": {}}}, "config: runs: 'a.b' does not have the right form"),
+    ({"runs": {"a.b": {"model": {"name": "lenet"}}}}, "config: runs: 'a.b' does not have the right form"),
     (run(spectra=None), "runs.a.spectra: None is no value; write {} for all defaults, or leave the key out"),
     (run(model={"name": "lenet", "kwargs": {"classes": None}}), "kwargs.classes: None is no value; give one, or leave"),
     ({"runs": {"a": None}}, "runs.a: the key 'model' is missing"),
@@ -137,9 +137,10 @@ BAD = [
     ),
     (
         run(curves={"c": {}}),
-        "runs.a.curves.c: give either 'x' (along directions) or 'to' (between two checkpoints), not none",
+        "runs.a.curves.c: give one of 'x' (along directions), 'to' (between two checkpoints) and 'connection' (on a "
+        "trained curve), not none",
     ),
-    (run(curves={"c": {"x": "pca", "to": {"iteration": 0}}}), "not both"),
+    (run(curves={"c": {"x": "pca", "to": {"iteration": 0}}}), "not several"),
     (
         run(curves={"c": {"x": "pca/1", "batchnorm": "recompute", "strategy": "compiled"}}),
         "runs.a.curves.c.strategy: 'compiled' needs batchnorm: frozen; leave it out",
