@@ -1,5 +1,6 @@
 """One private cluster for all tests, and one local run that nothing disturbed to compare with."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.workflow.conftest import all_contents, run_config, test_config, write
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster():
+    os.environ.pop("SLURM_CONF", None)  # other tests are to find no Slurm, see tests/conftest.py
     install()
     with Cluster() as running:
         yield running

@@ -11,7 +11,7 @@ from typing import Any
 from lossatlas.errors import LossAtlasError
 
 __version__ = "0.1.0"
-__all__ = ["LossAtlasError", "curve", "hessian", "plane", "record", "track"]
+__all__ = ["LossAtlasError", "curve", "hessian", "plane", "record", "sample", "track"]
 
 _HOMES = {
     "KerasRecorder": "backends.tensorflow.recorder",
@@ -22,6 +22,7 @@ _HOMES = {
     "open": "results",
     "plane": "api",
     "record": "backends.torch.recorder",
+    "sample": "data",
     "track": "api",
 }
 

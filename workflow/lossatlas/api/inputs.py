@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from lossatlas import backends, config
-from lossatlas.data import Split, Subset
+from lossatlas.data import Subset, read
 from lossatlas.drivers import own_metrics
 from lossatlas.drivers.base import Job, Order
 from lossatlas.errors import LossAtlasError
@@ -32,12 +32,6 @@ def backend_of(model: Any) -> ModuleType:
     return backends.backend("tensorflow" if is_keras else "torch")
 
 
-def split_of(backend: ModuleType, data: Any) -> Split:
-    """Return the samples that a notebook gives."""
-    inputs, targets = backend.collect(data)
-    return Split(inputs, targets)
-
-
 def problems_of(
     backend: ModuleType,
     model: Any,
@@ -55,7 +49,7 @@ def problems_of(
         raise LossAtlasError(f"metrics: {metrics!r} is no dict of functions by name, such as {{'top5': top5}}")
     own_metrics.check(metrics or {}, "metrics")
     config.check({"batch_size": batch_size}, "evaluation", where)
-    splits = {"train": split_of(backend, data)} | ({"test": split_of(backend, test)} if test is not None else {})
+    splits = {"train": read(data, "data").whole()} | ({"test": read(test, "test").whole()} if test is not None else {})
     subsets = {name: Subset(split, np.arange(len(split)), split.digest, False) for name, split in splits.items()}
     network = backend.FlatNetwork(model, backend.device_of(model, dtype))
     about = network, backend.as_loss(loss)

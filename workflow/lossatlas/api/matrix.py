@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from lossatlas import config
-from lossatlas.api.inputs import backend_of, split_of
+from lossatlas.api.inputs import backend_of
 from lossatlas.config import models
+from lossatlas.data import read
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import (
     Eigenpairs,
@@ -55,8 +56,9 @@ def hessian(
             plainly (where targets are ignored zeros count); or ``"cross-entropy"`` or ``"mse"``. Of
             ``nn.CrossEntropyLoss`` and ``nn.NLLLoss`` weights and ignored targets count over all samples, as in one
             batch. Without weight decay: it may read no parameters.
-        data: a pair (inputs, targets) of arrays or tensors, or an iterable of such batches, such as a
-            ``DataLoader`` or a ``tf.data.Dataset``. It is read once and kept on the model's device.
+        data: what ``lossatlas.sample`` returns or takes: a pair (inputs, targets) of arrays or tensors, a dict of
+            these with ``labels``, batches of such, a map-style data set, a ``DataLoader`` or a ``tf.data.Dataset``.
+            All of it is read, once, and kept on the model's device.
         operator: ``"hessian"``; ``"ggn"``, its generalised Gauss-Newton part; or ``"residual"``, the rest.
         parameters: patterns of names (``"fc*"``) of the parameters that the matrix is restricted to.
         batch_size: samples per chunk; results agree to rounding for any value, unless ``batchnorm`` is ``"batch"``.
@@ -78,7 +80,7 @@ def hessian(
     backend = backend_of(model)
     with backend.own_modes():
         network = backend.FlatNetwork(model, backend.device_of(model, dtype))
-        problem = backend.Problem(network, backend.as_loss(loss), split_of(backend, data), batch_size, batchnorm)
+        problem = backend.Problem(network, backend.as_loss(loss), read(data, "data").whole(), batch_size, batchnorm)
         theta, buffers = network.parameters(), network.buffers()
         choice = choose_products(problem, (theta, buffers), 1, choices)
         choices["strategy"] = choice.strategy
@@ -204,4 +206,4 @@ class Hessian:
         vectors = partial(probe_vectors, self.size, seed=seed, distribution=distribution)
         runs = quadrature_runs(watched, vectors, range(probes), steps, tolerance)
         watched.close()
-        return Spectrum.of(runs, self.size)
+        return cast(Spectrum, Spectrum.of(runs, self.size))

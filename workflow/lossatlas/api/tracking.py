@@ -66,9 +66,9 @@ def track(
         network, problems, subsets = problems_of(backend, *about)
         trajectory = recorded(backend, Path(folder), model, path, network)
         rows = len(trajectory.every(stride))
-        about = problems["train"], subsets["train"], trajectory
+        at = problems["train"], subsets["train"], trajectory
         # In one unit each search but the first starts from the eigenvectors before.
-        job = _Shown({"tracking": {**spec, "per_unit": rows}}, *about, progress=Progress("track", rows, unit="points"))
+        job = _Shown({"tracking": {**spec, "per_unit": rows}}, *at, progress=Progress("track", rows, unit="points"))
         return Result(computed(job, Path(folder)), "tracking")
 
 

@@ -13,7 +13,7 @@ from lossatlas.backends.tensorflow.build import (
 )
 from lossatlas.backends.tensorflow.checkpoints import read_checkpoint
 from lossatlas.backends.tensorflow.device import Device, device_of, own_modes, set_up
-from lossatlas.backends.tensorflow.inputs import as_direction, collect, read_weights
+from lossatlas.backends.tensorflow.inputs import as_direction, read_weights
 from lossatlas.backends.tensorflow.network import FlatNetwork
 from lossatlas.backends.tensorflow.problem import KerasProblem, least_product_bytes
 from lossatlas.backends.tensorflow.products import PRODUCT_STRATEGIES

@@ -1,4 +1,4 @@
-"""What a notebook has at hand (tensors, batches, weights, models) as flat vectors and arrays."""
+"""What a notebook has at hand (weights, arrays by name, models) as flat vectors."""
 
 from typing import Any
 
@@ -8,29 +8,6 @@ import numpy as np
 from lossatlas.backends.tensorflow.network import FlatNetwork
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem.checks import as_vector
-
-
-def collect(data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return (inputs, targets) of a pair of arrays or tensors, or of an iterable of batches (``tf.data.Dataset``).
-
-    Raises:
-        LossAtlasError: it is none of these, or inputs and targets differ in length.
-    """
-    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
-        inputs, targets = map(np.asarray, data)
-    else:
-        try:
-            pairs = [(np.asarray(inputs), np.asarray(targets)) for inputs, targets in data]
-        except (TypeError, ValueError) as error:
-            raise LossAtlasError(
-                f"data: expected a pair (inputs, targets) or batches of such pairs, got {type(data).__name__} ({error})"
-            ) from error
-        if not pairs:
-            raise LossAtlasError("data: there is no batch")
-        inputs, targets = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    if len(inputs) != len(targets) or len(inputs) == 0:
-        raise LossAtlasError(f"data: {len(inputs)} inputs and {len(targets)} targets")
-    return inputs, targets
 
 
 def read_weights(network: FlatNetwork, checkpoint: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
