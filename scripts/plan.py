@@ -14,7 +14,16 @@ from lossatlas.config.models import Config
 from lossatlas.config.run import Run
 from lossatlas.config.sizes import training_steps
 from lossatlas.data import training_samples
-from lossatlas.drivers import command_line, curvature_map, landscape, line_scans, overlaps, spectra, tracking
+from lossatlas.drivers import (
+    command_line,
+    curvature_map,
+    landscape,
+    line_scans,
+    overlaps,
+    perturbations,
+    spectra,
+    tracking,
+)
 from lossatlas.drivers.training import recorded_iterations
 from lossatlas.geometry import random_walk
 from lossatlas.geometry.directions import direction_set
@@ -69,6 +78,8 @@ def _stores(run: Run) -> Iterator[tuple[str, int, int]]:
         yield f"curves/{name}", *line_scans.planned_size(curve.plain(), along(curve), len(splits))
     for name, overlap in settings.overlaps.items():
         yield f"overlaps/{name}", *overlaps.planned_size(overlap.plain(), along(overlap))
+    for name, perturbed in settings.perturbations.items():
+        yield f"perturbations/{name}", *perturbations.planned_size(perturbed.plain())
     if chosen := settings.spectra:
         count = len(range(0, rows, chosen.stride)) + 1
         for name in ["", *chosen.variants]:

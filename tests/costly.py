@@ -9,7 +9,9 @@ workflow/test_workflow.py::test_a_users_own_model_data_and_loss
 workflow/test_workflow.py::test_what_was_deleted_is_made_again_and_all_else_stays
 workflow/test_workflow.py::test_existing_checkpoints_become_a_trajectory
 workflow/test_names.py::test_folders_of_any_name
+workflow/test_readme.py::test_a_path_becomes_a_video
 workflow/test_recorded.py::test_a_recorded_loop_becomes_planes_spectra_and_a_video
+workflow/test_examples.py::test_examples_end_in_a_video_and_a_spectrum
 workflow/test_kills.py::test_oracle_19_snakemake_goes_on_after_kills_of_ranks_jobs_and_itself
 workflow/test_kills.py::test_oracle_14_stores_are_equal_bit_for_bit_on_any_number_of_ranks[4-2-static]
 workflow/test_tensorflow.py::test_the_plan_of_runs_with_both_frameworks
@@ -30,13 +32,16 @@ numerics/test_hessian.py::test_gauss_newton_and_residual_add_up_to_the_hessian[r
 numerics/test_hessian.py::test_gauss_newton_and_residual_add_up_to_the_hessian[retained-float32]
 numerics/test_strategies.py::test_the_memory_at_peak_is_below_what_was_predicted[split-0.1-10]
 numerics/test_strategies.py::test_the_memory_at_peak_is_below_what_was_predicted[retained-0.07-2]
-numerics/test_keras.py::test_curves_and_tracking_of_keras_models
 numerics/test_several_inputs.py::test_the_next_token_is_the_loss_of_a_causal_language_model_of_hugging_face
+numerics/test_keras.py::test_curves_and_tracking_of_keras_models
 numerics/test_callbacks.py::test_lightning
 numerics/test_callbacks.py::test_transformers_trainer
 numerics/test_callbacks.py::test_accelerate
 numerics/test_callbacks.py::test_lora_writes_the_adapters_alone
-unit/test_command.py::test_plan_and_run_pass_on_to_the_workflow_from_any_folder
+numerics/test_alignment.py::test_units_change_places_and_the_function_stays[resnet without shortcuts]
+numerics/test_alignment.py::test_units_change_places_and_the_function_stays[resnet with projections]
+numerics/test_alignment.py::test_an_order_that_was_mixed_up_is_found_again_bit_for_bit[resnet without shortcuts]
+numerics/test_alignment.py::test_an_order_that_was_mixed_up_is_found_again_bit_for_bit[resnet with projections]
 numerics/test_recorder.py::test_of_several_processes_the_first_one_writes[replicated]
 numerics/test_evaluation.py::test_oracle_3_strategies_agree_with_plain_evaluation[resnet20-first-layer]
 numerics/test_evaluation.py::test_oracle_3_strategies_agree_with_plain_evaluation[resnet20-vmapped]
@@ -45,7 +50,10 @@ numerics/test_keras_grid.py::test_oracle_2_networks_of_every_kind[embedding mask
 numerics/test_keras_grid.py::test_oracle_2_networks_of_every_kind[lstm unrolled]
 numerics/test_keras.py::test_too_little_memory_is_said_from_one_sample_or_one_chunk_and_nothing_is_trained[batch]
 unit/test_interrupt.py::test_a_job_ends_with_75_at_any_instant
+workflow/test_kills.py::test_each_kind_of_job_ends_with_75_when_it_is_stopped[perturbations-1]
+workflow/test_kills.py::test_each_kind_of_job_ends_with_75_when_it_is_stopped[perturbations-12]
 unit/test_imported.py::test_order_folder_and_content_of_checkpoints_count
+unit/test_command.py::test_plan_and_run_pass_on_to_the_workflow_from_any_folder
 """.strip().splitlines()
 
 NETWORKS = (

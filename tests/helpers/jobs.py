@@ -14,8 +14,8 @@ from tests.conftest import BIN, ROOT, environment, snakemake
 CLOSED_FORM = {"PYTHONPATH": f"{ROOT}/tests/helpers/closed_form:{ROOT}/workflow"}
 """Environment in which scripts work on a loss in closed form."""
 
-SCRIPTS = ("train", "pca", "directions", "derivatives", "mined", "overlaps", "landscape", "curves", "spectra",
-           "curvature", "tracking")  # fmt: skip
+SCRIPTS = ("train", "pca", "directions", "derivatives", "mined", "overlaps", "landscape", "curves", "perturbations",
+           "spectra", "curvature", "tracking")  # fmt: skip
 
 DRAWING = ("figures", "video", "report")
 """Scripts that draw what is in stores."""

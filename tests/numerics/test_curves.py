@@ -9,6 +9,7 @@ from lossatlas.drivers import line_scans
 from lossatlas.drivers.base import Order
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions.direction_set import Axes
+from lossatlas.geometry.families import features
 from lossatlas.io import store
 from lossatlas.io.trajectory import Recording, RowWriter, Trajectory
 from lossatlas.parallel import Timing, World, work_units
@@ -173,7 +174,7 @@ X = np.linspace(-2, 2, 5)
     ],
 )
 def test_features_by_hand(loss, ends, expected):
-    found = line_scans.features(X, np.array(loss, float), np.zeros(5), ends)
+    found = features(X, np.array(loss, float), np.zeros((5, 0)), ends)
     assert {key: found[key] for key in expected} == pytest.approx(expected, nan_ok=True)
 
 
@@ -248,6 +249,20 @@ def test_running_statistics_move_along_or_stay(normalised, tmp_path, batchnorm):
         for n, row in ((1, 0), (3, 2)):
             exact = problem.metrics(trajectory.parameters(row), trajectory.buffers(row))
             assert made["loss"][0, 0, n] == exact[0], "the ends are the checkpoints bit for bit"
+
+
+def test_points_with_clipped_variances_are_counted_and_turn_nowhere(normalised, tmp_path):
+    trajectory, problem, _, _, stats = normalised
+    spec = {**LINE, "range": [-3, 4], "points": 29}
+    made = compute(*make(tmp_path, line_scans.Between(spec, trajectory, {}, "c"), {"train": problem}, spec))
+    alpha = made["alpha"][:]
+    clipped = ((1 - alpha[:, None]) * stats[0, 5:] + alpha[:, None] * stats[2, 5:] < 0).any(axis=1)
+    assert 2 < clipped.sum() < 26
+    assert made.attrs["clipped_points"] == clipped.sum()
+    assert not made["stationary"][0, 0][clipped].any()
+    assert not made["turning"][0, 0][clipped].any()
+    assert made["minimum"][0, 0] == made["loss"][0, 0][~clipped].min()
+    assert np.isfinite(made["loss"][:]).all(), "they stay in the store"
 
 
 @pytest.mark.parametrize("between", [True, False])

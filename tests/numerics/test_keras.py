@@ -230,6 +230,23 @@ def test_no_retracing_per_product_or_point():
     assert (made.sums.traces, plane._place.traces) == (2, 1)
 
 
+def test_random_sums_have_the_standard_errors_of_paired_samples():
+    """Over 3000 of them, in ragged chunks; what a point's metrics are stays."""
+    net = network()
+    made, (theta, buffers) = problem(net), at(net)
+    points = theta, theta + 0.3 * np.random.default_rng(0).standard_normal(len(theta))
+    plain = np.stack([made.metrics(point, buffers) for point in points])
+    made.sketch(3000)
+    found = np.stack([made.metrics(point, buffers) for point in points])
+    assert np.array_equal(found[:, : plain.shape[1]], plain)
+    singles = [problem(net, Split(VECTORS.inputs[k : k + 1], VECTORS.targets[k : k + 1]), 1) for k in range(11)]
+    each = np.array([[one.metrics(point, buffers)[0] for one in singles] for point in points])
+    exact = (each[0] - each[1]).std(ddof=1) / np.sqrt(11)
+    noise = found[:, plain.shape[1] :]
+    assert np.sqrt(np.square(noise[0] - noise[1]).mean()) == pytest.approx(exact, rel=0.07)
+    assert np.sqrt(np.square(noise).mean(axis=1)) == pytest.approx(plain[:, -1], rel=0.07)
+
+
 def test_sums_do_not_depend_on_who_sums_which_leaves():
     net = network(dtype="float32")
     made, (theta, buffers) = problem(net, batch_size=1), at(net)

@@ -15,8 +15,8 @@ from lossatlas.render import registry
 from tests.conftest import ROOT
 from tests.unit.test_render import CHOICES, datasets
 
-KINDS = ["contour", "surface", "loss", "metrics", "curvature", "curve", "overlap", "null", "density", "distribution",
-         "evolution", "counts", "variants", "between", "tracking"]  # fmt: skip
+KINDS = ["contour", "surface", "loss", "metrics", "curvature", "curve", "overlap", "perturbation", "null", "density",
+         "distribution", "evolution", "counts", "variants", "between", "tracking"]  # fmt: skip
 
 
 def test_every_figure_of_the_house_is_registered():
@@ -55,6 +55,7 @@ def test_rules_draw_together_what_has_one_log():
         "curvature_figure": ("curvature/{plane}", ["curvature"]),
         "curve_figure": ("curves/{curve}", ["curve"]),
         "overlap_figure": ("overlaps/{overlap}", ["overlap"]),
+        "perturbation_figure": ("perturbations/{perturbation}", ["perturbation"]),
         "null_figure": ("null/{directions}", ["null"]),
         "spectra_figures": ("spectra", ["density", "distribution", "evolution", "counts"]),
         "variants_figure": ("variants", ["variants"]),
@@ -89,7 +90,7 @@ def test_each_drawing_knows_its_stores_and_its_title():
         "plane p": [f"out/r/figures/p_{kind}.png" for kind in ("contour", "surface", "loss", "curvature")],
         "plane q": [f"out/r/figures/q_{kind}.png" for kind in ("contour", "surface", "loss")],
         "directions pca": ["out/r/figures/pca_null.png"],
-        "spectra": [f"out/r/figures/spectra_{kind}.png" for kind in (*KINDS[8:12], "variants")],
+        "spectra": [f"out/r/figures/spectra_{kind}.png" for kind in (*KINDS[9:13], "variants")],
     }
 
 

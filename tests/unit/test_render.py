@@ -21,7 +21,7 @@ from lossatlas.render.figures.metrics import metrics_figure
 from lossatlas.render.figures.overlaps import overlap_figure
 from lossatlas.render.figures.random_walk import null_figure
 from lossatlas.render.figures.spectra_between import between_figure
-from lossatlas.render.figures.spectrum import counts_figure, density_figure
+from lossatlas.render.figures.spectrum import counts_figure, density_figure, variants_figure
 from lossatlas.render.figures.surface import surface_figure
 from lossatlas.render.figures.training_curve import loss_figure
 from lossatlas.render.frame import FrameRenderer
@@ -272,6 +272,13 @@ def test_checkpoints_that_axes_lead_to_are_marked_and_named():
     plt.close("all")
 
 
+def test_a_trained_curve_is_drawn_on_its_plane():
+    curve = [[0.0, 0.0], [0.5, 0.6], [1.0, 0.0]]
+    (axes, _) = contour_figure(datasets()[0].assign_attrs(connection=curve), CHOICES, "t").axes
+    assert curve in [line.get_xydata().tolist() for line in axes.get_lines()]
+    plt.close("all")
+
+
 def test_a_curvature_of_nothing_but_nan_is_drawn():
     landscape, _ = datasets(lambda x, y: np.full((11, 15), np.nan))
     unknown = curvatures(landscape) * np.nan
@@ -325,7 +332,7 @@ def spectra_of(*eigenvalues):
         {name: (("iteration", "probe", "node"), array) for name, array in arrays.items()}
         | {name: ("iteration", values) for name, values in ends.items()},
         coords={"iteration": np.arange(len(eigenvalues))},
-        attrs={"parameters": 200},
+        attrs={"parameters": 200, "operator": "hessian", "parameter_patterns": ["*"]},
     )
 
 
@@ -346,6 +353,25 @@ def test_isolated_eigenvalues_are_sticks_as_high_as_they_are_many():
     assert [text.get_text() for text in axes.texts] == ["2"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["iteration 0, 5 isolated"]
     assert np.trapezoid(smooth.get_ydata(), smooth.get_xdata()) == pytest.approx(195 / 200, rel=1e-2)
+
+
+def test_isolated_eigenvalues_of_variants_are_sticks_and_those_on_a_line_dashes():
+    spectra = spectra_of(SPIKED, np.where(SPIKED == 40, 45.0, SPIKED))
+    one, other = spectra.isel(iteration=[1]), spectra.isel(iteration=[0])
+    (axes,) = variants_figure(one, {"other": other}, {**CHOICES, "kernel_width": 1.0}).axes
+    assert [line.get_xdata()[::3].round(1).tolist() for line in axes.get_lines()[1::2]] == [
+        [-50, 45, 60.1, 100],
+        [-50, 40, 60.1, 100],
+    ]
+    assert all(text.get_text().endswith("N = 200, 5 isolated") for text in axes.get_legend().get_texts())
+    line = spectra.rename(iteration="position").assign(loss=("position", [1.0, 2.0]))
+    below = between_figure(line.assign_attrs({"from": "a", "to": "b"})).axes[4]
+    mesh, dashes = below.collections
+    assert np.allclose(
+        dashes.get_offsets(), [(i, x) for i, top in enumerate((40, 45)) for x in (-50, top, 60, 60.2, 100)]
+    )
+    assert mesh.get_array().max() > 1 / 200 / 2
+    plt.close("all")
 
 
 def test_extremes_whose_density_lies_below_the_figure_are_marked():
@@ -419,6 +445,10 @@ def test_default_choices_are_the_configs():
     assert config["runs"]["r"]["figures"] == style.CHOICES
 
 
+OVER_CURVES = {"mean_stationary_points": 1.0, "mean_stationary_points_error": np.nan, "mean_monotonicity": 0.75,
+               "mean_monotonicity_error": 0.05, "monotonic_curves": 2}  # fmt: skip
+
+
 def line(loss, count=1, ends=(), guess=2.0, **attrs):
     """Return a store of curves as a dataset, all of one shape; the features are those of the shape alone."""
     alpha = np.linspace(-1, 2, len(loss))
@@ -433,6 +463,7 @@ def line(loss, count=1, ends=(), guess=2.0, **attrs):
             "stationary": (("curve", "split", "alpha"), stationary),
             "turning": (("curve", "split", "alpha"), stationary),
             **{name: (("curve", "split"), np.full(values.shape[:2], value)) for name, value in feature.items()},
+            **{name: ("split", [value, value]) for name, value in OVER_CURVES.items()},
         },
         coords={
             "alpha": ("alpha", alpha, {"long_name": "position: 0 = from, 1 = to"}),
@@ -441,7 +472,7 @@ def line(loss, count=1, ends=(), guess=2.0, **attrs):
         },
         attrs={"ends": list(ends), "random_guess": guess, "from": "iteration 0", "to": "iteration 9",
                "center": "iteration 9", "families": ["other", "w-peak"],
-               "mean_stationary_points": {"train": 1.0}, **attrs},
+               **attrs},
     )  # fmt: skip
 
 
@@ -527,7 +558,28 @@ def test_all_curves_of_a_store_share_one_axis():
     assert len({one.get_color() for one in drawn}) == 5
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[:2] == ["curve 1 [1] w-peak, barrier 1.5", "curve 2 [1] w-peak, barrier 1.5"]
+    assert "2 of 5 monotonic; share of steps 0.75 ± 0.05" in labels
     assert not any(text.startswith("barrier") for text in texts(above)), "five arrows would cover each other"
+    plt.close("all")
+
+
+def test_approximations_lie_around_their_points_and_clipped_points_are_marked():
+    curves = line(BARRIER)
+    known = np.full(curves["loss"].shape, np.nan)
+    known[..., [10, 20]] = 2.0
+    curves["slope"], curves["curvature"] = (curves["loss"].dims, known), (curves["loss"].dims, 3 * known)
+    curves["clipped_variances"] = ("alpha", np.where(np.arange(31) > 28, 3, 0))
+    figure = curve_figure(curves, CHOICES, "")
+    above, alpha = figure.axes[0], curves["alpha"].values
+    drawn = [one for one in above.lines if len(one.get_xdata()) == 21]
+    assert len(drawn) == 4
+    for one, at, second in zip(drawn, (10, 10, 20, 20), (0, 6, 0, 6), strict=True):
+        step = np.asarray(one.get_xdata()) - alpha[at]
+        assert (step[0], step[-1]) == pytest.approx((-0.5, 0.5)), "as far as halfway to the next"
+        assert one.get_ydata() == pytest.approx(BARRIER[at] + 2 * step + second * step**2 / 2)
+    assert marked(above, "s") == pytest.approx(np.tile(alpha[29:], 2))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "variances clipped: 2 points, not counted" in labels
     plt.close("all")
 
 
@@ -602,5 +654,10 @@ def test_overlaps_show_cosines_and_angles_to_gaussian_vectors():
     assert [label.get_text() for label in matrix.get_yticklabels()] == ["up", "down"]
     low, high = angles.get_xlim()
     assert low < 89 < 91 < high
+    assert [label.get_text() for label in angles.get_yticklabels()] == ["up", "down"]
+    medians = [one.get_xdata()[0] for one in angles.lines if one.get_color() == style.PATH_COLOR]
+    assert medians == pytest.approx([90.0, 90.0])
+    (dots,) = (one for one in angles.lines if one.get_marker() == "|")
+    assert dots.get_xdata() == pytest.approx(np.degrees(np.arccos(gaussian)).ravel())
     assert overlap_figure(overlaps.isel(gaussian=[]), CHOICES, "").axes[0].images
     plt.close("all")

@@ -79,7 +79,9 @@ def closed_form_config(**changes) -> dict:
     tiny["train"] |= {"epochs": 2, "record_every": 1}  # four chunks of rows
     tiny["planes"]["random"] |= {"points": [21, 21], "grid": {"mode": "adaptive", "tolerance": 0.001}}
     tiny["directions"]["mined"] = {"kind": "mined", "algorithm": "w-peak", "count": 3, "epochs": 40}
-    tiny["curves"]["mined"] = {"x": "mined", "points": 5, "strategy": "eager"}
+    derivatives = {"at": [-1, 0, 0.25], "strategy": "split"}
+    tiny["curves"]["mined"] = {"x": "mined", "points": 5, "strategy": "eager", "second_order": derivatives}
+    tiny["perturbations"] = {"end": {"draws": 12, "probes": 3, "steps": 5, "strategy": "split"}}
     tiny["overlaps"] = {"ends": {"x": ["random", "eigen"], "gaussians": 5}}
     tiny["spectra"] |= {"stride": 16, "steps": 12}
     tiny["tracking"] |= {"stride": 8}

@@ -38,13 +38,14 @@ KINDS = {
     "overlaps": "overlaps/ends",
     "landscape": "landscape/random",
     "curves": "curves/gaussian",
+    "perturbations": "perturbations/end",
     "spectra": "spectra",
     "curvature": "curvature/random",
     "tracking": "tracking",
 }
 """A job of each script that makes stores."""
 
-IN_UNITS = ("landscape", "curves", "spectra", "curvature", "tracking")
+IN_UNITS = ("landscape", "curves", "perturbations", "spectra", "curvature", "tracking")
 FOUND = r"(\d+) of \d+ chunks found finished"
 
 
@@ -179,6 +180,7 @@ def test_each_kind_of_job_ends_with_75_when_it_is_stopped(closed_form, tmp_path,
         settings = json.loads(words[place])
         kept = {key: value for key, value in settings["runs"]["tiny"].items() if key not in ("spectra", "tracking")}
         settings["runs"]["tiny"] = {**kept, "planes": {}, "curves": {}, "overlaps": {}, "spectra_between": {}}
+        settings["runs"]["tiny"]["perturbations"] = {}
         words[place] = json.dumps(settings)
         job = replace(job, words=tuple(words))
     (folder / "results/tiny/video").mkdir()

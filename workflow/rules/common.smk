@@ -97,6 +97,7 @@ wildcard_constraints:
     line=r"[A-Za-z0-9][A-Za-z0-9_-]*",
     curve=r"[A-Za-z0-9][A-Za-z0-9_-]*",
     overlap=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+    perturbation=r"[A-Za-z0-9][A-Za-z0-9_-]*",
 
 
 def of_run(method, *names):

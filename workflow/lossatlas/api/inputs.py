@@ -104,7 +104,7 @@ def computed(job: Job, folder: Path) -> xr.Dataset:
     dataset = xr.open_zarr(result.path, chunks=None).load()
     for key in ("fingerprint", "provenance", "content", "chunk_files", "attempts", "finished", "subset_stratified"):
         dataset.attrs.pop(key, None)  # these speak of stores on disk
-    for key in ("samples", "subset_digest", "nonfinite_points", "grid", "agreement"):
+    for key in ("samples", "subset_digest", "nonfinite_points", "grid", "second_order", "agreement"):
         if isinstance(dataset.attrs.get(key), dict):  # NetCDF holds none
             dataset.attrs |= {f"{key}_{name}": value for name, value in dataset.attrs.pop(key).items()}
     dataset.attrs = {key: value for key, value in dataset.attrs.items() if value not in (None, [])}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
@@ -57,8 +57,8 @@ def hessian(
             ``nn.CrossEntropyLoss`` and ``nn.NLLLoss`` weights and ignored targets count over all samples, as in one
             batch. Without weight decay: it may read no parameters.
         data: what ``lossatlas.sample`` returns or takes: a pair (inputs, targets) of arrays or tensors, a dict of
-            these with ``labels``, batches of such, a map-style data set, a ``DataLoader`` or a ``tf.data.Dataset``.
-            All of it is read, once, and kept on the model's device.
+            these with ``labels``, batches of such (``tf.data.Dataset``), a map-style data set or a ``DataLoader``. All
+            of it is read, once, and kept on the model's device.
         operator: ``"hessian"``; ``"ggn"``, its generalised Gauss-Newton part; or ``"residual"``, the rest.
         parameters: patterns of names (``"fc*"``) of the parameters that the matrix is restricted to.
         batch_size: samples per chunk; results agree to rounding for any value, unless ``batchnorm`` is ``"batch"``.
@@ -206,4 +206,4 @@ class Hessian:
         vectors = partial(probe_vectors, self.size, seed=seed, distribution=distribution)
         runs = quadrature_runs(watched, vectors, range(probes), steps, tolerance)
         watched.close()
-        return cast(Spectrum, Spectrum.of(runs, self.size))
+        return Spectrum.of(runs, self.size)

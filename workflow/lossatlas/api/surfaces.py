@@ -15,6 +15,7 @@ from lossatlas.config import models
 from lossatlas.data import Subset
 from lossatlas.drivers.landscape import Landscape
 from lossatlas.drivers.line_scans import Along, Between, Course, LineScan, random_guess
+from lossatlas.drivers.second_order import check as check_second_order
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry import directions as direction_sets
 from lossatlas.geometry.directions import pca, random
@@ -116,6 +117,7 @@ def curve(
     precision: str = CURVE.precision,
     batchnorm: str | None = None,
     vectors: bool = False,
+    second_order: Sequence[float] = (),
 ) -> Result:
     """Return the loss on straight lines through the model's present parameters.
 
@@ -131,6 +133,7 @@ def curve(
         points, range: equally spaced, with 0, and 1 with ``to``, added; else [-1, 1], and [-0.5, 1.5] with ``to``.
         near, normalize, ignore, seed, batchnorm, vectors: as for ``plane``; with ``to`` there are no vectors, and
             batchnorm is by default "interpolate".
+        second_order: positions at which ``slope`` and ``curvature`` are computed; BatchNorm must be frozen.
 
     Raises:
         LossAtlasError: as for ``hessian``; or model and ``to`` are one point or differ in their parameters.
@@ -139,19 +142,18 @@ def curve(
         raise LossAtlasError("curve: 'directions', 'count', 'normalize' and 'ignore' belong to curves without 'to'")
     directions = "random" if directions is None else directions
     drawn = isinstance(directions, str) and directions == "random"
-    spec = _course(to is not None, _listed(range), batchnorm, points=points, strategy=strategy, precision=precision)
+    how: dict[str, Any] = {"points": points, "strategy": strategy, "precision": precision}
+    how |= {"second_order": {"at": _listed(second_order)}} if len(second_order) else {}
+    spec = _course(to is not None, _listed(range), batchnorm, **how)
     choices = _normalization(drawn, seed, normalize, ignore)
     choices |= _check_directions(directions, {"kind": "random", **choices, "count": count}, near, "curve")
     backend = backend_of(model)
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = problems_of(backend, model, loss, data, test, batch_size, dtype, metrics, "curve")
         trajectory = recorded(backend, Path(folder), model, [] if to is None else [to], network, "to")
-        course: Course
-        if to is None:
-            raw = _raw(backend, directions, choices, trajectory, problems["train"], network, count)
-            course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory, vectors)
-        else:
-            course, added = _between(spec, trajectory), {}
+        on = problems["train"], network, count
+        raw = _raw(backend, directions, choices, trajectory, *on) if to is None else None
+        course, added = _curves(spec, raw, choices, trajectory, vectors)
         about = problems, subsets, _random_guess(backend, loss, subsets["train"], problems["train"])
         return Result(computed(LineScan({"curve": spec}, course, *about), Path(folder)).assign(added), "curves")
 
@@ -179,6 +181,19 @@ def _course(between: bool, range: Any, batchnorm: str | None, **choices: Any) ->
     choices |= {key: value for key, value in (("range", range), ("batchnorm", batchnorm)) if value is not None}
     ends = {"to": {"iteration": "first"}} if between else {"x": "a"}
     return config.check({**choices, **ends}, "curve", "curve").model_dump(include={"range", "batchnorm", *choices})
+
+
+def _curves(
+    spec: dict, raw: RawDirections | None, choices: dict, trajectory: Trajectory, vectors: bool
+) -> tuple[Course, dict]:
+    """Return the curves along directions, without any the one between two checkpoints, and what is told besides."""
+    course: Course
+    if raw is None:
+        course, added = _between(spec, trajectory), {}
+    else:
+        course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory, vectors)
+    check_second_order(spec, course.moves and trajectory.buffers(0).size > 0, "curve")
+    return course, added
 
 
 def _along(spec: dict, chosen: DirectionSet, trajectory: Trajectory, vectors: bool) -> tuple[Along, dict]:

@@ -60,7 +60,7 @@ BY_FRAMEWORK = {
 """What the frameworks offer of strategies, precisions and built-in networks."""
 
 ASKED = {"model": {"name"}} | dict.fromkeys(
-    ("spectra", "tracking", "directions", "spectra_between", "planes", "curves"), True
+    ("spectra", "tracking", "directions", "spectra_between", "perturbations", "planes", "curves"), True
 )
 """Keys of runs in which names of networks, strategies and precisions stand."""
 
@@ -74,6 +74,8 @@ def check(where: str, run: Run) -> None:
     has = BY_FRAMEWORK[run.backend]
     known_names = {"name": has["model"], "precision": has["precision"]}
     for path, value in walk(run.model_dump(include=ASKED)):
+        if path[-1:] == ("align",) and value and run.backend != "torch":
+            raise LossAtlasError(f"{where}.{'.'.join(path)}: needs backend: torch; leave it out")
         points = len(path) == 3 and path[0] in ("planes", "curves")
         known = {**known_names, "strategy": has["points" if points else "products"]}.get(path[-1] if path else "")
         if isinstance(value, str) and value != "auto" and known and value not in known:

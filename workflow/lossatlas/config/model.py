@@ -159,7 +159,7 @@ def _ordered(interval: list[float]) -> list[float]:
     return interval
 
 
-def ascending(values: list[int]) -> list[int]:
+def ascending(values: list) -> list:
     """Refuse numbers that do not ascend."""
     if any(one >= other for one, other in pairwise(values)):
         raise Mistake(f"{values} do not ascend")

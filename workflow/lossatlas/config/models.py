@@ -20,6 +20,7 @@ from lossatlas.config.model import (
     Interval,
     Mistake,
     Model,
+    Name,
     Named,
     Number,
     Pair,
@@ -308,6 +309,16 @@ class Checkpoint(Model):
     """A recorded iteration, `first` or `last`."""
 
 
+class End(Checkpoint):
+    """A recorded iteration of a run, at the end of a curve."""
+
+    align: bool | None = left_out()
+    """Bring the hidden units of this network into the order of those where the curve begins, by weight matching (git
+    re-basin, Ainsworth et al. 2022): the same function, less far away. BatchNorm's statistics move along. A straight
+    curve is drawn beside that to the network as it was trained. PyTorch only; a network that is not understood is
+    refused."""
+
+
 class Chunks(Model):
     """How derivatives are taken over the samples."""
 
@@ -318,7 +329,7 @@ class Chunks(Model):
     samples, as in training; derivatives then pass through them. Loss and gradient are of the same kind."""
 
 
-class Products(Chunks):
+class ProductWay(Model):
     """How Hessian products are computed."""
 
     memory_gb: Number = Field(2, gt=0, le=100_000)
@@ -330,6 +341,10 @@ class Products(Chunks):
     them, `retained` keeps the gradient's graph, `rebuild` keeps nothing. With `backend: tensorflow` it is `nested`, a
     second backward pass, or `forward`, a forward pass through both. They differ by rounding. `auto` measures which is
     fastest, once, when the store is begun; the store names it."""
+
+
+class Products(ProductWay, Chunks):
+    """How Hessian products are computed, and over which chunks of samples."""
 
 
 class Matrix(Products):
@@ -375,7 +390,7 @@ class DirectionsBase(Model):
     CHOSEN_BY = ("kind",)
     kind: str
     """Gaussian vectors, principal components of the path, differences of checkpoints, Hessian eigenvectors, negative
-    gradients, directions mined by descent, or vectors from a file."""
+    gradients, directions mined by descent, a trained curve of low loss to another minimum, or vectors from a file."""
     center: Iteration = "last"
     """The checkpoint theta_c that the directions belong to; normalisation takes its norms, PCA and differences start
     there."""
@@ -529,6 +544,32 @@ class Mined(Unbent, DirectionsBase, Chunks):
         return self
 
 
+class Connection(Unbent, DirectionsBase, Chunks):
+    """A trained curve of low loss from `center` to another minimum (Garipov et al. 2018)."""
+
+    kind: Literal["connection"]
+    to: End
+    """The checkpoint where the curve ends. Direction 1 leads there and direction 2 to the bend, so that a plane of both
+    holds the curve, which is drawn on it."""
+    curve: Literal["bezier", "chain"] = "bezier"
+    """A quadratic Bezier curve, or a polygonal chain of two straight pieces."""
+    epochs: Whole = Field(20, ge=1, le=100_000)
+    """Passes over the training samples of the evaluation subset, in batches of `batch_size` at most: a partition drawn
+    by `seed`, visited in another order every epoch. Each step draws one t of [0, 1] and moves the bend, which starts
+    halfway between the ends."""
+    learning_rate: Number = Field(0.1, gt=0)
+    batch_size: Whole = Field(100, ge=1)
+    batchnorm: Literal["frozen", "batch"] = "batch"
+    seed: Whole = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_unbent(self) -> "Connection":
+        for key, none in (("normalize", "none"), ("ignore", [])):
+            if getattr(self, key) != none:
+                raise Conflict("would move the end and the bend; leave it out", key)
+        return self
+
+
 class File(DirectionsBase, Threaded):
     """Vectors from a file."""
 
@@ -538,7 +579,9 @@ class File(DirectionsBase, Threaded):
     state-dict-like tensors `<direction>/<parameter name>`."""
 
 
-Directions = Annotated[Random | PCA | Difference | Eigen | Gradient | Mined | File, Field(discriminator="kind")]
+Directions = Annotated[
+    Random | PCA | Difference | Eigen | Gradient | Mined | Connection | File, Field(discriminator="kind")
+]
 
 
 class GridBase(Model):
@@ -655,9 +698,10 @@ class Plane(Points):
     batchnorm: Statistics = "frozen"
     """What BatchNorm normalises by on the plane. `frozen`: the running statistics of `center`. `recompute`: at each
     point those of its own parameters, from one more pass of all training samples of the evaluation subset at once,
-    layer by layer (mean and unbiased variance, as after a pass in training mode; it takes memory for that).
-    `interpolate`: running statistics move along with the parameters, variances clipped at zero (the store counts them);
-    only for axes that are differences, neither normalised nor stripped of parameters nor made orthogonal."""
+    layer by layer (mean and unbiased variance, as after a pass in training mode; it takes memory for that); Li et al.
+    2024 call this UpBN, and `frozen` No UpBN. `interpolate`: running statistics move along with the parameters,
+    variances clipped at zero (the store counts them); only for axes that are differences, neither normalised nor
+    stripped of parameters nor made orthogonal."""
     curvature: Curvature | None = left_out()
     """The largest and the smallest Hessian eigenvalue, their ratio (Li et al.'s map of |λ_min / λ_max|) and the norm of
     the gradient at grid points over the range of the plane, on the training samples of the evaluation subset; left out
@@ -681,23 +725,32 @@ class View(Model):
     """[from, to] of the drawn losses; what lies above or below is marked at the edge."""
 
 
-class CurveBase(Points):
-    """What both kinds of curves have."""
+class SecondOrder(ProductWay):
+    """Derivatives of a curve."""
 
-    CHOSEN_BY = ("x", "to")
+    at: Annotated[list[Number], Field(min_length=1), AfterValidator(ascending)]
+    """Positions, added to the curve's points where they are not among them. The figure draws the approximations around
+    each, as far as halfway to the next (Li et al. 2024, Fig. 14, take 11 from -1 to 0)."""
+
+
+class CurveBase(Points):
+    """What all kinds of curves have."""
+
+    CHOSEN_BY = ("x", "to", "connection")
     MUST_HOLD: ClassVar[tuple[int, ...]] = (0,)
     """Positions within the range."""
 
     range: Interval
-    """[from, to] in multiples of the direction (the view scale of Li et al. 2024), with 0 in it and for `to` 1 also;
-    left out it is [-1, 1], and for `to` [-0.5, 1.5]."""
+    """[from, to] in multiples of the direction (the view scale of Li et al. 2024), with 0 in it, and for `to` and
+    `connection` 1 also; left out it is [-1, 1], for `to` [-0.5, 1.5] and for `connection` [0, 1]."""
     points: Whole = Field(41, ge=3, le=1_000_000)
-    """Equally spaced points over the range; 0, and for `to` 1, are added where they are not among them."""
+    """Equally spaced points over the range; 0, and for `to` and `connection` 1, are added where they are not among
+    them."""
     batchnorm: Statistics
     """What BatchNorm normalises by, as on planes: the running statistics of `center` or `from`; those of each point's
-    own parameters, from one more pass of all training samples of the evaluation subset; or, for `to` alone, statistics
-    that move along with the parameters (variances below zero are set to zero and counted). Left out it is `frozen` for
-    `x` and `interpolate` for `to`."""
+    own parameters, from one more pass of all training samples of the evaluation subset (UpBN); or, for `to` alone,
+    statistics that move along with the parameters (variances below zero are set to zero and counted). Left out it is
+    `frozen` for `x`, `interpolate` for `to` and `recompute` for `connection`."""
     view: View = Field(default_factory=View)
     """What the figure shows; not in the store."""
 
@@ -709,12 +762,28 @@ class CurveBase(Points):
         return self
 
 
-class CurveAlong(CurveBase):
+class Straight(Model):
+    """What curves on straight lines have."""
+
+    second_order: SecondOrder | None = left_out()
+    """First and second derivative of the loss along the curve, b = d'g and a = d'Hd (Li et al. 2024, Eq. 1), at some of
+    its points, for each subset of samples; left out there are none. BatchNorm must be `frozen` where there is any."""
+
+    @model_validator(mode="after")
+    def _check_positions(self) -> "Straight":
+        low, high = getattr(self, "range")  # noqa: B009  # of the curve
+        for position in self.second_order.at if self.second_order else []:
+            if not low <= position <= high:
+                raise Conflict(f"{position} is not in the range {[low, high]}", "second_order.at")
+        return self
+
+
+class CurveAlong(Straight, CurveBase):
     """Curves through one checkpoint along directions."""
 
     x: AxisOrSet | Annotated[list[AxisOrSet], Field(min_length=1)]
     """Directions, one curve each: `<directions>/<number>`, `<directions>` for all of a set, or a list of these. Give
-    either `x` or `to`."""
+    one of `x`, `to` and `connection`."""
     center: Iteration = "last"
     """The checkpoint at position 0."""
     range: Interval = Field([-1, 1])
@@ -722,37 +791,62 @@ class CurveAlong(CurveBase):
 
     @model_validator(mode="after")
     def _check_batchnorm(self) -> "CurveAlong":
-        if self.batchnorm == "interpolate":
-            ends = "a checkpoint at either end, which curves with 'to' have"
-            raise Conflict(f"'interpolate' needs {ends}; choose 'frozen' or 'recompute'", "batchnorm")
+        _refuse_interpolation(self.batchnorm)
         return self
 
 
-class CurveBetween(CurveBase):
+def _refuse_interpolation(batchnorm: str) -> None:
+    if batchnorm == "interpolate":
+        ends = "a checkpoint at either end, which curves with 'to' have"
+        raise Conflict(f"'interpolate' needs {ends}; choose 'frozen' or 'recompute'", "batchnorm")
+
+
+class CurveBetween(Straight, CurveBase):
     """A curve between two checkpoints and beyond."""
 
     MUST_HOLD = (0, 1)
     from_: Iteration = "last"
     """The recorded iteration of this run at position 0."""
-    to: Checkpoint
+    to: End
     """The checkpoint at position 1, of this run or of another one with the same network."""
     range: Interval = Field([-0.5, 1.5])
     batchnorm: Statistics = "interpolate"
 
 
+class CurveConnected(CurveBase):
+    """A trained curve between two minima, and the straight line between them."""
+
+    MUST_HOLD = (0, 1)
+    connection: Name
+    """Directions of kind `connection`, which hold the curve from their `center` (t = 0) to their `to` (t = 1). It is
+    drawn beside the straight line."""
+    range: Interval = Field([0, 1])
+    batchnorm: Statistics = "recompute"
+
+    @model_validator(mode="after")
+    def _check_batchnorm(self) -> "CurveConnected":
+        _refuse_interpolation(self.batchnorm)
+        return self
+
+
 def _course(curve: Any) -> str | None:
-    if isinstance(curve, dict) and ("x" in curve) == ("to" in curve):
+    kinds = {"x": "along", "to": "between", "connection": "connected"}
+    given = [kind for key, kind in kinds.items() if (key in curve if isinstance(curve, dict) else hasattr(curve, key))]
+    if isinstance(curve, dict) and len(given) != 1:
         return None
-    return "between" if hasattr(curve, "to") or (isinstance(curve, dict) and "to" in curve) else "along"
+    return given[0] if given else "along"
 
 
 Curve = Annotated[
-    Annotated[CurveAlong, Tag("along")] | Annotated[CurveBetween, Tag("between")],
+    Annotated[CurveAlong, Tag("along")]
+    | Annotated[CurveBetween, Tag("between")]
+    | Annotated[CurveConnected, Tag("connected")],
     Discriminator(
         _course,
         custom_error_type="either",
-        custom_error_message="give either 'x' (along directions) or 'to' (between two checkpoints)",
-        custom_error_context={"keys": ["x", "to"]},
+        custom_error_message="give one of 'x' (along directions), 'to' (between two checkpoints) and 'connection' "
+        "(on a trained curve)",
+        custom_error_context={"keys": [*CurveBase.CHOSEN_BY]},
     ),
 ]
 
@@ -767,6 +861,28 @@ class Overlap(Model):
     seed (Li et al. 2024, Fig. 5)."""
     seed: Whole = Field(0, ge=0)
     """Seed of the Gaussian vectors."""
+
+
+class Perturbation(Products):
+    """How the loss changes under Gaussian perturbations."""
+
+    center: Iteration = "last"
+    """The checkpoint theta_c that is perturbed."""
+    at: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=1), AfterValidator(ascending)] = Field(
+        [0.001, 0.01]
+    )
+    """Factors λ: the loss changes from theta_c to theta_c + λ ε, entries of ε independent of variance sigma²."""
+    sigma: Number = Field(1, gt=0)
+    """Standard deviation σ of the entries of ε, as they are drawn: nothing is normalised."""
+    draws: Whole = Field(100, ge=2, le=1_000_000)
+    """How many ε are drawn; number k is σ times that of `random` directions of the same seed."""
+    seed: Whole = Field(0, ge=0)
+    """Seed of the ε, and of the probes."""
+    probes: Whole = Field(10, ge=1, le=10_000)
+    """Gaussian probes of stochastic Lanczos quadrature, from which tr H and tr H² are estimated for the prediction:
+    mean 1/2 λ² σ² tr H, variance λ² σ² ||g||² + 1/2 λ⁴ σ⁴ tr H²."""
+    steps: Whole = Field(40, ge=1, le=10_000)
+    """Lanczos steps per probe."""
 
 
 class Probes(Matrix):
@@ -902,11 +1018,15 @@ class Run(Model):
     )
     """Planes of the surface by name."""
     curves: Named[Curve] = Field(default_factory=dict)
-    """The loss on straight lines by name, into `curves/<name>.zarr`: through one checkpoint along directions (`x`), or
-    between two checkpoints and beyond (`to`)."""
+    """The loss on lines by name, into `curves/<name>.zarr`: through one checkpoint along directions (`x`), between two
+    checkpoints and beyond (`to`), or on a trained curve between two minima (`connection`)."""
     overlaps: Named[Overlap] = Field(default_factory=dict)
     """Cosines of directions with each other and with Gaussian vectors by name, into `overlaps/<name>.zarr`; no loss is
     evaluated."""
+    perturbations: Named[Perturbation] = Field(default_factory=dict)
+    """How the loss changes under Gaussian perturbations of a checkpoint, sampled and predicted from the Hessian's
+    moments (Li et al. 2024, Fig. 13 and Eq. 4), by name, into `perturbations/<name>.zarr`; on the training samples of
+    the evaluation subset."""
     spectra: Spectra | None = left_out()
     """Hessian spectra along training by stochastic Lanczos quadrature, on the training samples of the evaluation
     subset; left out there are none."""

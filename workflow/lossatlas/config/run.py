@@ -26,6 +26,7 @@ STORES = {
     "curvature": "curvature/{}",
     "curves": "curves/{}",
     "overlaps": "overlaps/{}",
+    "perturbations": "perturbations/{}",
     "spectra": "spectra",
     "variants": "spectra/{}",
     "spectra_between": "spectra_between/{}",
@@ -50,7 +51,7 @@ def runs_of(config: models.Config) -> dict[str, "Run"]:
         _ = run.problem
         data = run.settings.data
         folder = data.kwargs.get("folder")
-        if data.name == "image-folder" and not os.path.isdir(folder):
+        if data.name == "image-folder" and not os.path.isdir(str(folder)):
             raise LossAtlasError(f"config: runs.{run.name}.data.kwargs.folder: no folder {folder!r}")
     sizes.check_sizes(config, {name: run.iterations for name, run in runs.items() if not run.is_trained})
     for run in runs.values():
@@ -87,6 +88,7 @@ class Run:
             "curvature": [name for name, plane in settings.planes.items() if plane.curvature],
             "curves": settings.curves,
             "overlaps": settings.overlaps,
+            "perturbations": settings.perturbations,
             "spectra": [""] if settings.spectra else [],
             "variants": settings.spectra.variants if settings.spectra else [],
             "spectra_between": settings.spectra_between,
@@ -189,6 +191,10 @@ class Run:
     def overlap_spec(self, name: str) -> dict:
         """Return what determines overlaps, besides the directions."""
         return self._entry("overlaps", name).plain()
+
+    def perturbation_spec(self, name: str) -> dict:
+        """Return what determines the loss's changes under perturbations."""
+        return {**self._evaluated(), "perturbations": self._entry("perturbations", name).plain()}
 
     def spectra_spec(self, name: str) -> dict:
         """Return what determines the spectra ``spectra``, ``spectra/<variant>`` or ``spectra_between/<line>``."""
@@ -307,6 +313,10 @@ class Run:
         name, number = split_axis(axis)
         return f"{self.store('directions', name)}:{'all' if number is None else number + 1}"
 
+    def perturbation_arguments(self, name: str = "") -> list[str]:
+        """Return the arguments for how the loss's changes under perturbations are computed."""
+        return self._device_and_queue()
+
     def spectra_arguments(self, name: str = "spectra") -> list[str]:
         """Return the arguments for how spectra and eigenvectors along training are computed."""
         mpi = self.config.mpi
@@ -340,6 +350,11 @@ class Run:
         found |= {f"directions.{name}": one.plain() for name, one in sets.items() if one.kind == "eigen"}
         planes = settings.planes.items()
         found |= {f"planes.{name}.curvature": plane.curvature.plain() for name, plane in planes if plane.curvature}
+        found |= {f"perturbations.{name}": one.plain() for name, one in settings.perturbations.items()}
+        chunks = {"batch_size": settings.evaluation.batch_size, "batchnorm": "frozen"}
+        for name, curve in settings.curves.items():
+            if curve.second_order:
+                found[f"curves.{name}.second_order"] = curve.second_order.plain() | chunks
         return {
             f"runs.{self.name}.{name}": models.Matrix(**{k: one[k] for k in shared & one.keys()}).plain()
             for name, one in found.items()

@@ -147,7 +147,7 @@ def _check_iterations(where: str, name: str, run: Run, found: dict[str, Recorded
 
 def _named(name: str, run: Run) -> Iterator[tuple[str, str, int | str]]:
     """Yield (key, run, iteration) of all checkpoints that a run's settings name."""
-    for kind in ("directions", "planes", "curves", "spectra_between"):
+    for kind in ("directions", "planes", "curves", "perturbations", "spectra_between"):
         for entry, settings in getattr(run, kind).items():
             for key in ("center", "from_"):
                 if (iteration := getattr(settings, key, None)) is not None:
@@ -230,6 +230,7 @@ def _check_parameters(where: str, run: Run) -> None:
         asked, pairs = ("count", near) if near else ("largest + smallest", search.largest + search.smallest)
         if pairs > size:
             raise LossAtlasError(f"{where}.{name}: {asked}, {pairs}, exceed the network's {size} parameters")
-    for name, chosen in _spectra(run).items():
+    perturbations = {f"perturbations.{name}": chosen for name, chosen in run.perturbations.items()}
+    for name, chosen in (_spectra(run) | perturbations).items():
         if chosen.steps > size:
             raise LossAtlasError(f"{where}.{name}.steps: {chosen.steps} exceed the network's {size} parameters")

@@ -7,8 +7,8 @@ axis, curve by curve; a unit of work is one chunk of it.
 
 from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Self
 
@@ -16,19 +16,24 @@ import numpy as np
 import zarr
 
 from lossatlas.data import Subset
-from lossatlas.drivers import base, evaluation
+from lossatlas.drivers import base, evaluation, second_order
 from lossatlas.drivers.base import Job, Plan
+from lossatlas.drivers.hessian import remembered
 from lossatlas.drivers.inputs import identities, open_others, read_problems, read_subsets
 from lossatlas.geometry.directions import read_directions
+from lossatlas.geometry.directions.connection import KINDS, arc_length, shares
 from lossatlas.geometry.directions.direction_set import Axes, angles
-from lossatlas.geometry.families import FAMILIES, shape
+from lossatlas.geometry.families import FAMILIES, features
 from lossatlas.geometry.segments import Line
 from lossatlas.io.arrays import Array, create_arrays, unit_store_size
-from lossatlas.io.store import Store
+from lossatlas.io.store import Store, open_finished
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import World, work_units
 from lossatlas.problem import Problem
+from lossatlas.problem.noise import standard_error
 from lossatlas.problem.protocol import Place
+from lossatlas.problem.readiness import Remembered
+from lossatlas.problem.units import Group
 
 Evaluate = Callable[[np.ndarray], np.ndarray]
 """From numbers of points on a curve to metrics (point, metric)."""
@@ -68,6 +73,10 @@ class Course(ABC):
         """Whether running statistics change from point to point."""
         return self.batchnorm == "recompute"
 
+    def coordinates(self, curve: int, numbers: Any) -> np.ndarray:
+        """Return where some points of a curve are along the directions of its place, shape (point, direction)."""
+        return self.alpha[numbers, None]
+
     def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
         """Return the function that evaluates a problem at points of one curve.
 
@@ -76,7 +85,7 @@ class Course(ABC):
         """
         choices = {"batchnorm": "recompute", "reference": reference} if self.batchnorm == "recompute" else choices
         restriction = problem.restrict(*self.place(curve), **choices)
-        return lambda numbers: restriction.metrics(self.alpha[numbers, None])
+        return lambda numbers: restriction.metrics(self.coordinates(curve, numbers))
 
 
 def positions(interval: tuple[float, float], points: int, exact: tuple[float, ...]) -> np.ndarray:
@@ -90,6 +99,11 @@ def positions(interval: tuple[float, float], points: int, exact: tuple[float, ..
         else:
             alpha = np.insert(alpha, np.searchsorted(alpha, value), value)
     return alpha
+
+
+def _derived(spec: dict) -> list[float]:
+    """Return the positions at which derivatives are asked for."""
+    return spec.get("second_order", {}).get("at", [])
 
 
 class Along(Course):
@@ -111,7 +125,7 @@ class Along(Course):
         row = trajectory.row_of(spec["center"], "curve.center")
         self.center, self.buffers = trajectory.parameters(row).astype(np.float64), trajectory.buffers(row)
         self.vectors, self.labels, self.batchnorm = axes.vectors, axes.labels, spec["batchnorm"]
-        self.alpha = positions(spec["range"], spec["points"], (0.0,))
+        self.alpha = positions(spec["range"], spec["points"], (0.0, *_derived(spec)))
         self.attributes = {
             "center": f"iteration {trajectory.iterations[row]}",
             "batchnorm": NOTES[self.batchnorm],
@@ -127,29 +141,43 @@ class Along(Course):
 class Between(Course):
     """The curve through two checkpoints; running statistics move along, stay those of the first, or are recomputed.
 
+    Where hidden units may change places, it leads to the second with these in the order of the first, and a second
+    curve to the second as it is.
+
     Args:
         spec: keys ``from``, ``to``, ``batchnorm``, ``range`` and ``points``.
         others: trajectories of the other runs by name.
         where: config key of the curve, for messages.
+        groups: hidden units that may change places, None to leave them where they are.
     """
 
     ends = (0.0, 1.0)
-    schema = tuple(replace(array, dims=("alpha",)) for array in Line.schema if array.name != Line.axis)
+    schema = tuple(replace(array, dims=("curve", "alpha")) for array in Line.schema if array.name != Line.axis)
 
-    def __init__(self, spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], where: str):
-        self.alpha = positions(spec["range"], spec["points"], (0.0, 1.0))
+    def __init__(
+        self,
+        spec: dict,
+        trajectory: Trajectory,
+        others: dict[str, Trajectory],
+        where: str,
+        groups: Sequence[Group] | None = None,
+    ):
+        self.alpha = positions(spec["range"], spec["points"], (0.0, 1.0, *_derived(spec)))
         self.batchnorm = spec["batchnorm"]
         buffers = "interpolate" if self.batchnorm == "interpolate" else "frozen"
-        self.line = line = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha)
-        self.labels = [f"{line.start.name} to {line.end.name}"]
-        self.attributes = line.attributes
+        line = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha)
+        self.lines, self.labels, self.attributes = [line], [f"{line.start.name} to {line.end.name}"], line.attributes
+        if groups is not None:
+            aligned = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha, groups)
+            self.lines, self.labels = [aligned, line], ["aligned", "as trained"]
+            self.attributes = {**aligned.attributes, "length_as_trained": line.attributes["length"]}
         if self.batchnorm == "recompute":
             self.attributes["batchnorm"] = NOTES["recompute"]
-        self.data = {array.name: line.data[array.name] for array in self.schema}
+        self.data = {array.name: np.stack([one.data[array.name] for one in self.lines]) for array in self.schema}
 
     @property
     def _interpolates(self) -> bool:
-        return self.line.interpolated and self.line.start.buffers.size > 0
+        return self.lines[0].interpolated and self.lines[0].start.buffers.size > 0
 
     @property
     def moves(self) -> bool:
@@ -158,18 +186,57 @@ class Between(Course):
 
     def place(self, curve: int) -> Place:
         """Return where the curve runs, with the running statistics of the first checkpoint."""
-        start = self.line.start
-        return Place(start.theta, (self.line.end.theta - start.theta)[None], start.buffers)
+        start, end = self.lines[curve].start, self.lines[curve].end
+        return Place(start.theta, (end.theta - start.theta)[None], start.buffers)
 
     def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
         """Return the function that evaluates a problem at points of the curve; see ``Course``."""
         if self._interpolates:
-            at = self.line.parameters, self.line.buffers
+            at = self.lines[curve].parameters, self.lines[curve].buffers
             return lambda numbers: np.stack([problem.metrics(*(part(n) for part in at)) for n in numbers])
         return super().on(problem, curve, reference, choices)
 
 
-ERROR = "loss_standard_error"
+class Connected(Course):
+    """A trained curve between two minima and the straight line between them, both in the plane of three points.
+
+    Args:
+        spec: keys ``batchnorm``, ``range`` and ``points``.
+        axes: to the end and to the bend.
+        attributes: of the store of these directions.
+    """
+
+    ends = (0.0, 1.0)
+    schema = (Array("arc_length", ("curve", "alpha"), "length of the curve from 'from' on", "Euclidean norm"),)
+
+    def __init__(self, spec: dict, axes: Axes, attributes: dict[str, Any], trajectory: Trajectory):
+        row = trajectory.row_of(attributes["center"], "directions.center")
+        self.beginning = Place(trajectory.parameters(row).astype(np.float64), axes.vectors, trajectory.buffers(row))
+        self.alpha, self.batchnorm = positions(spec["range"], spec["points"], self.ends), spec["batchnorm"]
+        bent, straight = shares(attributes["curve"], self.alpha), np.stack([self.alpha, 0 * self.alpha], axis=-1)
+        self.labels, self._coordinates = [KINDS[attributes["curve"]], "straight line"], np.stack([bent, straight])
+        self.attributes = {
+            "from": f"iteration {trajectory.iterations[row]}",
+            "to": axes.labels[0].removeprefix("to "),
+            "connection": attributes["curve"],
+            "batchnorm": NOTES[self.batchnorm].replace("theta_c", "'from'"),
+        }
+        length = float(np.linalg.norm(axes.vectors[0]))
+        lengths = [arc_length(attributes["curve"], self.alpha, axes.vectors), self.alpha * length]
+        self.attributes["length"], self.data = length, {"arc_length": np.stack(lengths)}
+
+    def coordinates(self, curve: int, numbers: Any) -> np.ndarray:
+        """Return where points are along the vectors to the end and to the bend, shape (point, 2)."""
+        return self._coordinates[curve, numbers]
+
+    def place(self, curve: int) -> Place:
+        """Return the plane of the three points, with the running statistics of the beginning."""
+        return self.beginning
+
+
+ERROR, SKETCHES = "loss_standard_error", 50
+"""Random sums of samples' losses at each point, from which standard errors of differences are estimated: to a tenth."""
+DIFFERENCE = "standard error of the difference from the loss at 0, over the same samples"
 STATIONARY = "whether the loss is above or below that of both neighbours (1) or not (0)"
 TURNING = "whether the loss turns by more than its noise (1) or not (0), see geometry.families"
 FEATURES = {
@@ -187,16 +254,29 @@ FEATURES = {
 """Arrays (curve, split) that are computed from the losses when all are there."""
 
 
-def arrays(course: Course | type[Along] | type[Between], metrics: dict[str, str]) -> list[Array]:
-    """Return the arrays of a store of curves; ``metrics`` are name -> units."""
+OVER_CURVES = {
+    "mean_stationary_points": "mean number of stationary points over the curves, [.] in Fig. 2 of Li et al. 2024",
+    "mean_stationary_points_error": "standard error of that mean; NaN of one curve",
+    "mean_monotonicity": "mean of 'monotonicity' over the curves",
+    "mean_monotonicity_error": "standard error of that mean; NaN of one curve",
+    "monotonic_curves": "number of curves all of whose steps are monotonic",
+}
+"""Arrays (split,) that are computed from those."""
+
+
+def arrays(course: Course | type[Course], metrics: dict[str, str], derived: bool = True) -> list[Array]:
+    """Return the arrays of a store of curves; ``metrics`` are name -> units, ``derived`` asks for derivatives."""
     text = "position: 0 = from, 1 = to" if course.ends else "multiples of the direction"
     chosen = [Array("alpha", ("alpha",), text), Array("curve", ("curve",), "curve", dtype=str)]
     chosen += [Array("split", ("split",), "evaluation subset", dtype=str), *course.schema]
     points, features = ("curve", "split", "alpha"), FEATURES | {"monotonicity": BETWEEN if course.ends else ALONG}
     chosen += [Array(name, points, name, units) for name, units in metrics.items()]
+    chosen += [Array("difference_error", points, DIFFERENCE)] if ERROR in metrics else []
+    chosen += second_order.SCHEMA if derived else ()
     chosen += [
         Array(name, points, text, dtype="int8") for name, text in (("stationary", STATIONARY), ("turning", TURNING))
     ]
+    chosen += [Array(name, points[1:2], text, fill_value=np.nan) for name, text in OVER_CURVES.items()]
     return chosen + [Array(name, points[:2], text, fill_value=np.nan) for name, text in features.items()]
 
 
@@ -206,24 +286,29 @@ def planned_size(curve: dict, directions: int, splits: int) -> tuple[int, int]:
     Args:
         directions: how many there are to walk along; 0 between two checkpoints.
     """
-    curves, alpha = directions or 1, curve["points"] + 2  # 0 and 1 may be put in
+    ends = 2 if (curve.get("to") or {}).get("align") else 1
+    curves, alpha = directions or ends, curve["points"] + 2 + len(_derived(curve))  # these may be put in
     sizes = {"alpha": alpha, "curve": curves, "other_curve": curves, "split": splits, "row": curves * alpha}
     metrics, per_unit = evaluation.UNITS, evaluation.points_per_chunk(curve, sizes["row"])
-    schema = arrays(Along if directions else Between, metrics)
-    return unit_store_size(schema, sizes, len(metrics) * splits + 1, per_unit)
+    derived = "second_order" in curve
+    kind: type[Course] = Connected if "connection" in curve else Along if directions else Between
+    schema, columns = arrays(kind, metrics, derived), len(metrics) + SKETCHES + 2 * derived
+    return unit_store_size(schema, sizes, columns * splits + 1, per_unit)
 
 
 @dataclass
 class LineScan(Job):
     """The loss along a course of one or several curves; ``spec["curve"]`` says how its points are evaluated.
 
-    ``random_guess`` is the loss of guessing classes at random, None where there are none.
+    ``random_guess`` is the loss of guessing classes at random, None where there are none; ``remembered`` are choices of
+    other jobs of the run.
     """
 
     course: Course
     problems: dict[str, Problem]
     subsets: dict[str, Subset]
     random_guess: float | None = None
+    remembered: Remembered | None = field(default=None, kw_only=True)
 
     kind: ClassVar[str] = "curves"
 
@@ -236,12 +321,21 @@ class LineScan(Job):
         course: Course
         if args.x:
             axes = read_directions(args.x)
-            course, inputs = Along(spec["curve"], axes, trajectory), identities(trajectory, subsets, axes=axes)
+            inputs = identities(trajectory, subsets, axes=axes)
+            if "connection" in spec["curve"]:
+                attributes = open_finished(args.x[0][0]).attrs
+                course = Connected(spec["curve"], axes, attributes, trajectory)
+            else:
+                course = Along(spec["curve"], axes, trajectory)
         else:
-            course = Between(spec["curve"], trajectory, others, f"curves.{args.output.stem}")
+            groups = problems["train"].interchangeable() if spec["curve"]["to"].get("align") else None
+            course = Between(spec["curve"], trajectory, others, f"curves.{args.output.stem}", groups)
             inputs = identities(trajectory, subsets, others)
+        moves = course.moves and trajectory.buffers(0).size > 0
+        second_order.check(spec["curve"], moves, f"curves.{args.output.stem}")
         guess = random_guess(spec["loss"], subsets["train"].samples.targets, problems["train"].class_count)
-        return cls(spec, course, problems, subsets, guess, inputs=inputs, device=device)
+        about: dict[str, Any] = {"inputs": inputs, "device": device, "remembered": remembered(args, device)}
+        return cls(spec, course, problems, subsets, guess, **about)
 
     @property
     def rows(self) -> int:
@@ -250,19 +344,43 @@ class LineScan(Job):
 
     def plan(self) -> Plan:
         """Choose how points are evaluated: measured on the first curve, at its ends and its middle."""
-        if self.course.moves:
-            return evaluation.one_by_one(self.spec["curve"], "curve")
-        alpha = self.course.alpha
-        points = alpha[[0, len(alpha) // 2, -1], None]
-        return evaluation.choose(self.problems, self.course.place(0), points, self.rows, self.spec["curve"])
+        course, spec = self.course, self.spec["curve"]
+        if course.moves:
+            plan = evaluation.one_by_one(spec, "curve")
+        else:
+            points = course.coordinates(0, [0, len(course.alpha) // 2, -1])
+            plan = evaluation.choose(self.problems, course.place(0), points, self.rows, spec)
+        if self.derived:
+            count = len(course.labels) * len(_derived(spec))
+            first = next(iter(self.problems.values())), course.place(0), count
+            plan.attributes["second_order"] = second_order.choose(*first, spec["second_order"], self.remembered)
+        return plan
+
+    @property
+    def derived(self) -> bool:
+        """Whether derivatives are taken at some points."""
+        return "second_order" in self.spec["curve"]
+
+    @property
+    def sketched(self) -> bool:
+        """Whether standard errors are known, and so those of differences."""
+        return ERROR in evaluation.metrics(self.problems)
 
     def evaluator(self, store: Store) -> base.Evaluate:
         """Return the function that evaluates the points of a unit, one row each."""
         how = self.problems["train"], evaluation.evaluated_by(store.attrs)
+        for problem in self.problems.values() if self.sketched else ():
+            problem.sketch(SKETCHES)
 
         @lru_cache(1)  # units come in order, so that the last curve is most often the next one
         def on(curve: int) -> list[Evaluate]:
-            return [self.course.on(problem, curve, *how) for problem in self.problems.values()]
+            splits = [self.course.on(problem, curve, *how) for problem in self.problems.values()]
+            if not self.derived:
+                return splits
+            place, spec = self.course.place(curve), {**self.spec["curve"]["second_order"]}
+            spec["strategy"] = store.attrs["second_order"]["strategy"]
+            pairs = zip(splits, self.problems.values(), strict=True)
+            return [self._with_derivatives(at, second_order.derivatives(p, place, spec)) for at, p in pairs]
 
         def evaluate(unit: range) -> np.ndarray:
             curves, numbers = np.divmod(np.arange(unit.start, unit.stop), len(self.course.alpha))
@@ -271,14 +389,26 @@ class LineScan(Job):
 
         return evaluate
 
+    def _with_derivatives(self, evaluate: Evaluate, derivatives: Callable[[float], np.ndarray]) -> Evaluate:
+        """Return the function that also has the derivatives, NaN where they are not asked for."""
+        alpha, nowhere = self.course.alpha, np.full(len(second_order.SCHEMA), np.nan)
+        asked = np.isin(alpha, _derived(self.spec["curve"]))
+
+        def at(numbers: np.ndarray) -> np.ndarray:
+            found = [derivatives(alpha[n]) if asked[n] else nowhere for n in numbers]
+            return np.hstack([evaluate(numbers), np.stack(found)])
+
+        return at
+
     def build(self, group: zarr.Group) -> None:
         """Create all arrays of the store: coordinates at once, results to be filled in."""
         course, subsets = self.course, self.subsets.items()
         group.attrs.update(
             {
-                "title": "Loss along straight lines",
+                "title": "Loss along lines",
                 "summary": "loss(curve, split, alpha) = L(theta + alpha d): mean over the evaluation subset, no weight "
-                "decay; d leads from one checkpoint to another where there are 'from' and 'to'",
+                "decay; d leads from one checkpoint to another where there are 'from' and 'to'; a trained curve "
+                "('connection') bends on the way",
                 **course.attributes,
                 "ends": list(course.ends or ()),
                 "families": list(FAMILIES),
@@ -294,8 +424,10 @@ class LineScan(Job):
             "curve": course.labels,
             "split": list(self.problems),
         }
-        create_arrays(group, arrays(course, units), known | course.data)
-        columns = [f"{split}/{name}" for split in self.problems for name in units]
+        create_arrays(group, arrays(course, units, self.derived), known | course.data)
+        names = [*units, *(f"sketch {k}" for k in range(SKETCHES) if self.sketched)]
+        names += [array.name for array in second_order.SCHEMA if self.derived]
+        columns = [f"{split}/{name}" for split in self.problems for name in names]
         per_unit = evaluation.points_per_chunk(self.spec["curve"], self.rows)
         work_units.add_rows(group, "One row per point, curve by curve.", self.rows, columns, per_unit)
 
@@ -306,73 +438,40 @@ class LineScan(Job):
         names = [column.split("/")[1] for column in store[work_units.ARRAY].attrs["columns"][:-1]]
         names = names[: len(names) // len(splits)]
         values = work_units.results(store).reshape(-1, len(alpha), len(splits), len(names)).transpose(3, 0, 2, 1)
-        for name, metric in zip(names, values, strict=True):
-            store[name][...] = metric
-        loss, ends = values[0], tuple(store.attrs["ends"]) or None
-        error = values[names.index(ERROR)] if ERROR in names else np.zeros_like(loss)
+        sketched = [name.startswith("sketch ") for name in names]
+        for name, metric, sketch in zip(names, values, sketched, strict=True):
+            if not sketch:
+                store[name][...] = metric
+        loss, noise = values[0], np.moveaxis(values[sketched], 0, -1)
+        if ERROR in names:
+            center = int(np.flatnonzero(alpha == 0)[0])
+            store["difference_error"][...] = standard_error(noise, noise[:, :, center, None])
+        interpolated = "clipped_variances" in store.group
+        clipped = store["clipped_variances"][:] > 0 if interpolated else np.zeros(len(alpha), bool)
+        counted, ends = np.where(clipped, np.nan, loss), tuple(store.attrs["ends"]) or None
         numbers = [
-            [features(alpha, *one, ends) for one in zip(*curve, strict=True)] for curve in zip(loss, error, strict=True)
+            [features(alpha, counted[curve, split], noise[curve, split], ends) for split in range(len(splits))]
+            for curve in range(len(loss))
         ]
         for name in ("stationary", "turning", *FEATURES):
             store[name][...] = np.array([[one[name] for one in curve] for curve in numbers])
         counts = (~np.isfinite(loss)).sum(axis=(0, 2)).tolist()
         nonfinite = dict(zip(splits, counts, strict=True))
-        means = dict(zip(splits, store["stationary_points"][:].mean(axis=0).tolist(), strict=True))
-        store.update(nonfinite_points=nonfinite, mean_stationary_points=means)
+        for name, over_curves in _over_curves(store).items():
+            store[name][...] = over_curves
+        store.update(nonfinite_points=nonfinite, clipped_points=int(clipped.sum()))
         return {"curves": len(loss), "points": len(alpha), "nonfinite_points": nonfinite}
 
 
-def features(
-    alpha: np.ndarray, loss: np.ndarray, error: np.ndarray, ends: tuple[float, float] | None
-) -> dict[str, Any]:
-    """Return the numbers of ``FEATURES`` of one curve, and the masks ``stationary`` and ``turning`` (point,).
-
-    Stationary points are those of Li et al. 2024, (y_t - y_t+1)(y_t - y_t-1) > 0, the ends of the curve left out. The
-    barrier is what must be climbed to get from one end to the other, measured from the higher of the two: 0 on a curve
-    that only falls. Above the chord it is that of Entezari et al. 2022, which for ends of equal loss is the same.
-    A barrier that holds NaN is NaN.
-
-    Args:
-        alpha: ascending, shape (point,), with 0 and, if given, the ``ends`` among them.
-        loss: shape (point,); NaN and inf are allowed.
-        error: standard error of the loss, shape (point,).
-        ends: None means the lowest points on both sides of 0.
-    """
-    form = shape(alpha, loss, error)
-    with np.errstate(invalid="ignore"):
-        rises = np.diff(loss)
-        stationary = np.zeros(len(loss), bool)
-        stationary[1:-1] = rises[:-1] * rises[1:] < 0
-        first, last = (int(np.flatnonzero(alpha == end)[0]) for end in ends) if ends else _lowest(alpha, loss)
-        path, over = loss[first : last + 1], alpha[first : last + 1] - alpha[first]
-        slope = (path[-1] - path[0]) / (over[-1] or 1.0)
-        if ends:
-            steps = -rises[first:last]
-        else:
-            steps = np.where(alpha[:-1] < 0, -rises, rises)
-        lowest = np.where(np.isfinite(loss), loss, np.inf).argmin()
-        known = np.isfinite(loss[lowest])
-        return {
-            "stationary": stationary,
-            "stationary_points": int(stationary.sum()),
-            "turning": form.turns,
-            "turning_points": int(form.turns.sum()),
-            "family": FAMILIES.index(form.family),
-            "barrier": path.max() - max(path[0], path[-1]),
-            "barrier_above_chord": (path - (path[0] + slope * over)).max(),
-            "barrier_from": alpha[first],
-            "barrier_to": alpha[last],
-            "monotonicity": (steps > 0).mean(),
-            "minimum": loss[lowest] if known else np.nan,
-            "minimum_position": alpha[lowest] if known else np.nan,
-        }
-
-
-def _lowest(alpha: np.ndarray, loss: np.ndarray) -> tuple[int, int]:
-    """Return where the smallest losses left and right of 0 lie, the centre included and preferred."""
-    center, height = int(np.flatnonzero(alpha == 0)[0]), np.where(np.isnan(loss), np.inf, loss)
-    left, right = height[: center + 1][::-1].argmin(), height[center:].argmin()
-    return center - int(left), center + int(right)
+def _over_curves(store: Store) -> dict[str, np.ndarray]:
+    """Return the arrays of ``OVER_CURVES`` (split,)."""
+    steps = store["monotonicity"][:]
+    found = {"monotonic_curves": (steps == 1).sum(axis=0)}
+    for name, values in (("stationary_points", store["stationary_points"][:]), ("monotonicity", steps)):
+        several = len(values) > 1
+        found[f"mean_{name}"] = values.mean(axis=0)
+        found[f"mean_{name}_error"] = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if several else np.nan
+    return found
 
 
 def random_guess(loss: dict, targets: np.ndarray, classes: int | None = None) -> float | None:

@@ -53,9 +53,10 @@ ALGORITHMS = {
     "trajectory": 2,
     "directions": 5,
     "landscape": 3,
-    "curves": 3,
+    "curves": 4,
     "overlaps": 1,
-    "spectra": 3,
+    "perturbations": 1,
+    "spectra": 4,
     "curvature": 2,
     "tracking": 1,
 }

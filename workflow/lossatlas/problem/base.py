@@ -7,8 +7,11 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 
 from lossatlas.data import Split
+from lossatlas.errors import LossAtlasError
 from lossatlas.problem.checks import BATCHNORM, check_one_of
+from lossatlas.problem.noise import random_signs
 from lossatlas.problem.protocol import Hessian, LocalProductChoices, Place, Problem, Restriction
+from lossatlas.problem.units import Group
 
 Function = Callable[[Any, Any], Any]
 """From outputs and targets of some samples to a mean over them."""
@@ -51,11 +54,25 @@ class ProblemBase(ABC):
         check_one_of("batchnorm", batchnorm, BATCHNORM)
         self.network, self.layout, self.samples, self.own = network, network.layout, len(split), metrics or {}
         self._matrices: dict[tuple, Any] = {}
+        self.signs: Any = None
         self._take(loss, split, batch_size, batchnorm)
 
     @abstractmethod
     def _take(self, loss: Function, split: Split, batch_size: int, batchnorm: str) -> None:
         """Try loss and metrics on the samples, and cut these into chunks."""
+
+    def sketch(self, count: int) -> None:
+        """From now on let ``metrics``, here and of restrictions, have ``count`` more columns at its end.
+
+        Each is a sum over the samples of their losses with random signs, as large as the standard error of the mean
+        (``problem.noise``): differences of it between two points are as large as the standard error of the difference,
+        in which cancels what the losses have in common.
+        """
+        self.signs = self._signs(random_signs(self.samples, count))
+
+    @abstractmethod
+    def _signs(self, signs: np.ndarray) -> Any:
+        """Return signs (sample, column), float64, on the device."""
 
     @property
     @abstractmethod
@@ -69,6 +86,10 @@ class ProblemBase(ABC):
             chosen = self.layout.select(parameters)
             self._matrices[key] = self.MATRIX(self.network, self.loss, operator, chosen, self.batchnorm)
         return self._matrices[key]
+
+    def interchangeable(self) -> list[Group]:
+        """Return the groups of hidden units that can change places, see ``Problem``."""
+        raise LossAtlasError("align: networks of this backend cannot be aligned; leave it out")
 
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> Hessian:
         """Return the Hessian at theta; ``choices`` are those of ``HessianBase``."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lossatlas.config import imports
+from lossatlas.data import as_array
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.layout import ParameterLayout
 
@@ -155,7 +156,7 @@ def as_vector(layout: ParameterLayout, given: Any, where: str) -> np.ndarray:
     if isinstance(given, dict):
         return _by_name(layout, given, where)
     try:
-        vector = np.asarray(given).astype(np.float64).reshape(-1)
+        vector = as_array(given).astype(np.float64).reshape(-1)
     except (TypeError, ValueError) as error:
         raise LossAtlasError(f"{where}: neither a vector, a dict of tensors nor a module ({error})") from error
     if not np.isfinite(vector).all():
@@ -172,5 +173,5 @@ def _by_name(layout: ParameterLayout, given: dict, where: str) -> np.ndarray:
             raise LossAtlasError(f"{where}: no trained parameter {name!r}; parameters: {', '.join(slots)}")
         if np.shape(array) != slots[name].shape:
             raise LossAtlasError(f"{where}: {name!r} has shape {np.shape(array)}, not {slots[name].shape}")
-        vector[slots[name].slice] = np.reshape(array, -1)
+        vector[slots[name].slice] = as_array(array).reshape(-1)
     return vector

@@ -6,6 +6,7 @@ import numpy as np
 
 from lossatlas.io.layout import ParameterLayout
 from lossatlas.problem.agreement import PointAgreement
+from lossatlas.problem.units import Group
 
 
 class Hessian(Protocol):
@@ -149,6 +150,16 @@ class Problem(Protocol):
 
     def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the flat buffers with BatchNorm's statistics estimated at theta, on all samples at once."""
+
+    def sketch(self, count: int) -> None:
+        """From now on let ``metrics`` have so many columns more, see ``problem.noise``."""
+
+    def interchangeable(self) -> list[Group]:
+        """Return the groups of hidden units that can change places without changing the function.
+
+        Raises:
+            LossAtlasError: it is not known for this network, or there are none.
+        """
 
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> Hessian:
         """Return the Hessian at theta; what is reusable between products is kept in it."""

@@ -23,6 +23,7 @@ THINGS = {
     "curvature": "plane",
     "curves": "curve",
     "overlaps": "overlap",
+    "perturbations": "perturbation",
     "pca": "directions",
     "spectra": "spectra",
     "spectra_between": "line",

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lossatlas.config.run import STORES, Run
 from lossatlas.krylov import Spectrum
 from lossatlas.render import registry
+from lossatlas.render.figures.line_scans import mean_with_error
 from lossatlas.render.style import percent
 from lossatlas.render.targets import REPORTED, videos
 
@@ -86,6 +87,7 @@ def render(m: Materials) -> str:
         planes=[_plane(name, m) for name in m.all("landscape")],
         curves=[_curve(name, m) for name in m.all("curves")],
         overlaps=[_overlap(name, m) for name in m.all("overlaps")],
+        perturbations=[_perturbation(name, m) for name in m.all("perturbations")],
         spectra=_spectra(m),
         nulls=[_null(name, m) for name in m.run.names("pca")],
         lines=[_line(name, m) for name in m.all("spectra_between")],
@@ -230,14 +232,15 @@ def _curve(name: str, m: Materials) -> dict:
         ("samples", ", ".join(f"{count} {split}" for split, count in attrs["samples"].items())),
         ("loss of a random guess", "none" if guess is None else f"log C = {guess:.4g}"),
         ("points that are NaN or inf", ", ".join(f"{n} on {split}" for split, n in attrs["nonfinite_points"].items())),
-        ("stationary points, mean over curves", ", ".join(f"{n:.3g} on {split}" for split, n in
-                                                          attrs["mean_stationary_points"].items())),
-        ("family", "named from stationary points whose loss differs by more than noise, which is taken to be "
-                   "independent from point to point"),
+        *_over_curves(curves),
+        ("family", "named from stationary points whose losses differ by more than noise: the standard error of the "
+                   "difference over the same samples"),
+        ("points with clipped variances", f"{attrs['clipped_points']}, which count for none of these"),
         ("monotonicity", curves["monotonicity"].attrs["long_name"]),
         ("barrier", f"{curves['barrier'].attrs['long_name']}; these are 0 and 1" if attrs["ends"] else
                     f"{curves['barrier'].attrs['long_name']}: the lowest points on either side of the centre"),
         ("BatchNorm", attrs["batchnorm"]),
+        *([("alignment", attrs["alignment"])] if "alignment" in attrs else []),
     ]  # fmt: skip
     rows = []
     for one in (
@@ -250,6 +253,18 @@ def _curve(name: str, m: Materials) -> dict:
         rows.append([str(one["curve"].values), str(one["split"].values), family, *numbers])
     return {"name": name, "facts": facts, "head": _CURVE_HEAD, "rows": rows,
             "figures": _figures(f"curve {name}", m)}  # fmt: skip
+
+
+def _over_curves(curves: xr.Dataset) -> list[tuple[str, str]]:
+    """Return means over the curves of a store, and how many curves are monotonic, by subset."""
+    splits = [(str(split), curves.sel(split=split)) for split in curves["split"].values]
+    means = (("stationary points", "stationary_points"), ("monotonic steps", "monotonicity"))
+    told = [
+        (f"{text}, mean over curves", ", ".join(f"{mean_with_error(one, name)} on {split}" for split, one in splits))
+        for text, name in means
+    ]
+    counts = (f"{int(one['monotonic_curves'])} of {curves.sizes['curve']} on {split}" for split, one in splits)
+    return [*told, ("monotonic curves", ", ".join(counts))]
 
 
 def _overlap(name: str, m: Materials) -> dict:
@@ -265,6 +280,34 @@ def _overlap(name: str, m: Materials) -> dict:
     facts = [("Gaussian vectors", f"{count} of {size:,} entries; chance is {size**-0.5:.3g} (standard deviation)")]
     head = ["direction", "largest |cosine| with another", "largest |cosine| with a Gaussian"]
     return {"name": name, "facts": facts, "head": head, "rows": rows, "figures": _figures(f"overlap {name}", m)}
+
+
+def _perturbation(name: str, m: Materials) -> dict:
+    """Return the section of one store of perturbations, with a row for each factor."""
+    changes = m.all("perturbations")[name]
+    attrs = changes.attrs
+    facts = [
+        ("centre", attrs["center"]),
+        ("draws", f"{attrs['draws']} Gaussian vectors of {attrs['parameters']:,} entries, σ = {attrs['sigma']:.3g}"),
+        ("Hessian", f"tr H = {attrs['trace']:.4g} ± {attrs['trace_error']:.2g}, tr H² = {attrs['trace_of_square']:.4g} "
+                    f"± {attrs['trace_of_square_error']:.2g}; {attrs['probes']} probes, {attrs['steps']} steps"),
+        ("gradient norm", f"{attrs['gradient_norm']:.4g}"),
+        ("BatchNorm", attrs["batchnorm"]),
+    ]  # fmt: skip
+    rows = []
+    for one in (changes.isel(factor=k) for k in range(changes.sizes["factor"])):
+        at = {name: float(one[name]) for name in one.data_vars if not one[name].dims}
+        rows.append([
+            f"{float(one['factor']):.4g}", percent(at["increasing"]),
+            f"{at['sampled_mean']:.4g} ± {at['sampled_mean_error']:.2g}",
+            f"{at['predicted_mean']:.4g} ({at['predicted_mean_low']:.4g} to {at['predicted_mean_high']:.4g})",
+            f"{at['sampled_variance']:.4g} ± {at['sampled_variance_error']:.2g}",
+            f"{at['predicted_variance']:.4g} ({at['predicted_variance_low']:.4g} to "
+            f"{at['predicted_variance_high']:.4g})",
+        ])  # fmt: skip
+    head = ["λ", "increasing", "mean, sampled", "mean, predicted (95 %)", "variance, sampled",
+            "variance, predicted (95 %)"]  # fmt: skip
+    return {"name": name, "facts": facts, "head": head, "rows": rows, "figures": _figures(f"perturbation {name}", m)}
 
 
 def _spectra(m: Materials) -> dict | None:
@@ -283,16 +326,23 @@ _SPECTRUM_HEAD = ["smallest node", "largest node", "trace", "95 % interval"]
 
 def _quadrature_facts(spectra: xr.Dataset, *where: tuple[str, str]) -> list[tuple]:
     """Return how spectra were computed, and ``where``."""
-    size = spectra.attrs["parameters"]
+    size, steps = spectra.attrs["parameters"], np.isfinite(spectra["nodes"].values).sum(axis=-1)
+    probes = (steps > 0).sum(axis=-1)
     return [
-        ("method", f"stochastic Lanczos quadrature, {spectra.sizes['probe']} {spectra.attrs['distribution']} probes, "
-                   f"{spectra.sizes['node']} steps with full reorthogonalisation"),
+        ("method", f"stochastic Lanczos quadrature, {_range(probes)} {spectra.attrs['distribution']} probes, "
+                   f"{_range(steps[steps > 0])} steps with full reorthogonalisation"),
         *where,
         ("matrix", f"{size:,} x {size:,}, {spectra.attrs['operator']} of the mean loss over "
                    f"{spectra.attrs['samples']} training samples"),
         ("runs that ended early", spectra.attrs["short_runs"]),
         ("where it is least accurate", spectra.attrs["accuracy"]),
     ]  # fmt: skip
+
+
+def _range(numbers: np.ndarray) -> str:
+    """Return the only number, or the smallest and the largest one, in words."""
+    least, most = numbers.min(), numbers.max()
+    return f"{most}" if least == most else f"{least} to {most}"
 
 
 def _spectrum_row(one: xr.Dataset) -> list:
@@ -360,9 +410,9 @@ def _ranks(record: dict) -> Iterable[list]:
 def _works(m: Materials, version: str) -> list[str]:
     kinds = {dataset.attrs["kind"] for dataset in m.all("directions").values()}
     wanted = ["landscape"] if m.all("landscape") or m.all("curves") else []
-    wanted += ["mining"] if m.all("curves") or m.all("overlaps") else []
+    wanted += ["mining"] if m.all("curves") or m.all("overlaps") or m.all("perturbations") else []
     wanted += ["interpolation"] if any(curves.attrs["ends"] for curves in m.all("curves").values()) else []
-    quadrature = bool(m.all("spectra") or m.all("spectra_between"))
+    quadrature = any(map(m.all, ("spectra", "spectra_between", "perturbations")))
     searched = "eigen" in kinds or bool(m.all("tracking"))
     wanted += ["gradvis"] if quadrature or searched else []
     wanted += ["products"] if quadrature or searched or m.all("curvature") else []

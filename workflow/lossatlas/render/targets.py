@@ -10,6 +10,7 @@ REPORTED = (
     "curvature",
     "curves",
     "overlaps",
+    "perturbations",
     "spectra",
     "spectra_between",
     "tracking",

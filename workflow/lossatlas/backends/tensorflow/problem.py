@@ -25,6 +25,7 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Choice, Evaluation, with_standard_error
 from lossatlas.problem.base import ProblemBase
 from lossatlas.problem.hessian import Piece
+from lossatlas.problem.noise import sketches
 from lossatlas.problem.protocol import Place
 
 
@@ -55,10 +56,21 @@ class KerasProblem(ProblemBase):
 
     def evaluate(self, theta: tf.Tensor, buffers: tf.Tensor) -> np.ndarray:
         """Return the metrics at theta: each chunk's mean weighted by its size, summed in float64."""
-        total = np.zeros(len(self.metric_names) + 1)
+        columns, first = 0 if self.signs is None else self.signs.shape[1], 0
+        total = np.zeros(len(self.metric_names) + 1 + columns)
         for inputs, targets in self.chunks:
-            total += to_numpy(self.sums(theta, buffers, inputs, targets)) * len(inputs)
-        return with_standard_error(total / self.samples, self.samples)
+            signs = [] if self.signs is None else [self.signs[first : first + len(inputs)]]
+            total += to_numpy(self.sums(theta, buffers, inputs, targets, *signs)) * len(inputs)
+            first += len(inputs)
+        means, signed = np.split(total / self.samples, [len(total) - columns])
+        found = with_standard_error(means, self.samples)
+        if not columns:
+            return found
+        balance = to_numpy(self.signs).mean(axis=0)
+        return np.concatenate([found, sketches(signed, found[0], balance, self.samples)])
+
+    def _signs(self, signs: np.ndarray) -> tf.Tensor:
+        return tf.constant(signs)
 
     @property
     def has_batchnorm(self) -> bool:
@@ -147,8 +159,13 @@ class KerasProblem(ProblemBase):
         ignored = getattr(self.loss, "ignored", None)
         return (targets >= 0) & (targets != (-1 if ignored is None else ignored))
 
-    def _measure(self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """Return the metrics of one chunk, in place of the standard error mean and mean square, float64."""
+    def _measure(
+        self, theta: tf.Tensor, buffers: tf.Tensor, inputs: tf.Tensor, targets: tf.Tensor, *signs: tf.Tensor
+    ) -> tf.Tensor:
+        """Return the metrics of one chunk, in place of the standard error mean and mean square, float64.
+
+        Given the ``signs`` of the samples there are the means of losses times signs besides.
+        """
         with statistics(self.network.model, self.batchnorm):
             outputs = self.network.outputs(self.network.parts(theta), buffers, inputs)
         values = [tf.cast(self.loss(outputs, targets), tf.float64)]
@@ -157,7 +174,8 @@ class KerasProblem(ProblemBase):
             values.append(tf.reduce_mean(tf.cast(hits, tf.float64)) / self._share)
         values += [tf.cast(metric(outputs, targets), tf.float64) for metric in self.own.values()]
         each = tf.cast(sample_losses(self.loss, outputs, targets), tf.float64)
-        return tf.stack([*values, tf.reduce_mean(each), tf.reduce_mean(tf.square(each))])
+        found = tf.stack([*values, tf.reduce_mean(each), tf.reduce_mean(tf.square(each))])
+        return tf.concat([found, *(tf.linalg.matvec(one, each, True) / len(inputs) for one in signs)], 0)
 
 
 def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: dict) -> int:

@@ -6,7 +6,6 @@ import numpy as np
 from torch import nn
 
 from lossatlas.backends.torch.network import FlatNetwork
-from lossatlas.data import as_array
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem.checks import as_vector
 
@@ -40,6 +39,4 @@ def as_direction(network: FlatNetwork, given: Any, where: str) -> np.ndarray:
         if other.layout != network.layout:
             raise LossAtlasError(f"{where}: a module with other parameters than the model's")
         return (other.theta - network.theta).double().cpu().numpy()
-    if isinstance(given, dict):
-        return as_vector(network.layout, {name: as_array(values) for name, values in given.items()}, where)
-    return as_vector(network.layout, given.detach().cpu() if hasattr(given, "detach") else given, where)
+    return as_vector(network.layout, given, where)

@@ -19,11 +19,14 @@ from lossatlas.backends.torch.losses import ClassLoss, Loss, OverSamples, chosen
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.subspace.autotune import choose_evaluation
 from lossatlas.backends.torch.subspace.subspace_loss import Eager, Interpolated, Recomputed, Staged, restrict
+from lossatlas.backends.torch.symmetry import interchangeable
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Choice, Evaluation, with_standard_error
 from lossatlas.problem.base import ProblemBase
+from lossatlas.problem.noise import sketches
 from lossatlas.problem.protocol import Place
+from lossatlas.problem.units import Group
 
 
 class TorchProblem(ProblemBase):
@@ -118,6 +121,10 @@ class TorchProblem(ProblemBase):
         places = torch.linspace(0, self.samples - 1, min(count, self.samples)).long().to(self._all[1].device)
         return self._all[0][places], self._all[1][places]
 
+    def interchangeable(self) -> list[Group]:
+        """Return the groups of hidden units that can change places, see ``Problem``."""
+        return interchangeable(self.network, self.some(2)[0])
+
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the metrics at theta, in the order of ``metric_names``."""
         self.network.load(theta=theta, buffers=buffers)
@@ -183,12 +190,15 @@ class TorchProblem(ProblemBase):
         return choose_products(self, self.matrix(operator, parameters), *at, width, memory_gb, strategy, count)
 
     @torch.inference_mode()
-    def evaluate(self, chunks: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Return the sums of some chunks at the network's present parameters and buffers."""
+    def evaluate(self, chunks: list[tuple[Tensor, Tensor]], first: int = 0) -> Tensor:
+        """Return the sums of chunks that begin with sample ``first``, at the network's parameters and buffers."""
         self.network.module.eval()
+        found = []
         with statistics(self.batchnorm):
-            parts = (self.sums(self.network.module(inputs), targets) for inputs, targets in chunks)
-            return sum(parts, start=torch.zeros(()))
+            for inputs, targets in chunks:
+                found.append(self.sums(self.network.module(inputs), targets, first))
+                first += len(targets)
+        return sum(found, start=torch.zeros(()))
 
     @torch.inference_mode()
     def statistics(self, buffers: np.ndarray) -> np.ndarray:
@@ -207,13 +217,16 @@ class TorchProblem(ProblemBase):
             self._estimates[key] = self.network.buffers()
         return self._estimates[key]
 
-    def sums(self, outputs: Any, targets: Tensor) -> Tensor:
+    def sums(self, outputs: Any, targets: Tensor, first: int = 0) -> Tensor:
         """Return the metrics of some samples, each times their number, float64 and on the device.
 
         In place of the loss's standard error there are mean and mean square of the losses of single samples; and where
-        samples count by weights the mean of loss times weight.
+        samples count by weights the mean of loss times weight. Sketches are means of losses times signs.
+
+        Args:
+            first: the number of the first sample; only sketches depend on it.
         """
-        count = len(targets)
+        count, signed = len(targets), []
         if count < self.fit.least and self.fit.axes is not None:
             twice = torch.zeros(2, dtype=torch.long, device=targets.device)
             outputs, targets = chosen(outputs, self.fit.axes, twice), targets[twice]
@@ -229,7 +242,9 @@ class TorchProblem(ProblemBase):
             each = self.each(outputs, targets).double()
             found += [each.mean(), each.square().mean()]
             found += [(each * weighted.shares(targets)).mean()] if (weighted := self._weighted) else []
-        return torch.stack(found) * count
+            if self.signs is not None:
+                signed = [each[:count] @ self.signs[first : first + count] / count]
+        return torch.cat([torch.stack(found), *signed]) * count
 
     @property
     def _weighted(self) -> OverSamples | None:
@@ -238,9 +253,23 @@ class TorchProblem(ProblemBase):
     def means(self, sums: Tensor) -> np.ndarray:
         """Return the metrics of all samples from ``sums`` added up over the chunks; one copy to the host."""
         means = (sums / self.samples).cpu().numpy()
+        if self.each is None:
+            return means
+        columns = 0 if self.signs is None else self.signs.shape[1]
+        means, signed = np.split(means, [means.shape[-1] - columns], axis=-1)
         if weighted := self._weighted:
             means = self._about_mean(means, weighted.shares(self._all[1]))
-        return means if self.each is None else with_standard_error(means, self.samples)
+        found = with_standard_error(means, self.samples)
+        return np.concatenate([found, self._sketches(signed, found[..., 0])], axis=-1) if columns else found
+
+    def _sketches(self, signed: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        weighted = self._weighted
+        shares = weighted.shares(self._all[1]) if weighted else self.signs.new_ones(self.samples)
+        balance = (shares @ self.signs / self.samples).cpu().numpy()
+        return sketches(signed, mean, balance, int((shares > 0).sum()))
+
+    def _signs(self, signs: np.ndarray) -> Tensor:
+        return torch.as_tensor(signs, device=self.network.theta.device)
 
     def _about_mean(self, means: np.ndarray, shares: Tensor) -> np.ndarray:
         """Return the mean square that gives the standard error of a ratio of two means: of loss less weight times mean.

@@ -34,11 +34,11 @@ class Evaluator(Protocol):
     def cut(self, most: int) -> list[Piece]:
         """Return all samples in pieces of one size, up to ``most`` or the chunks' size, whichever is more."""
 
-    def evaluate(self, chunks: list[Piece]) -> Tensor:
-        """Return the sums of some chunks at the network's present parameters and buffers."""
+    def evaluate(self, chunks: list[Piece], first: int = 0) -> Tensor:
+        """Return the sums of chunks that begin with sample ``first``, at the network's parameters and buffers."""
 
-    def sums(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Return the metrics of some samples, each times their number, float64 and on the device."""
+    def sums(self, outputs: Any, targets: Tensor, first: int = 0) -> Tensor:
+        """Return the metrics of samples from ``first`` on, each times their number, float64 and on the device."""
 
     def means(self, sums: Tensor) -> np.ndarray:
         """Return the metrics of all samples from ``sums`` added up over the chunks."""

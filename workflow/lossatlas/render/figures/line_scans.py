@@ -23,11 +23,13 @@ CURVE = FigureSpec(
     kind="curve",
     needs=("curves",),
     log="curves",
-    caption="Loss and accuracy on straight lines through parameter space. Circles are stationary points, filled ones "
+    caption="Loss and accuracy on lines through parameter space. Circles are stationary points, filled ones "
     "those above noise, from which the family is named (Li et al. 2024); an arrow shows the barrier, from the "
-    "higher end to the highest point between the ends.",
+    "higher end to the highest point between the ends. Black, where derivatives were taken: first-order (dotted) and "
+    "second-order (solid) approximations.",
     details="Dash-dotted is the loss of a random guess among the classes. Triangles at the edge are losses beyond the "
-    "axis; crosses are NaN or infinite.",
+    "axis; crosses are NaN or infinite. Squares are points where interpolated variances of BatchNorm were clipped at "
+    "zero; they count for no stationary point, family or minimum.",
 )
 
 
@@ -56,7 +58,8 @@ def curve_figure(curves: xr.Dataset, choices: dict = CHOICES, title: str = "") -
             axes.axvline(end, color=NOW_COLOR, linewidth=0.8, linestyle=":")
     _label_ends(above, curves)
     handles = _legend(curves, above.get_ylim())
-    columns = 3 if max(len(handle.get_label()) for handle in handles) <= 30 else 2
+    longest = max(len(handle.get_label()) for handle in handles)
+    columns = 3 if longest <= 30 else 2 if longest <= 50 else 1
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure
@@ -97,6 +100,10 @@ def _draw_losses(axes: Axes, curves: xr.Dataset, scale: LossScale) -> None:
         axes.plot(alpha, np.where(np.isfinite(loss), loss, np.nan), color=color, **looks)
         _mark_edges(axes, alpha, loss, color)
         axes.plot(alpha[_alone(loss)], loss[_alone(loss)], ".", color=color)
+        clipped = _clipped(curves)
+        axes.plot(alpha[clipped], loss[clipped], "s", color=color, markerfacecolor="none", markersize=5)
+        if split == "train":
+            _draw_approximations(axes, one)
         if split == "train" and noted:
             for name, fill in (("stationary", "white"), ("turning", color)):
                 at = one[name].values == 1
@@ -106,6 +113,28 @@ def _draw_losses(axes: Axes, curves: xr.Dataset, scale: LossScale) -> None:
     _draw_guess(axes, curves.attrs.get("random_guess"))
     axes.set_ylabel(scale.label)
     axes.yaxis.set_major_formatter(plt.matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _clipped(curves: xr.Dataset) -> np.ndarray:
+    """Return at which points interpolated variances were clipped, bool (point,)."""
+    none = np.zeros(curves.sizes["alpha"], bool)
+    return curves["clipped_variances"].values > 0 if "clipped_variances" in curves else none
+
+
+def _draw_approximations(axes: Axes, one: xr.Dataset) -> None:
+    """Draw what slope and curvature say of the loss around each point where they are known (Li et al. 2024, Eq. 1)."""
+    if "slope" not in one:
+        return
+    alpha = one["alpha"].values
+    known = np.flatnonzero(np.isfinite(one["slope"].values))
+    between = np.diff(alpha[known])
+    reach = between.min() / 2 if between.size else (alpha[-1] - alpha[0]) / 20
+    step = np.linspace(-reach, reach, 21)
+    for at in known:
+        loss, slope, curvature = (float(one[name][at]) for name in ("loss", "slope", "curvature"))
+        first = loss + slope * step
+        axes.plot(alpha[at] + step, first, color=NOW_COLOR, linewidth=0.9, linestyle=":", zorder=3)
+        axes.plot(alpha[at] + step, first + curvature * step**2 / 2, color=NOW_COLOR, linewidth=0.9, zorder=3)
 
 
 def _alone(values: np.ndarray) -> np.ndarray:
@@ -160,7 +189,8 @@ def _draw_guess(axes: Axes, guess: float | None) -> None:
 
 def _own_metrics(curves: xr.Dataset) -> list[str]:
     """Return the names of the user's own metrics."""
-    known = {"loss", "accuracy", "loss_standard_error", "stationary", "turning"}
+    known = {"loss", "accuracy", "loss_standard_error", "stationary", "turning", "slope", "curvature"}
+    known |= {"difference_error"}
     return [str(name) for name, array in curves.items() if array.dims == curves["loss"].dims and name not in known]
 
 
@@ -195,6 +225,12 @@ def _label_ends(axes: Axes, curves: xr.Dataset) -> None:
             label.set_horizontalalignment(side)
 
 
+def mean_with_error(curves: xr.Dataset, name: str) -> str:
+    """Return a mean over the curves of one split and, where there are several, its standard error: ``2.4 ± 0.2``."""
+    mean, error = float(curves[f"mean_{name}"]), float(curves[f"mean_{name}_error"])
+    return f"{mean:.3g} ± {error:.1g}" if np.isfinite(error) else f"{mean:.3g}"
+
+
 def _legend(curves: xr.Dataset, shown: tuple[float, float]) -> list[Line2D]:
     """Return entries that name curves, with their numbers of stationary points, splits, and what markers mean."""
     train, names = curves.sel(split="train"), curves["curve"].values
@@ -218,12 +254,21 @@ def _legend(curves: xr.Dataset, shown: tuple[float, float]) -> list[Line2D]:
         handles += [Line2D([], [], color="0.3", linestyle=style, label=f"{split} samples") for split, style in styles]
     dots = {"color": "0.3", "linestyle": "none", "markersize": 5}
     circle = {"marker": "o", "markerfacecolor": "white"} if curves.sizes["curve"] <= ANNOTATED else {}
-    mean = f"stationary points, train: {curves.attrs['mean_stationary_points']['train']:.2g}"
-    told = f"[n]: {mean} on average" if several else mean
-    handles.append(Line2D([], [], **dots, **circle, label=told))
+    mean = f"stationary points, train: {mean_with_error(train, 'stationary_points')}"
+    handles.append(Line2D([], [], **dots, **circle, label=f"[n]: {mean}" if several else mean))
     above = {**dots, **({"marker": "o"} if circle else {})}
-    told = "name of the family" if several else f"{families[0]}"
-    handles.append(Line2D([], [], **above, label=f"above noise: {told}"))
+    named = "name of the family" if several else f"{families[0]}"
+    handles.append(Line2D([], [], **above, label=f"above noise: {named}"))
+    if several:
+        monotonic = f"{int(train['monotonic_curves'])} of {len(names)} monotonic"
+        steps = f"share of steps {mean_with_error(train, 'monotonicity')}"
+        handles.append(Line2D([], [], linestyle="none", label=f"{monotonic}; {steps}"))
+    if clipped := int(_clipped(curves).sum()):
+        looks = {**dots, "marker": "s", "markerfacecolor": "none"}
+        handles.append(Line2D([], [], **looks, label=f"variances clipped: {clipped} points, not counted"))
+    if "slope" in curves:
+        handles.append(Line2D([], [], color=NOW_COLOR, linewidth=0.9, label="second-order approximation"))
+        handles.append(Line2D([], [], color=NOW_COLOR, linewidth=0.9, linestyle=":", label="first-order approximation"))
     beyond = np.isfinite(loss) & ((loss < shown[0]) | (loss > shown[1]))
     for marker, there, text in (("^", beyond, "beyond the axis"), ("x", ~np.isfinite(loss), "NaN or inf")):
         if there.any():

@@ -7,17 +7,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lossatlas.render.registry import FigureSpec
-from lossatlas.render.style import CHOICES, plain
+from lossatlas.render.style import CHOICES, PATH_COLOR, TEST_COLOR, plain
 
 WRITTEN = 14
 """More directions than these have no numbers in their cells."""
+
+SHOWN = 20_000
+"""More angles than these are not drawn one by one."""
 
 OVERLAP = FigureSpec(
     kind="overlap",
     needs=("overlaps",),
     log="overlaps",
-    caption="Left: cosines between directions. Right: angles between each direction and Gaussian vectors; dashed is "
-    "chance, a normal distribution about 90 degrees whose standard deviation is 1 / sqrt(parameters).",
+    caption="Left: cosines between directions. Right: angles between each direction and Gaussian vectors; boxes are "
+    "from quartile to quartile, bars reach to the extremes. Grey is where chance has 95 % of them: 90 degrees plus and "
+    "minus two standard deviations, 1 / sqrt(parameters) each.",
 )
 
 
@@ -46,19 +50,19 @@ def _draw_cosines(axes: Axes, overlaps: xr.Dataset) -> None:
 
 
 def _draw_gaussians(axes: Axes, overlaps: xr.Dataset) -> None:
-    """Draw angles as steps, all on the same bins; the count of what chance expects is dashed."""
-    angle = np.degrees(np.arccos(overlaps["gaussian_cosine"].values))
+    """Draw the angles of each direction on a row of its own, below a box from quartile to quartile."""
+    angle, names = np.degrees(np.arccos(overlaps["gaussian_cosine"].values)), overlaps["direction"].values
     spread = np.degrees(overlaps.attrs["parameters"] ** -0.5)
-    reach = max(np.abs(angle - 90).max(), 3 * spread)
-    bins = 90 + np.linspace(-reach, reach, 25)
-    palette = plt.colormaps["viridis"]
-    for k, one in enumerate(angle):
-        color = palette(k / max(len(angle) - 1, 1))
-        label = plain(overlaps["direction"].values[k]) if len(angle) <= WRITTEN else None
-        axes.hist(one, bins, histtype="step", color=color, label=label)
-    fine = np.linspace(bins[0], bins[-1], 200)
-    density = np.exp(-0.5 * np.square((fine - 90) / spread)) / (spread * np.sqrt(2 * np.pi))
-    axes.plot(fine, density * angle.shape[1] * (bins[1] - bins[0]), color="0.3", linestyle="--", label="chance")
-    axes.set_xlabel("angle to Gaussian vectors (degrees)")
-    axes.set_ylabel(f"count of {angle.shape[1]}")
-    axes.legend(fontsize=7, frameon=False)
+    rows = np.arange(len(angle))
+    chance = {"color": "0.9", "zorder": 0}
+    axes.axvspan(90 - 2 * spread, 90 + 2 * spread, label="95 % of what chance expects", **chance)
+    axes.axvline(90, color="0.5", linewidth=0.8, linestyle=":")
+    looks = {"medianprops": {"color": PATH_COLOR}, "showfliers": False, "whis": (0, 100), "widths": 0.45}
+    axes.boxplot(angle.T, orientation="horizontal", positions=rows - 0.12, manage_ticks=False, **looks)
+    dots = {"color": TEST_COLOR, "markersize": 4, "alpha": 0.5, "linestyle": "none", "marker": "|"}
+    if angle.size <= SHOWN:
+        axes.plot(angle.ravel(), np.repeat(rows + 0.3, angle.shape[1]), **dots, label="one Gaussian vector each")
+    axes.set_yticks(rows, [plain(name) for name in names], fontsize=8)
+    axes.set_ylim(len(angle) - 0.4, -0.6)
+    axes.set_xlabel(f"angle to {angle.shape[1]} Gaussian vectors (degrees)")
+    axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

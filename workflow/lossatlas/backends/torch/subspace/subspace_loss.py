@@ -65,11 +65,13 @@ class Eager:
 
     def on_piece(self, number: int, points: np.ndarray) -> Tensor:
         """Return what ``problem.sums`` makes of one chunk, a row for each point."""
-        return torch.stack([self._sums(point, self.problem.chunks[number : number + 1]) for point in points])
+        chunks = self.problem.chunks
+        first = number * len(chunks[0][1])
+        return torch.stack([self._sums(point, chunks[number : number + 1], first) for point in points])
 
-    def _sums(self, coefficients: np.ndarray, chunks: list) -> Tensor:
+    def _sums(self, coefficients: np.ndarray, chunks: list, first: int = 0) -> Tensor:
         self.go_to(coefficients)
-        return self.problem.evaluate(chunks)
+        return self.problem.evaluate(chunks, first)
 
     def go_to(self, coefficients: np.ndarray) -> None:
         """Write parameters and buffers of a point into the network."""
@@ -183,7 +185,8 @@ class Staged:
         weights = weights or self.weights(points)
         outputs = zip(*(self.outputs(number, points, weights) for number in numbers), strict=True)
         targets = torch.cat([self.pieces[number][1] for number in numbers])
-        return torch.stack([self.problem.sums(torch.cat(found), targets) for found in outputs])
+        first = numbers[0] * len(self.pieces[0][1])
+        return torch.stack([self.problem.sums(torch.cat(found), targets, first) for found in outputs])
 
     @torch.inference_mode()
     def outputs(self, number: int, points: np.ndarray, weights: list[tuple] | None = None) -> list[Tensor]:
