@@ -89,10 +89,10 @@ def plane(
     choices |= _check_directions(directions, {"kind": "random", **choices, "count": 1}, near, "plane")
     backend = backend_of(model)
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
-        network, *on = problems_of(backend, model, loss, data, test, batch_size, dtype, metrics, "plane")
+        network, problems, subsets = problems_of(backend, model, loss, data, test, batch_size, dtype, metrics, "plane")
         trajectory = recorded(backend, Path(folder), model, path, network)
-        raw = _raw(backend, directions, choices, trajectory, on[0]["train"], network, 2)
-        return Plane(_evaluate_plane(Path(folder), spec, raw, choices, trajectory, on, vectors))
+        raw = _raw(backend, directions, choices, trajectory, problems["train"], network, 2)
+        return Plane(_evaluate_plane(Path(folder), spec, raw, choices, trajectory, (problems, subsets), vectors))
 
 
 def curve(
@@ -241,7 +241,13 @@ def _raw(
 
 
 def _evaluate_plane(
-    folder: Path, spec: dict, raw: RawDirections, choices: dict, trajectory: Trajectory, on: list[dict], vectors: bool
+    folder: Path,
+    spec: dict,
+    raw: RawDirections,
+    choices: dict,
+    trajectory: Trajectory,
+    on: tuple[dict, dict],
+    vectors: bool,
 ) -> xr.Dataset:
     """Evaluate all points of a plane; ``on`` are problems and subsets."""
     chosen = direction_sets.complete(raw, choices, trajectory)
