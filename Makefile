@@ -15,7 +15,7 @@ help:
 	@echo "make test-slurm   the workflow on a real, private one-node Slurm (needs root; installs Slurm on Debian)"
 	@echo "make test-all     these three, one after the other"
 	@echo "make bench   speed against peers, into results/bench.json"
-	@echo "make docs    regenerate config/README.md and the captions of figures"
+	@echo "make docs    regenerate config/README.md, config/STORES.md and the captions of figures"
 	@echo "make prune   remove stores that were set aside or never completed; only while no job runs"
 	@echo "make clean   remove all results, hidden stores included"
 
@@ -49,6 +49,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	python scripts/config_docs.py > config/README.md
+	python -m lossatlas.drivers.store_docs > config/STORES.md
 	python -m lossatlas.render.registry workflow/report
 
 install: $(STAMP)

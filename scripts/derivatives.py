@@ -6,4 +6,4 @@ from lossatlas.drivers import command_line
 from lossatlas.drivers.direction_sets import Derivatives
 
 if __name__ == "__main__":
-    command_line.run_job(Derivatives, __doc__, "threads", "device", "trajectory")
+    command_line.run_job(Derivatives, __doc__, "threads", "device", "trajectory", "other")

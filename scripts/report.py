@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from lossatlas.config.models import Config
 from lossatlas.config.run import Run
 from lossatlas.drivers import command_line
 from lossatlas.io import owner
@@ -14,7 +15,7 @@ from lossatlas.render import outcome, report, targets
 
 
 def main(args, _world) -> None:
-    run = Run(args.run, args.settings)
+    run = Run(args.run, Config.model_validate(args.settings))
     logs, names = Path(run.folder, "logs"), {kind: run.names(kind) for kind in targets.REPORTED}
     materials = report.Materials(
         run=run,

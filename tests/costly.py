@@ -17,6 +17,7 @@ numerics/test_parity.py::test_oracle_15_products[lenet-float64-hessian]
 numerics/test_parity.py::test_oracle_15_products[resnet20-float64-hessian]
 numerics/test_parity.py::test_oracle_15_products[resnet20-float64-ggn]
 numerics/test_keras.py::test_too_little_memory_is_said_from_one_sample_or_one_chunk_and_nothing_is_trained[frozen]
+numerics/test_keras.py::test_oracles_2_3_of_a_network_with_several_inputs[False]
 numerics/test_keras_grid.py::test_oracle_2_networks_of_every_kind[conv2d grouped maxpool]
 numerics/test_keras_grid.py::test_oracle_2_networks_of_every_kind[bidirectional gru]
 numerics/test_keras_grid.py::test_oracle_2_networks_of_every_kind[gru backwards]
@@ -29,6 +30,7 @@ numerics/test_hessian.py::test_gauss_newton_and_residual_add_up_to_the_hessian[r
 numerics/test_hessian.py::test_gauss_newton_and_residual_add_up_to_the_hessian[retained-float32]
 numerics/test_strategies.py::test_the_memory_at_peak_is_below_what_was_predicted[split-0.1-10]
 numerics/test_strategies.py::test_the_memory_at_peak_is_below_what_was_predicted[retained-0.07-2]
+numerics/test_several_inputs.py::test_the_next_token_is_the_loss_of_a_causal_language_model_of_hugging_face
 numerics/test_callbacks.py::test_lightning
 numerics/test_callbacks.py::test_transformers_trainer
 numerics/test_callbacks.py::test_accelerate

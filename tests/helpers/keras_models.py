@@ -33,6 +33,18 @@ def own() -> keras.Model:
     return model
 
 
+def several(named: bool) -> keras.Model:
+    """Embeds tokens, adds up those that a mask leaves, and scales them: three inputs, by name or by place."""
+    ids, mask, scale = (keras.Input(shape, name=name, dtype=dtype) for name, shape, dtype in SEVERAL)
+    left = layers.Embedding(5, 3)(ids) * keras.ops.cast(mask, keras.config.floatx())[..., None]
+    scores = layers.Dense(3)(keras.ops.tanh(keras.ops.sum(left, 1)) * scale[:, None])
+    inputs = {"ids": ids, "mask": mask, "scale": scale} if named else [ids, mask, scale]
+    return keras.Model(inputs, scores)
+
+
+SEVERAL = (("ids", (4,), "int32"), ("mask", (4,), "bool"), ("scale", (), None))
+
+
 def unbuilt() -> keras.Model:
     """A model that does not yet know its inputs."""
     return keras.Sequential([layers.Dense(3)])

@@ -379,7 +379,7 @@ def noisy_loss(outputs, targets):
     [
         (lambda m, d: lossatlas.hessian(m, "mae", d), "loss: 'mae' is neither a function nor one of"),
         (lambda m, d: lossatlas.hessian("lenet", "mse", d), "expected a torch.nn.Module, got str"),
-        (lambda m, d: lossatlas.hessian(m, "cross-entropy", 3), "expected a pair"),
+        (lambda m, d: lossatlas.hessian(m, "cross-entropy", 3), "must be a pair"),
         (lambda m, d: lossatlas.hessian(m, "cross-entropy", (d[0], d[1][:4])), "31 inputs and 4 targets"),
         (lambda m, d: lossatlas.hessian(m.requires_grad_(False), "mse", d), "no parameter requires a gradient"),
         (lambda m, d: lossatlas.hessian(m, noisy_loss, d), "draws random numbers"),

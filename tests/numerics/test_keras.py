@@ -17,7 +17,7 @@ from lossatlas.backends.tensorflow.memory import peak_bytes
 from lossatlas.backends.tensorflow.network import to_numpy
 from lossatlas.backends.tensorflow.optimizers import make_optimizer, make_rate
 from lossatlas.backends.tensorflow.products import CurvatureMatrix
-from lossatlas.data import Split
+from lossatlas.data import Split, read
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.krylov.tree_sum import LEAVES, fold
@@ -152,6 +152,32 @@ def test_oracles_2_3_4_5_products_of_a_smooth_network(strategy):
     assert np.abs(found - sum(parts)).max() <= 1e-12 * scale
     assert np.linalg.eigvalsh(parts[0]).min() >= -1e-12 * scale
     assert np.abs(parts[1]).max() > 1e-3 * scale
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_oracles_2_3_of_a_network_with_several_inputs(named):
+    draw = np.random.default_rng(3)
+    ids, mask, scale = draw.integers(5, size=(11, 4)), draw.random((11, 4)) < 0.7, draw.random(11)
+    given = {"ids": ids, "mask": mask, "scale": scale} if named else (ids, mask, scale)
+    split = read((given, draw.integers(0, 3, 11)), "data")
+    made = problem(network("several", named=named), split)
+    (theta, buffers), sizes = at(made.network), [15, 9, 3]
+    assert [slot.size for slot in made.layout] == sizes
+
+    def value(theta):
+        table, kernel, bias = (part.reshape(-1, 3) for part in np.split(theta, np.cumsum(sizes)[:-1]))
+        scores = np.tanh((table[ids] * mask[..., None]).sum(1)) * scale[:, None] @ kernel + bias
+        return np.mean(np.log(np.exp(scores).sum(1)) - scores[np.arange(11), split.targets])
+
+    assert made.metrics(theta, buffers)[0] == pytest.approx(value(theta), rel=1e-12)
+    steps = 1e-5 * np.eye(len(theta))
+    central = np.array([(value(theta + step) - value(theta - step)) / 2e-5 for step in steps])
+    assert np.abs(made.gradient(theta, buffers) - central).max() < 1e-8
+    products = made.linearize(theta, buffers, strategy="nested").matmat(np.eye(len(theta)))
+    assert np.abs(products - dense_hessian(made, theta, buffers)).max() < 1e-8
+    train = {"batch_size": 11, "epochs": 1, "optimizer": "SGD", "optimizer_kwargs": {}, "learning_rate": 0.1}
+    trainer = backend.Trainer(made.network, backend.build_loss(CROSS_ENTROPY), split, train, 0)
+    assert trainer.step(0)[0] == pytest.approx(value(theta), rel=1e-12)
 
 
 def test_products_restricted_to_parameters_are_a_block():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_loss
-from lossatlas.config import resolve
+from lossatlas.config import check, resolve
 from lossatlas.config.references import count
 from lossatlas.data import Split, Subset
 from lossatlas.drivers.mined_directions import Mined
@@ -223,11 +223,11 @@ def resolved(**mined):
 
 def test_there_is_one_direction_for_each_seed_or_start_gamma_and_alpha():
     found = resolved(algorithm="w-peak", count=3)["runs"]["r"]["directions"]["m"]
-    assert len(veins(found)) == count(found) == 3
+    assert len(veins(found)) == count(check(found, "directions", "m")) == 3
     grid = {"to": [{"iteration": "first"}], "gamma": [0.1, 0.5, 0.9], "alpha": [0, 0.1]}
     found = resolved(algorithm="vvv-basin", **grid)["runs"]["r"]["directions"]["m"]
     assert [(one.gamma, one.alpha) for one in veins(found)] == [(g, a) for g in (0.1, 0.5, 0.9) for a in (0, 0.1)]
-    assert count(found) == 6
+    assert count(check(found, "directions", "m")) == 6
 
 
 @pytest.mark.parametrize(

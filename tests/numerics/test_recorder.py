@@ -144,7 +144,7 @@ def with_tests():
     ("model", "choices", "message"),
     [
         (lambda: network(hidden=5), {}, r"holds another model: parameter '0.bias' is \(4,\) there and \(5,\) here"),
-        (lambda: network(frozen=False), {}, "parameter '0.weight' is missing there and"),
+        (lambda: network(frozen=False), {}, r"parameter '0.weight' is frozen \(4, 3\) there and \(4, 3\) here"),
         (lambda: network().double(), {}, "its buffers or its precision differ"),
         (network, {}, "ends at iteration 2, and the model is not what was recorded there; give start="),
         (network, {"every": 0}, "every=0 must be a whole number, at least 1"),

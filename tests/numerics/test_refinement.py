@@ -87,9 +87,9 @@ def test_a_point_that_its_neighbours_miss_shows_a_step():
     numbers = np.flatnonzero((np.indices((21, 21)).sum(axis=0) % 2 == 0).ravel())
     scale = adaptive_grid.Scale(False, 0.0, 1.0)
     plane = everywhere @ [0.3, 0.5]
-    assert adaptive_grid.roughness((21, 21), numbers, plane[numbers], scale).max() < 1e-9
+    assert adaptive_grid.KnownLosses((21, 21), numbers, plane[numbers], scale).roughness.max() < 1e-9
     step = (everywhere[:, 0] > 0.5).astype(float)
-    rough = adaptive_grid.roughness((21, 21), numbers, step[numbers], scale)
+    rough = adaptive_grid.KnownLosses((21, 21), numbers, step[numbers], scale).roughness
     beside = np.abs(everywhere[:, 0] - 0.52) < 0.05
     beside[numbers] = False
     assert rough[beside].min() > 0.2

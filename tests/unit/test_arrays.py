@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import zarr
-from lossatlas.drivers import line_scans, own_metrics
+from lossatlas.drivers import line_scans, own_metrics, store_docs
 from lossatlas.drivers.landscape import arrays
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.projection import other_arrays
 from lossatlas.io.arrays import Array, create_arrays, unit_store_size
 from lossatlas.parallel import work_units
+
+from tests.conftest import ROOT
 
 SCHEMA = (
     Array("x", ("x",), "place", "metres"),
@@ -51,3 +53,7 @@ def test_other_names_that_a_metric_may_not_have(name):
     own_metrics.check(["top5", "path_loss", "mine"], "metrics")
     with pytest.raises(LossAtlasError, match=r"runs.a.metrics: 'top-5' must be of lower-case letters, digits and _"):
         own_metrics.check(["top-5"], "runs.a.metrics")
+
+
+def test_the_page_of_all_stores_is_up_to_date():
+    assert (ROOT / "config/STORES.md").read_text() == store_docs.page(), "run `make docs`"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lossatlas.config import checkpoints
+from lossatlas.config.models import Checkpoints
 from lossatlas.drivers.base import Order
 from lossatlas.drivers.checkpoint_import import CheckpointImport
 from lossatlas.errors import LossAtlasError
@@ -41,7 +42,7 @@ def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
 
     def refused(files, message, **keys):
         with pytest.raises(LossAtlasError, match=message) as error:
-            checkpoints.iterations(keys, files, "runs.a.checkpoints")
+            checkpoints.iterations(Checkpoints(files=files, **keys), files, "runs.a.checkpoints")
         assert "\n" not in str(error.value)
 
     (tmp_path / "t.zarr").mkdir()
@@ -57,7 +58,7 @@ def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
     with lossatlas.record(nn.Linear(2, 1), "mine/t.zarr", every=2) as tape:
         for step in range(5):
             tape.step(float(step))
-    assert checkpoints.iterations({}, ["mine/t.zarr"], "") == [0, 2, 4, 5]
+    assert checkpoints.iterations(Checkpoints(files="mine/t.zarr"), ["mine/t.zarr"], "") == [0, 2, 4, 5]
     with lossatlas.record(nn.Linear(2, 1), "mine/t.zarr", start=0):
         refused(["mine/t.zarr"], "'mine/t.zarr' holds no iteration yet")
 

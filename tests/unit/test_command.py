@@ -1,5 +1,6 @@
 """`lossatlas init` writes a config that is checked, commented, and complete but for the user's own code."""
 
+import sys
 from itertools import pairwise
 
 import lossatlas
@@ -16,8 +17,16 @@ CODE = """
 import torch
 from torch import nn
 
-def build():
+def build(width=2):
+    made = nn.Linear(3, width)
+    made.bias.requires_grad_(False)
+    return made
+
+def trained():
     return nn.Linear(3, 2)
+
+def wide():
+    return build(4)
 
 def data():
     return {"train": (torch.zeros(8, 3), torch.zeros(8, dtype=torch.int64))}
@@ -38,6 +47,7 @@ def recorded(path, steps=30):
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "net", raising=False)  # that of another test
     return tmp_path
 
 
@@ -57,13 +67,30 @@ def test_the_config_is_valid_and_fits_the_trajectory(folder, capsys, steps, plan
     ]  # fmt: skip
     assert list(run["planes"]) == [plane]
     assert run["spectra"] == {"stride": stride, "probes": 2, "steps": 6}
-    (told,) = runs_of(config.resolve(written)).values()
+    (told,) = runs_of(config.load(written)).values()
     assert told.iterations == [*range(steps + 1)]
     text = (folder / "config.yaml").read_text()
     assert f"# {steps + 1} recorded iterations, 0 to {steps}, of 6 trained parameters, 2 frozen." in text
     lines = [line.strip() for line in text.splitlines()]
     for key in ("checkpoints:", "model:", "data:", "loss:", "spectra:"):
         assert any(one.startswith("#") for one, other in pairwise(lines) if other.startswith(key)), key
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("trained", "parameter 'bias' is frozen (2,) there and (2,) here"),
+        ("wide", "parameter 'weight' is (2, 3) there and (4, 3) here"),
+    ],
+)
+def test_a_model_that_is_not_what_was_recorded_is_told(folder, capsys, model, told):
+    recorded("mine/trajectory.zarr", 4)
+    (folder / "net.py").write_text(CODE)
+    assert command.main(["init", "mine/trajectory.zarr", "--model", f"net:{model}", "--data", "net:data"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == (
+        f"to be filled in: model: mine/trajectory.zarr was recorded from another network than it builds: {told}"
+    )
 
 
 def test_what_is_missing_is_told(folder, capsys):

@@ -284,9 +284,8 @@ def test_fresh_from_the_command_line(given, expected):
 
 
 def test_defaults_of_curves_depend_on_where_they_run():
-    found = config.resolve(run(curves={"d": {"x": "random"}, "l": {"to": {"iteration": "first"}}}))["runs"]["a"][
-        "curves"
-    ]
+    given = run(curves={"d": {"x": "random"}, "l": {"to": {"iteration": "first"}}})
+    found = config.resolve(given)["runs"]["a"]["curves"]
     assert found["d"] == {
         "x": "random",
         "center": "last",
@@ -300,5 +299,5 @@ def test_defaults_of_curves_depend_on_where_they_run():
     assert found["l"].pop("to") == {"iteration": "first"}
     shared = {"points": 41, "view": {}, "strategy": "auto", "precision": "full"}
     assert found["l"] == {"from": "last", "batchnorm": "interpolate", "range": [-0.5, 1.5], **shared}
-    assert config.axes_of(found["d"]) == ["random"]
-    assert config.axes_of(found["l"]) == []
+    curves = config.load(given).runs["a"].curves
+    assert [config.axes_of(curves[name]) for name in "dl"] == [["random"], []]

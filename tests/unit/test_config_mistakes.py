@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lossatlas import config
-from lossatlas.config import imports, profile, sizes, value_checks
+from lossatlas.config import imports, models, profile, sizes, value_checks
 from lossatlas.data import load_dataset
 from lossatlas.drivers.training import recorded_iterations
 from lossatlas.errors import LossAtlasError
@@ -261,8 +261,11 @@ RECORDED = [
         "runs.a.planes.p.center: iteration 13 of a is not recorded; the nearest is 15, the last 32",
     ),
     (run(curves={"c": {"to": {"iteration": 99}}}), "curves.c.to.iteration: iteration 99 of a is not recorded"),
-    (run(curves={"c": {"from": "first", "to": {"iteration": 0}}}), "curves.c: 'first' and 0 are both iteration 0"),
-    (run(spectra_between={"l": {"to": {"iteration": 32}}}), "spectra_between.l: 'last' and 32 are both iteration 32"),
+    (run(curves={"c": {"from": "first", "to": {"iteration": 0}}}), "curves.c.to: 'first' and 0 are both iteration 0"),
+    (
+        run(spectra_between={"l": {"to": {"iteration": 32}}}),
+        "l.to: 'last' and 32 are both iteration 32",
+    ),
     (directions(kind="difference", to=[{"iteration": "last"}]), "directions.d.to.0: 'last' and 'last' are both"),
     (directions(kind="gradient", samples=2000), "d.samples: 2000, but the evaluation subset has 1000 training samples"),
     (
@@ -306,7 +309,7 @@ def test_what_arithmetic_decides_is_found_in_the_dry_run(given, message):
 
 def test_numbers_of_checkpoints_count():
     given = run(checkpoints={"files": "*.pt"}, planes={"p": {**PLANE, "center": 2}})
-    found = config.resolve(given)
+    found = config.load(given)
     sizes.check_sizes(found)
     sizes.check_sizes(found, {"a": range(4)})
     with pytest.raises(
@@ -343,11 +346,11 @@ def test_known_numbers_of_parameters():
 
     for build, kwargs in ((lenet, {}), (lenet, {"classes": 7, "channels": 1}), (mlp, {}), (mlp, {"hidden": [3, 2]})):
         size = sum(p.numel() for p in build(**kwargs).parameters())
-        assert sizes.parameters({"name": build.__name__, "kwargs": kwargs}) == size
+        assert sizes.parameters(models.Network(name=build.__name__, kwargs=kwargs)) == size
 
 
 def test_ranks_are_dealt_into_equal_teams():
-    mpi = {"ranks": 3, "data_ranks": 2}
+    mpi = models.MPI(ranks=3, data_ranks=2)
     with pytest.raises(LossAtlasError, match=r"mpi.data_ranks: 2 does not divide the 3 ranks of rule spectra"):
         profile.check({}, ["spectra"], mpi)
     launched = {name: {"mpi": "srun", "tasks": 4} for name in profile.MPI_RULES}

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from lossatlas.config import resolve
+from lossatlas.config import load
 from lossatlas.config.run import Run
 from lossatlas.render.outcome import failures, jobs, summary
 
@@ -18,7 +18,7 @@ Error in rule {rule}:
 @pytest.fixture
 def run(tmp_path) -> Run:
     (tmp_path / "a/logs/landscape").mkdir(parents=True)
-    return Run("a", resolve({"results": str(tmp_path), "runs": {"a": {"model": {"name": "lenet"}}}}))
+    return Run("a", load({"results": str(tmp_path), "runs": {"a": {"model": {"name": "lenet"}}}}))
 
 
 def test_the_summary_lists_stages_as_they_ended_and_what_there_is(run, tmp_path):

@@ -109,3 +109,43 @@ def test_warnings_say_which_rank_gave_them(tmp_path):
     said = mpiexec(2, sys.executable, str(script)).stderr
     for rank in (0, 1):
         assert re.search(rf"^rank {rank}: .*UserWarning: odd {rank}$", said, re.MULTILINE)
+
+
+SAMPLES = """
+import pathlib, sys
+import numpy as np
+from lossatlas.drivers import command_line, inputs
+from lossatlas.parallel import world as worlds
+
+here = pathlib.Path(sys.argv[1])
+(here / "own_data.py").write_text("def load(): return {'train': Noted()}\\n" + '''
+class Noted:
+    def __len__(self): return 50
+    def __getitem__(self, place):
+        from mpi4py import MPI
+        open(f"{__file__}.{MPI.COMM_WORLD.rank}", "a").write(".")
+        return ({"a": [place, 2], "b": place / 4}, place)
+''')
+spec = {"data": {"import": "own_data:load", "kwargs": {}, "python_path": [str(here)]}}
+spec["evaluation"] = {"train_samples": 30, "seed": 0}
+worlds.MESSAGE_BYTES = 100  # several messages
+
+def main(world):
+    world.barrier()
+    found = inputs.read_subsets(spec, world)["train"]
+    assert found.digest == found.samples.digest and np.array_equal(found.samples.targets, found.index)
+    assert [part[:2] for part in found.samples.parts] == [("a", (2,)), ("b", ())]
+    print("digest", found.digest, flush=True)
+
+command_line.run(main, ranks=2)
+"""
+
+
+@pytest.mark.mpi
+def test_samples_are_read_by_one_rank_for_all(tmp_path):
+    script = tmp_path / "samples.py"
+    script.write_text(SAMPLES)
+    told = mpiexec(2, sys.executable, str(script), str(tmp_path)).stdout
+    digests = re.findall(r"digest (\w+)", told)
+    assert len(digests) == 2 and digests[0] == digests[1]
+    assert sorted(file.name for file in tmp_path.glob("own_data.py.*")) == ["own_data.py.0"]

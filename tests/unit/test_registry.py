@@ -7,7 +7,7 @@ from pathlib import Path
 import lossatlas.render.figures
 import pytest
 import xarray as xr
-from lossatlas.config import resolve
+from lossatlas.config import load
 from lossatlas.config.run import Run
 from lossatlas.errors import LossAtlasError
 from lossatlas.render import registry
@@ -68,7 +68,7 @@ def test_each_drawing_knows_its_stores_and_its_title():
     model, variants = {"name": "lenet"}, {"ggn": {"operator": "ggn"}}
     planes = {"p": {"x": "pca/1", "y": "pca/2", "curvature": {"points": [2, 2]}}, "q": {"x": "pca/1", "y": "pca/2"}}
     settings = {"model": model, "planes": planes, "spectra": {"variants": variants}}
-    run = Run("r", resolve({"results": "out", "runs": {"r": settings}}))
+    run = Run("r", load({"results": "out", "runs": {"r": settings}}))
     drawings = {drawing.rule: drawing for drawing in registry.drawings()}
     names = {rule: drawing.names(run) for rule, drawing in drawings.items() if drawing.names(run)}
     assert names == {

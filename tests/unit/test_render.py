@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
-from lossatlas.config import resolve
+from lossatlas.config import load, resolve
 from lossatlas.config.run import Run
 from lossatlas.krylov import lanczos, probe_vectors
 from lossatlas.render import registry, report, style, targets, video
@@ -606,7 +606,7 @@ def test_the_report_says_what_batchnorm_a_plane_and_its_curvature_had(tmp_path, 
     curvature.attrs |= {"batchnorm": f"{policy}; held", "operator": "hessian", "parameters": 5, "samples": 9}
     curvature.attrs |= {"nonfinite_points": 0, "unconverged_points": 0}
     settings = {"model": {"name": "lenet"}, "planes": {"p": {"x": "pca/1", "y": "pca/2"}}}
-    run = Run("r", resolve({"results": str(tmp_path), "runs": {"r": settings}}))
+    run = Run("r", load({"results": str(tmp_path), "runs": {"r": settings}}))
     for file in (*targets.videos(run).values(), *registry.figure_files(run)["plane p"]):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_bytes(b"a picture")

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from lossatlas.config import resolve
+from lossatlas.config import load, resolve
 from lossatlas.config.run import Run, runs_of
 from lossatlas.errors import LossAtlasError
 from lossatlas.render import targets
@@ -40,7 +40,7 @@ SETTINGS = {
 def config_of(**changes):
     """Return a config with a run ``a`` that has everything, and runs ``b`` and ``c``, to which it leads."""
     settings = {**LENET, **SETTINGS, **changes}
-    return resolve({"results": "out/", "runs": {"a": settings, "b": LENET, "c": LENET, "alone": LENET}})
+    return load({"results": "out/", "runs": {"a": settings, "b": LENET, "c": LENET, "alone": LENET}})
 
 
 @pytest.fixture
@@ -99,21 +99,22 @@ PROBLEM = {
 
 
 def test_specs_hold_what_determines_a_store_and_nothing_else(run):
+    settings = run.config_alone()["runs"]["a"]
     assert run.problem == PROBLEM
-    assert run.trajectory_spec() == {**PROBLEM, "train": run.settings["train"]}
-    assert run.directions_spec("pca") == run.settings["directions"]["pca"]
-    evaluated = {**PROBLEM, "evaluation": run.settings["evaluation"]}
-    assert run.derivatives_spec("sharp") == {**evaluated, "directions": run.settings["directions"]["sharp"]}
-    assert run.tracking_spec() == {**evaluated, "tracking": run.settings["tracking"]}
+    assert run.trajectory_spec() == {**PROBLEM, "train": settings["train"]}
+    assert run.directions_spec("pca") == settings["directions"]["pca"]
+    evaluated = {**PROBLEM, "evaluation": settings["evaluation"]}
+    assert run.derivatives_spec("sharp") == {**evaluated, "directions": settings["directions"]["sharp"]}
+    assert run.tracking_spec() == {**evaluated, "tracking": settings["tracking"]}
     plane = run.plane_spec("curved")
     assert set(plane) - set(evaluated) == {"plane"}
-    assert set(run.settings["planes"]["curved"]) - set(plane["plane"]) == {"curvature"}
+    assert set(settings["planes"]["curved"]) - set(plane["plane"]) == {"curvature"}
     curvature = run.curvature_spec("curved")
-    assert curvature["curvature"] == run.settings["planes"]["curved"]["curvature"]
+    assert curvature["curvature"] == settings["planes"]["curved"]["curvature"]
     assert not {"points", "grid", "strategy", "precision", "curvature"} & set(curvature["plane"])
     assert {"x", "y", "center", "batchnorm", "paths"} <= set(curvature["plane"])
     curve = run.curve_spec("ahead")["curve"]
-    assert set(run.settings["curves"]["ahead"]) - set(curve) == {"view"}
+    assert set(settings["curves"]["ahead"]) - set(curve) == {"view"}
     json.dumps([plane, curvature, curve])
 
 
@@ -123,7 +124,8 @@ def test_specs_of_spectra(run):
     assert {key for key in along if along[key] != ggn[key]} == {"operator"}
     assert along["operator"] == "hessian" and along["probes"] == ggn["probes"] == 3
     between = run.spectra_spec("spectra_between/over")
-    assert between["line"] == {key: run.settings["spectra_between"]["over"][key] for key in between["line"]}
+    settings = run.config_alone()["runs"]["a"]["spectra_between"]["over"]
+    assert between["line"] | between["spectra"] == settings
     assert set(between["line"]) == {"from", "to", "points", "extend", "buffers"}
     assert between["line"]["points"] == 5
     assert not set(between["line"]) & set(between["spectra"])
@@ -133,7 +135,7 @@ def test_specs_of_spectra(run):
 def test_own_metrics_and_sources_enter_where_they_matter(tmp_path):
     (tmp_path / "mine.py").write_text("def f(outputs, targets): return outputs\n")
     config = config_of(metrics={"own": "mine:f"})
-    config["python_path"] = [str(tmp_path)]
+    config.python_path = [str(tmp_path)]
     run = Run("a", config)
     assert set(run.plane_spec("flat")["metrics"]["own"]) == {"import", "python_path", "source"}
     assert "metrics" in run.curve_spec("ahead")
@@ -149,33 +151,33 @@ def test_downloads(run):
     assert run.data_ready() == run.weights_ready() == []
     model = {"name": "mobilenet-v2", "pretrained": "imagenet1k-v1"}
     config = config_of(data={"name": "cifar10"}, model=model, spectra={})
-    run = Run("a", config | {"data_root": "-data//x"})
+    run = Run("a", config.model_copy(update={"data_root": "-data//x"}))
     assert run.data_ready()[0].endswith("/-data/x/.cifar10.ready") and run.data_ready()[0].startswith("/")
     assert run.weights_ready()[0].endswith("/-data/x/.mobilenet-v2-imagenet1k-v1.ready")
     assert run.problem["data"]["data_root"] == run.problem["model"]["data_root"] == "-data//x"
 
 
 def test_arguments_of_scripts(run):
-    mpi = ["--device", run.settings["device"], "--queue", run.config["mpi"]["queue"]]
+    mpi = ["--device", run.settings.device, "--queue", run.config.mpi.queue]
     sets = "out/a/directions"
     assert run.plane_arguments("curved") == [
         *("--other=c=out/c/trajectory.zarr", "--x", f"{sets}/sharp.zarr:2", "--y", f"{sets}/to-b.zarr:1", *mpi)
     ]
-    assert run.plane_axes("curved") == [f"{sets}/sharp.zarr", f"{sets}/to-b.zarr"]
+    assert run.direction_stores("planes", "curved") == [f"{sets}/sharp.zarr", f"{sets}/to-b.zarr"]
     assert run.curve_arguments("ahead") == [f"--x={sets}/sharp.zarr:all", f"--x={sets}/pca.zarr:2", *mpi]
-    assert run.direction_stores("ahead") == [f"{sets}/pca.zarr", f"{sets}/sharp.zarr"]
+    assert run.direction_stores("curves", "ahead") == [f"{sets}/pca.zarr", f"{sets}/sharp.zarr"]
     assert run.curve_arguments("over") == ["--other=b=out/b/trajectory.zarr", *mpi]
-    assert run.direction_stores("over") == []
+    assert run.direction_stores("curves", "over") == []
     assert run.directions_arguments("to-b") == ["--other=b=out/b/trajectory.zarr"]
     assert run.directions_arguments("pca") == []
-    teams = ["--data-ranks", "auto", "--save-minutes", str(run.config["mpi"]["save_minutes"])]
+    teams = ["--data-ranks", "auto", "--save-minutes", str(run.config.mpi.save_minutes)]
     assert run.spectra_arguments("spectra/ggn") == run.spectra_arguments() == [*mpi, *teams]
     assert run.spectra_arguments("spectra_between/over") == ["--other=b=out/b/trajectory.zarr", *mpi, *teams]
     assert run.derivatives_arguments("sharp") == [*mpi[:2], "--threads", "2"] == run.train_arguments()
-    assert run.trajectories(["b", "c"]) == ["out/b/trajectory.zarr", "out/c/trajectory.zarr"]
+    assert run.others("planes", "curved") == {"c": "out/c/trajectory.zarr"}
     assert run.figure_choices("curves", "ahead")["view"] == {"loss": [0, 2]}
     assert run.figure_choices("metrics")["metrics"] == []
-    assert run.figure_choices("spectra") == run.settings["figures"]
+    assert run.figure_choices("spectra") == run.config_alone()["runs"]["a"]["figures"]
 
 
 def test_memory_is_asked_for_all_that_takes_products(run):
@@ -194,8 +196,8 @@ def test_a_config_alone_makes_a_run_again(run):
     alone = run.config_alone()
     assert set(alone["runs"]) == {"a", "b", "c"}
     assert "fresh" not in alone
-    assert resolve(alone)["runs"] == {name: run.config["runs"][name] for name in ("a", "b", "c")}
-    assert Run("a", alone).plane_spec("curved") == run.plane_spec("curved")
+    assert resolve(alone) == {**alone, "fresh": False}
+    assert Run("a", load(alone)).plane_spec("curved") == run.plane_spec("curved")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_names_that_the_config_lacks_are_told_in_one_line(run, ask, message):
 
 def test_files_that_are_missing_are_told_before_any_job(tmp_path):
     def runs(**settings):
-        return runs_of(resolve({"runs": {"a": {**LENET, "planes": {}, **settings}}}))
+        return runs_of(load({"runs": {"a": {**LENET, "planes": {}, **settings}}}))
 
     pattern = str(tmp_path / "epoch*.pt")
     with pytest.raises(LossAtlasError, match=r"runs\.a\.checkpoints\.files: no file matches"):

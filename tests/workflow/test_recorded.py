@@ -95,5 +95,5 @@ def test_what_does_not_fit_the_recording_is_said_before_any_job(tmp_path, monkey
     record(tmp_path / "mine/trajectory.zarr")
     (tmp_path / "results.zarr").mkdir()
     with pytest.raises(LossAtlasError) as error:
-        runs_of(config.resolve(recorded_config(**changes)))
+        runs_of(config.load(recorded_config(**changes)))
     assert f"config: {message}" in str(error.value)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import xarray as xr
 from lossatlas import zoo
+from lossatlas.drivers import store_docs
 from lossatlas.io import store
 
 from tests.conftest import ROOT, contents, snakemake
@@ -91,6 +92,25 @@ def test_every_target_is_made_and_opens(undisturbed, recwarn):
         for kind in ("contour", "surface", "loss"):
             assert (run / "figures" / f"{plane}_{kind}.pdf").stat().st_size > 5000
             assert (run / "figures" / f"{plane}_{kind}.png").stat().st_size > 5000
+
+
+def test_stores_are_as_their_page_says(undisturbed):
+    told = {name.partition("/")[0]: arrays for name, arrays in store_docs.stores().items()}
+    known = {name for names in store_docs.ATTRIBUTES for name in names.split(", ")}
+    run, kinds = undisturbed / "results" / "tiny", set()
+    for path in sorted(file for file in run.rglob("*.zarr") if ".stores" not in file.parts):
+        kind = path.relative_to(run).parts[0].removesuffix(".zarr")
+        dataset = xr.open_zarr(path, chunks=None, mask_and_scale=False)
+        arrays = {array.name: array for array, _ in told[kind]}
+        assert {array.name for array, always in told[kind] if always} <= set(dataset.variables) <= set(arrays), path
+        for name, variable in dataset.variables.items():
+            assert variable.dims == arrays[name].dims, (path, name)
+            text = np.dtype(arrays[name].dtype).kind == "U"
+            assert variable.dtype.kind in "OUT" if text else variable.dtype == arrays[name].dtype, (path, name)
+            assert variable.attrs.get("units", "") == arrays[name].units, (path, name)
+        assert set(dataset.attrs) <= known, path
+        kinds.add(kind)
+    assert kinds >= {*told} - {"overlaps"}
 
 
 def test_stores_tell_how_products_were_computed_and_the_memory_of_each_rank(undisturbed):

@@ -10,7 +10,7 @@ from typing import Any
 from lossatlas.errors import LossAtlasError
 
 __version__ = "0.1.0"
-__all__ = ["LossAtlasError", "curve", "hessian", "plane", "record"]
+__all__ = ["LossAtlasError", "curve", "hessian", "plane", "record", "sample"]
 
 _HOMES = {
     "KerasRecorder": "backends.tensorflow.recorder",
@@ -20,6 +20,7 @@ _HOMES = {
     "hessian": "api",
     "plane": "api",
     "record": "backends.torch.recorder",
+    "sample": "data",
 }
 
 

@@ -5,6 +5,7 @@ The code underneath is that of the workflow, and so are the numbers. The model i
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from scipy.sparse.linalg import LinearOperator
 from lossatlas import config
 from lossatlas.backends import torch as backend
 from lossatlas.config import models
-from lossatlas.data import Split, Subset
+from lossatlas.data import Split, Subset, read
 from lossatlas.drivers import own_metrics
 from lossatlas.drivers.base import Job, Order
 from lossatlas.drivers.landscape import Landscape
@@ -77,8 +78,9 @@ def hessian(
             plainly (where targets are ignored zeros count); or ``"cross-entropy"`` or ``"mse"``. Of
             ``nn.CrossEntropyLoss`` and ``nn.NLLLoss`` weights and ignored targets count over all samples, as in one
             batch. Without weight decay: it may read no parameters.
-        data: a pair (inputs, targets) of arrays or tensors, or an iterable of such batches, such as a
-            ``DataLoader``. It is read once and kept on the model's device.
+        data: what ``lossatlas.sample`` returns or takes: a pair (inputs, targets) of arrays or tensors, a dict of
+            these with ``labels``, batches of such, a map-style data set or a ``DataLoader``. All of it is read, once,
+            and kept on the model's device.
         operator: ``"hessian"``; ``"ggn"``, its generalised Gauss-Newton part; or ``"residual"``, the rest.
         parameters: patterns of names (``"fc*"``) of the parameters that the matrix is restricted to.
         batch_size: samples per chunk; results agree to rounding for any value, unless ``batchnorm`` is ``"batch"``.
@@ -94,7 +96,7 @@ def hessian(
         LossAtlasError: model, loss and data do not fit together, nothing requires a gradient, loss or gradient is
             NaN or infinite, the loss draws random numbers, or the gradient is not the derivative of the loss.
     """
-    choices = {"operator": operator, "parameters": list(parameters), "memory_gb": memory_gb}
+    choices: dict[str, Any] = {"operator": operator, "parameters": list(parameters), "memory_gb": memory_gb}
     choices["strategy"] = strategy
     config.check({"batch_size": batch_size, "batchnorm": batchnorm, **choices}, "spectra", "hessian")
     with backend.own_modes():
@@ -113,7 +115,7 @@ class Hessian:
     and central differences when they were tried.
     """
 
-    def __init__(self, operator: Any, agreement: dict[str, Any]):
+    def __init__(self, operator: Any, agreement: dict[str, Any] | None):
         self._operator, self.agreement = operator, agreement
         self.layout, self.samples = operator.layout, operator.samples
         self.size, self.dtype, self.strategy = operator.size, operator.dtype, operator.strategy
@@ -179,8 +181,8 @@ class Hessian:
         watched.progress.close(pairs.products)
         if which == "LM":
             chosen = np.sort(np.argsort(-np.abs(pairs.values), kind="stable")[:k])
-            parts = (getattr(pairs, name)[chosen] for name in ("values", "vectors", "residuals", "converged"))
-            pairs = Eigenpairs(*parts, products=pairs.products)
+            parts = {name: getattr(pairs, name)[chosen] for name in ("values", "vectors", "residuals", "converged")}
+            pairs = replace(pairs, **parts)
         return pairs
 
     def _nearest(self, near: float, k: int, which: str, tolerance: float, max_products: int, seed: int) -> NearestPairs:
@@ -398,8 +400,9 @@ def _course(between: bool, range: Any, batchnorm: str | None, **choices: Any) ->
 def _curves(spec: dict, raw: RawDirections | None, choices: dict, trajectory: Trajectory) -> tuple[Course, dict]:
     """Return the curves along directions, without any the one between two checkpoints, and what is told besides."""
     course: Course
+    added: dict[str, Any] = {}
     if raw is None:
-        course, added = _between(spec, trajectory), {}
+        course = _between(spec, trajectory)
     else:
         course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory)
     check_second_order(spec, course.moves and trajectory.buffers(0).size > 0, "curve")
@@ -490,7 +493,7 @@ def _raw(
 
 
 def _evaluate_plane(
-    folder: Path, spec: dict, raw: RawDirections, choices: dict, trajectory: Trajectory, *on: dict
+    folder: Path, spec: dict, raw: RawDirections, choices: dict, trajectory: Trajectory, *on: Any
 ) -> xr.Dataset:
     """Evaluate all points of a plane; ``on`` are problems and subsets."""
     chosen = direction_sets.complete(raw, choices, trajectory)
@@ -545,5 +548,4 @@ def _normalization(drawn: bool, seed: int, normalize: str | None, ignore: Sequen
 
 
 def _split(data: Any) -> Split:
-    inputs, targets = backend.collect(data)
-    return Split(inputs, targets)
+    return read(data, "data").whole()

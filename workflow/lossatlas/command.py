@@ -10,8 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from lossatlas import config
+from lossatlas import backends, config
 from lossatlas.config.run import runs_of
+from lossatlas.drivers.checkpoint_import import build_network, recorded_by_user
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.trajectory import Trajectory
 
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_config(args: argparse.Namespace) -> None:
-    """Write the config, and say what is still wrong with it.
+    """Write the config, and say what is still wrong with it, also where the model is not what was recorded.
 
     Raises:
         LossAtlasError: there is a config already, or no recorded trajectory.
@@ -89,7 +90,8 @@ def write_config(args: argparse.Namespace) -> None:
     args.output.write_text(text)
     print(f"{args.output}: written")
     try:
-        runs_of(config.resolve(yaml.safe_load(text)))
+        (run,) = runs_of(config.load(yaml.safe_load(text))).values()
+        recorded_by_user([args.trajectory], build_network(backends.backend(args.backend), run.problem))
     except LossAtlasError as error:
         print(f"to be filled in: {error}")
     else:
@@ -125,7 +127,7 @@ def config_text(args: argparse.Namespace) -> str:
         data=args.data,
         loss=f"{{import: {args.loss}}}" if ":" in args.loss else f"{{name: {args.loss}}}",
         backend=args.backend,
-        dtype=trajectory.store["parameters"].dtype,
+        dtype=trajectory.thetas.dtype,
         planes=PCA if rows >= 4 else RANDOM,
         stride=stride,
         steps=min(40, size),

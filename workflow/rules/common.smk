@@ -38,21 +38,21 @@ def check_module():
         raise WorkflowError(f"module: no scripts in {SCRIPTS}; let snakefile: name workflow/Snakefile of a local copy")
 
 
-def resolved(given):
-    """Return the config with defaults."""
+def loaded(given):
+    """Return the config, checked."""
     value_checks.check_folder(str(PROJECT), "the project's own folder")
     for file in workflow.configfiles:
         value_checks.check_file(file)
-    return config_module.resolve(given)
+    return config_module.load(given)
 
 
 def check_own_metrics(runs):
     """Refuse names of metrics that other arrays have; importing what knows these takes half a second."""
     for name, run in runs.items():
-        if run.settings["metrics"]:
+        if run.settings.metrics:
             from lossatlas.drivers import own_metrics
 
-            checked(own_metrics.check, run.settings["metrics"], f"config: runs.{name}.metrics")
+            checked(own_metrics.check, run.settings.metrics, f"config: runs.{name}.metrics")
 
 
 # `--configfile` replaces the demo's config; merged, the demo's runs would come along.
@@ -62,11 +62,10 @@ if "runs" not in config:
 
 
 check_module()
-CONFIG = checked(resolved, config)
-RESULTS = value_checks.plain_path(CONFIG["results"])
-DATA_ROOT = value_checks.plain_path(CONFIG["data_root"])
+CONFIG = checked(loaded, config)
+RESULTS = value_checks.plain_path(CONFIG.results)
+DATA_ROOT = value_checks.plain_path(CONFIG.data_root)
 RUNS = checked(runs_of, CONFIG)
-MPI = CONFIG["mpi"]
 check_own_metrics(RUNS)
 RUN, LOGS = f"{RESULTS}/{{run}}", f"{RESULTS}/{{run}}/logs"
 TRAJECTORY = f"{RUN}/trajectory.zarr"
@@ -111,7 +110,12 @@ def run_dir(wildcards):
 
 def trajectories_of(section, name):
     """Return a function of wildcards: the trajectories of the other runs that something in a run leads to."""
-    return of_run(lambda run, name: run.trajectories(run.others(section, name)), name)
+    return of_run(lambda run, name: [*run.others(section, name).values()], name)
+
+
+def direction_stores_of(section, name):
+    """Return a function of wildcards: the direction sets that something in a run lies in."""
+    return of_run(lambda run, name: run.direction_stores(section, name), name)
 
 
 def as_json(spec):
@@ -125,7 +129,7 @@ def growing(minutes):
 
 def ranks(memory, minutes):
     """Return the resources of an MPI job: MB, and minutes, which grow when it is tried again."""
-    size = {"tasks": MPI["ranks"], "cpus_per_task": MPI["threads_per_rank"]}
+    size = {"tasks": CONFIG.mpi.ranks, "cpus_per_task": CONFIG.mpi.threads_per_rank}
     return {"mpi": "mpiexec", **size, "mem_mb": memory, "runtime": growing(minutes)}
 
 
@@ -147,7 +151,7 @@ def runs_that(are_trained):
 
 def sets_of_kind(*kinds, other_than=()):
     """Return a pattern of the names of direction sets of these kinds, or of all ``other_than`` some."""
-    named = [(n, d["kind"]) for run in RUNS.values() for n, d in run.settings["directions"].items()]
+    named = [(n, d.kind) for run in RUNS.values() for n, d in run.settings.directions.items()]
     fitting = {name for name, kind in named if kind in kinds or (other_than and kind not in other_than)}
     return "|".join(sorted(fitting)) or "(?!)"
 
@@ -161,7 +165,7 @@ def needs(wildcards, output):
 
 
 def fresh():
-    return "--fresh" if CONFIG["fresh"] else ""
+    return "--fresh" if CONFIG.fresh else ""
 
 
 def check_profile():
@@ -170,7 +174,7 @@ def check_profile():
     if not workflow.modifier.is_main_snakefile():  # the others are rules of the project that uses this module
         given = {name: given[name] for name in given if name in rules}
     plain = {name: {resource: value.raw for resource, value in named.items()} for name, named in given.items()}
-    checked(profile.check, plain, rules, MPI)
+    checked(profile.check, plain, rules, CONFIG.mpi)
 
 
 def check_submission():
@@ -181,4 +185,4 @@ def check_submission():
 
 def environment(wildcards):
     """Return the conda environment of a run's framework."""
-    return f"../../envs/{RUNS[wildcards.run].settings['backend']}.yaml"
+    return f"../../envs/{RUNS[wildcards.run].settings.backend}.yaml"

@@ -4,7 +4,7 @@
 use rule landscape as curves with:
     input:
         of_run(Run.data_ready),
-        of_run(Run.direction_stores, "curve"),
+        direction_stores_of("curves", "curve"),
         trajectory=TRAJECTORY,
         others=trajectories_of("curves", "curve"),
     output:

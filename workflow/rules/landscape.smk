@@ -8,7 +8,7 @@ rule landscape:
         of_run(Run.data_ready),
         trajectory=TRAJECTORY,
         others=trajectories_of("planes", "plane"),
-        axes=of_run(Run.plane_axes, "plane"),
+        axes=direction_stores_of("planes", "plane"),
     output:
         directory(f"{RUN}/landscape/{{plane}}.zarr"),
     log:
@@ -17,7 +17,7 @@ rule landscape:
         f"{LOGS}/landscape/{{plane}}.benchmark.tsv"
     conda:
         environment
-    threads: MPI["ranks"] * MPI["threads_per_rank"]
+    threads: CONFIG.mpi.ranks * CONFIG.mpi.threads_per_rank
     resources:
         **ranks(8000, 240),
     params:

@@ -3,7 +3,7 @@
 
 rule overlaps:
     input:
-        of_run(Run.overlap_stores, "overlap"),
+        direction_stores_of("overlaps", "overlap"),
     output:
         directory(f"{RUN}/overlaps/{{overlap}}.zarr"),
     log:

@@ -5,7 +5,7 @@ use rule landscape as spectra with:
     input:
         of_run(Run.data_ready),
         trajectory=TRAJECTORY,
-        others=of_run(lambda run, name: run.trajectories(run.spectra_others(name)), "spectra"),
+        others=of_run(lambda run, name: [*run.spectra_others(name).values()], "spectra"),
     output:
         directory(f"{RUN}/{{spectra}}.zarr"),
     log:

@@ -5,6 +5,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+from lossatlas.config.models import Checkpoints
 from lossatlas.errors import LossAtlasError
 
 _STEP = re.compile(r"(?:step|iter|iteration|checkpoint)s?[-_=]?(\d+)", re.IGNORECASE)
@@ -12,27 +13,28 @@ _WHOLE = re.compile(r"(?<!\d\.)(?<!\d)\d+(?!\d)(?!\.\d)")
 """A number that is no part of a decimal one, such as that of a loss."""
 
 
-def iterations(settings: dict, files: list[str], where: str) -> list[int] | None:
+def iterations(settings: Checkpoints, files: list[str], where: str) -> list[int] | None:
     """Return the iteration of each of the config's ``checkpoints``; None where only the files tell.
 
     Args:
-        settings: the keys ``iterations`` and ``losses``, if there are.
         where: the key, for messages.
 
     Raises:
         LossAtlasError: a key has another length, or ``files`` hold a store that is no trajectory or not alone.
     """
-    keys = [key for key in ("iterations", "losses") if key in settings]
+    given = settings.plain("files")
     if any(file.endswith(".zarr") for file in files):
         if len(files) > 1:
             raise LossAtlasError(f"config: {where}.files: {len(files)} files, one a .zarr; give it alone")
-        if keys:
-            raise LossAtlasError(f"config: {where}.{keys[0]}: a recorded trajectory has its own; leave it out")
+        if given:
+            raise LossAtlasError(
+                f"config: {where}.{next(iter(given))}: a recorded trajectory has its own; leave it out"
+            )
         return recorded_iterations(files[0], f"{where}.files")
-    for key in keys:
-        if len(settings[key]) != len(files):
-            raise LossAtlasError(f"config: {where}.{key}: {len(settings[key])} numbers for {len(files)} files")
-    return settings.get("iterations") or named_iterations(files)
+    for key, numbers in given.items():
+        if len(numbers) != len(files):
+            raise LossAtlasError(f"config: {where}.{key}: {len(numbers)} numbers for {len(files)} files")
+    return settings.iterations or named_iterations(files)
 
 
 def named_iterations(files: list[str]) -> list[int] | None:

@@ -8,10 +8,13 @@ import yaml
 from pydantic_core import to_jsonable_python
 
 from lossatlas.config.model import Model
-from lossatlas.config.models import Config, NetworkKwargs
+from lossatlas.config.models import Config, ImageFolderKwargs, NetworkKwargs
 
 Row = tuple[str, str, str, str]
 JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", NoneType: "null", Any: "anything"}
+
+BUILT_IN = {"model.kwargs": NetworkKwargs, "data.kwargs": ImageFolderKwargs}
+"""Models of keys that take other things too."""
 
 
 def document() -> Iterator[Row]:
@@ -35,7 +38,7 @@ def _rows(prefix: str, models: list[type[Model]]) -> Iterator[Row]:
 
 def _below(path: str, kind: Any) -> Iterator[Row]:
     """Yield the rows of what lies below a key."""
-    kind = NetworkKwargs if path.endswith("model.kwargs") else kind
+    kind = BUILT_IN.get(".".join(path.split(".")[-2:]), kind)
     if get_origin(kind) in (dict, list):
         yield from _below(f"{path}.<name>" if get_origin(kind) is dict else f"{path}[]", get_args(kind)[-1])
     else:

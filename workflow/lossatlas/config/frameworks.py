@@ -81,6 +81,8 @@ def check(where: str, run: Run) -> None:
                 f"{where}.{'.'.join(path)}: {value!r} is not there with backend: {run.backend}; choose one of "
                 f"{', '.join(known)}"
             )
+    if run.loss.name == "next-token" and run.backend != "torch":
+        raise LossAtlasError(f"{where}.loss.name: 'next-token' is there with backend: torch only")
     if run.train is not None:
         _check_optimizer(f"{where}.train", run.train, run.backend)
 

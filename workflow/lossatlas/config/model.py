@@ -52,6 +52,10 @@ class Model(BaseModel):
         """Return the fields by key, as the config spells these."""
         return {str(field.alias): field for field in cls.model_fields.values()}
 
+    def plain(self, *without: str) -> dict[str, Any]:
+        """Return the keys as the config spells them; those that are left out, and fields ``without``, are not there."""
+        return self.model_dump(by_alias=True, exclude={*without})
+
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, given: Any) -> Any:

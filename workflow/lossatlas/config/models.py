@@ -164,22 +164,59 @@ class Network(NameOrImport):  # type: ignore[no-redef]  # its key `kwargs` is no
         return self
 
 
+Colours = Annotated[list[Number], Field(min_length=3, max_length=3)]
+
+
+class ImageFolderKwargs(Model):
+    """Keyword arguments of `image-folder`; left out they are what networks for ImageNet are evaluated with."""
+
+    folder: str
+    """Where the images are: `train/<class>/*.JPEG` and `val/<class>/*.JPEG` as of ImageNet (or `test`; `val` may be
+    missing), or the lists `images.txt`, `image_class_labels.txt` and `train_test_split.txt` beside `images/` of
+    CUB-200-2011."""
+    resize: Whole = Field(256, ge=1, le=65536)
+    """Pixels that the shorter side is scaled to (bilinear, antialiased, as torchvision's `Resize`)."""
+    crop: Whole = Field(224, ge=1, le=65536)
+    """Width and height of what is cut out of the middle."""
+    mean: Colours = Field([0.485, 0.456, 0.406])
+    """Mean of each colour, in [0, 1], which is subtracted."""
+    std: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=3, max_length=3)] = Field(
+        [0.229, 0.224, 0.225]
+    )
+    """Standard deviation of each colour, which is divided by."""
+
+
 class Data(NameOrImport):  # type: ignore[no-redef]  # as in Network
     """The dataset."""
 
     BUILT_IN = "fashion-mnist-mini"
-    name: Literal["fashion-mnist-mini", "fashion-mnist", "cifar10", "cifar100"] | None = left_out()
-    """A built-in dataset; all but the first are downloaded into `data_root` (or put there by you)."""
+    name: Literal["fashion-mnist-mini", "fashion-mnist", "cifar10", "cifar100", "image-folder"] | None = left_out()
+    """A built-in dataset; all but the first and last are downloaded into `data_root` (or put there by you)."""
     import_: ImportPath | None = left_out()
-    """`module:function` that returns `{"train": (inputs, targets), "test": (inputs, targets)}` as arrays or tensors;
-    `test` may be missing. Inputs of a network that takes several are a dict by its arguments' names (`input_ids`,
-    `attention_mask`) or a tuple, PyTorch only."""
+    """`module:function` that returns `{"train": samples, "test": samples}`; `test` may be missing. Samples are a pair
+    (inputs, targets) of arrays or tensors, or are read when they are needed: a map-style data set (PyTorch's, Hugging
+    Face's) of pairs or dicts, a stream, of which the first samples are taken, or a `DataLoader`, of which data set and
+    `collate_fn` are used. Inputs of a network that takes several are a dict by its arguments' names (`input_ids`,
+    `attention_mask`; of a Keras model those of its `keras.Input`) or a tuple; in a sample that is a dict the targets
+    are `labels` (or `label`, `label_ids`, `targets`, `target`, `y`)."""
     kwargs: Kwargs = Field(default_factory=dict)
-    """Keyword arguments of the dataset's loader."""
+    """Keyword arguments of the dataset's loader; those below of `image-folder`."""
+    memory_gb: Number | None = left_out(gt=0)
+    """What samples that are read when they are needed may take then, for each split; 8 if left out. More ends a job
+    before they are read."""
+
+    @field_validator("kwargs")
+    @classmethod
+    def _check_kwargs(cls, given: dict, others: ValidationInfo) -> dict:
+        return (
+            ImageFolderKwargs.model_validate(given).model_dump() if others.data.get("name") == "image-folder" else given
+        )
 
     @model_validator(mode="after")
-    def _check_kwargs(self) -> "Data":
-        if self.name is not None and self.kwargs:
+    def _check_needs(self) -> "Data":
+        if self.name == "image-folder" and not self.kwargs:
+            raise Conflict("give 'kwargs' with the 'folder' of the images", "kwargs")
+        if self.name not in (None, "image-folder") and self.kwargs:
             raise Conflict("built-in datasets take none; they belong to 'import'", "kwargs")
         return self
 
@@ -188,8 +225,11 @@ class Loss(NameOrImport):
     """The loss."""
 
     BUILT_IN = "cross-entropy"
-    name: Literal["cross-entropy", "mse"] | None = left_out()
-    """A built-in loss, averaged over the samples."""
+    name: Literal["cross-entropy", "mse", "next-token"] | None = left_out()
+    """A built-in loss, averaged over the samples. Where a PyTorch model returns a mapping `cross-entropy` takes its
+    `logits`, where it returns a tuple the first tensor. `next-token` (PyTorch only) is that of causal language models:
+    scores (sample, place, token) against the token one place on, so that `labels` may be the `input_ids` themselves;
+    those of -100 do not count."""
     import_: ImportPath | None = left_out()
     """`module:function` with the arguments (outputs, targets) that returns the mean over the batch, or one value per
     sample or position (averaged plainly); or an `nn.CrossEntropyLoss` or `nn.NLLLoss` by name, whose weights and

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from lossatlas.config.model import nearest
+from lossatlas.config.models import MPI
 from lossatlas.errors import LossAtlasError
 
 MPI_RULES = ("pca", "landscape", "curves", "spectra", "curvature", "tracking")
@@ -17,7 +18,7 @@ TEAM_RULES = ("spectra", "tracking")
 """Rules whose ranks may compute one unit together."""
 
 
-def check(given: dict[str, dict], rules: Iterable[str], mpi: dict | None = None) -> None:
+def check(given: dict[str, dict], rules: Iterable[str], mpi: MPI | None = None) -> None:
     """Check ``set-resources``: {rule: {resource: value}}.
 
     Args:
@@ -48,7 +49,7 @@ def check(given: dict[str, dict], rules: Iterable[str], mpi: dict | None = None)
     if mpi is None:
         return
     for name in TEAM_RULES:
-        ranks, together = given.get(name, {}).get("tasks", mpi["ranks"]), mpi["data_ranks"]
+        ranks, together = given.get(name, {}).get("tasks", mpi.ranks), mpi.data_ranks
         if together != "auto" and ranks % together:
             raise LossAtlasError(
                 f"config: mpi.data_ranks: {together} does not divide the {ranks} ranks of rule {name}; "

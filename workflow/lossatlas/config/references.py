@@ -1,7 +1,9 @@
 """What keys of a config say of each other: runs, directions and checkpoints that they name."""
 
-from lossatlas.config.model import nearest
-from lossatlas.config.models import Checkpoint, Config, CurveBetween, Plane, Run, SpectraBetween
+import math
+
+from lossatlas.config.model import Model, nearest
+from lossatlas.config.models import Checkpoint, Config, CurveBetween, Directions, Plane, Run, SpectraBetween
 from lossatlas.errors import LossAtlasError
 
 NETWORK_KINDS = ("eigen", "gradient", "mined")
@@ -15,8 +17,8 @@ def check(where: str, name: str, run: Run, config: Config) -> None:
         LossAtlasError: there is no such thing, or it does not fit; ``where`` names the run.
     """
     for key, chosen in run.directions.items():
-        for number, end in enumerate(getattr(chosen, "to", None) or []):
-            _check_point(f"{where}.directions.{key}.to.{number}", end, config)
+        for to, end in ends_of(chosen).items():
+            _check_point(f"{where}.directions.{key}.{to}", end, config)
     for key, plane in run.planes.items():
         _check_plane(f"{where}.planes.{key}", plane, run)
         _check_paths(f"{where}.planes.{key}.paths", plane, name, config)
@@ -24,10 +26,10 @@ def check(where: str, name: str, run: Run, config: Config) -> None:
         if isinstance(curve, CurveBetween):
             _check_line(f"{where}.curves.{key}", curve, name, config)
         else:
-            for axis in [curve.x] if isinstance(curve.x, str) else curve.x:
+            for axis in axes_of(curve):
                 _check_axis(f"{where}.curves.{key}.x", axis, run)
     for key, overlap in run.overlaps.items():
-        for axis in axes_of(overlap.model_dump()):
+        for axis in axes_of(overlap):
             _check_axis(f"{where}.overlaps.{key}.x", axis, run)
     for key, line in run.spectra_between.items():
         _check_line(f"{where}.spectra_between.{key}", line, name, config)
@@ -83,7 +85,7 @@ def _check_axis(where: str, axis: str, run: Run) -> None:
         near = nearest(name, list(run.directions))
         hint = f"did you mean {near!r}?" if near else f"directions: {', '.join(run.directions) or 'none'}"
         raise LossAtlasError(f"{where}: no directions {name!r} in this run; {hint}")
-    available = count(run.directions[name].model_dump())
+    available = count(run.directions[name])
     if available is not None and number is not None and number >= available:
         raise LossAtlasError(f"{where}: {axis!r}, but {name!r} has only {available} direction(s)")
 
@@ -97,20 +99,38 @@ def _check_paths(where: str, plane: Plane, name: str, config: Config) -> None:
             raise LossAtlasError(f"{where}: no run {other!r}; other runs: {known}")
 
 
-def count(directions: dict) -> int | None:
+def count(directions: Directions) -> int | None:
     """Return how many directions a set will hold, None where only its file knows."""
-    if directions["kind"] == "file":
+    if directions.kind == "file":
         return None
-    if directions["kind"] == "eigen":
-        return directions.get("count", directions["largest"] + directions["smallest"])
-    grid = len(directions.get("gamma", [0])) * len(directions.get("alpha", [0]))
-    return len(directions["to"]) * grid if "to" in directions else directions.get("count", 1)
+    if directions.kind == "eigen":
+        return directions.count or directions.largest + directions.smallest
+    grid = math.prod(len(getattr(directions, key, None) or [0]) for key in ("gamma", "alpha"))
+    return len(ends_of(directions)) * grid or getattr(directions, "count", None) or 1
 
 
-def axes_of(curve: dict) -> list[str]:
-    """Return the directions of a curve as a list, nothing between checkpoints."""
-    x = curve.get("x", [])
+def axes_of(entry: Model) -> list[str]:
+    """Return the directions of a plane, a curve or overlaps as a list, nothing between checkpoints."""
+    if isinstance(entry, Plane):
+        return [entry.x, entry.y]
+    x = getattr(entry, "x", [])
     return [x] if isinstance(x, str) else x
+
+
+def ends_of(entry: Model) -> dict[str, Checkpoint]:
+    """Return the checkpoints that directions, a curve or a line lead to by key: ``to``, or ``to.0``, ``to.1``, ..."""
+    to = getattr(entry, "to", None) or []
+    return {f"to.{number}": end for number, end in enumerate(to)} if isinstance(to, list) else {"to": to}
+
+
+def sets_of(*entries: Model) -> list[str]:
+    """Return the names of the direction sets that planes, curves or overlaps take directions from."""
+    return sorted({split_axis(axis)[0] for entry in entries for axis in axes_of(entry)})
+
+
+def sets_in_use(run: Run) -> list[str]:
+    """Return the direction sets that are made; others are left alone."""
+    return sets_of(*run.planes.values(), *run.curves.values(), *run.overlaps.values())
 
 
 def split_axis(axis: str) -> tuple[str, int | None]:

@@ -21,7 +21,7 @@ def resolve(given: dict) -> dict:
         LossAtlasError: a key is unknown, a value has a wrong type or range, or two keys contradict each
             other. The message names the key, the value and what would be right.
     """
-    return load(given).model_dump(by_alias=True)
+    return load(given).plain()
 
 
 def load(given: dict) -> Config:
@@ -90,7 +90,7 @@ def _checked(given: dict) -> Config:
         frameworks.check(f"config: runs.{name}", run)
         references.check(f"config: runs.{name}", name, run, config)
     references.check_kinds(config.runs)
-    check_sizes(config.model_dump(by_alias=True))
+    check_sizes(config)
     return config
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from lossatlas.config.models import Config, Network, Probes, Run, Search
+from lossatlas.config.references import ends_of, sets_in_use
 from lossatlas.errors import LossAtlasError
 
 TRAINING_SAMPLES = {"fashion-mnist-mini": 4000, "fashion-mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
@@ -22,10 +24,10 @@ MOST_PCA_ROWS = 50_000
 """Recorded iterations that principal components are taken of; their Gram matrix then takes 20 GB."""
 
 
-def training_steps(samples: int, train: dict) -> tuple[int, int]:
-    """Return how many steps the config's ``train`` takes on so many samples: (altogether, per epoch)."""
-    per_epoch = math.ceil(samples / min(train["batch_size"], samples))
-    return max(1, round(train["epochs"] * per_epoch)), per_epoch
+def training_steps(samples: int, batch_size: int, epochs: float) -> tuple[int, int]:
+    """Return how many steps training takes on so many samples: (altogether, per epoch)."""
+    per_epoch = math.ceil(samples / min(batch_size, samples))
+    return max(1, round(epochs * per_epoch)), per_epoch
 
 
 @dataclass(frozen=True)
@@ -77,22 +79,22 @@ class Listed:
         return min(self.iterations, key=lambda n: abs(n - iteration))
 
 
-def recorded(run: dict, checkpoints: Sequence[int] | None = None) -> Recorded | Listed | None:
+def recorded(run: Run, checkpoints: Sequence[int] | None = None) -> Recorded | Listed | None:
     """Return what a run records, None where only its data or its checkpoints know.
 
     Args:
         checkpoints: the iterations of the run's ``checkpoints``, if they are known.
     """
-    if "checkpoints" in run:
+    if run.train is None:
         return None if checkpoints is None else Listed(checkpoints)
-    samples = TRAINING_SAMPLES.get(run["data"].get("name", ""))
+    samples = TRAINING_SAMPLES.get(run.data.name or "")
     if samples is None:
         return None
-    return Recorded(training_steps(samples, run["train"])[0], run["train"]["record_every"])
+    return Recorded(training_steps(samples, run.train.batch_size, run.train.epochs)[0], run.train.record_every)
 
 
-def check_sizes(config: dict, checkpoints: dict[str, Sequence[int] | None] | None = None) -> None:
-    """Check a resolved config.
+def check_sizes(config: Config, checkpoints: dict[str, Sequence[int] | None] | None = None) -> None:
+    """Check a config.
 
     Args:
         checkpoints: the iterations of each run with ``checkpoints``, where they are known.
@@ -101,8 +103,8 @@ def check_sizes(config: dict, checkpoints: dict[str, Sequence[int] | None] | Non
         LossAtlasError: something is not recorded, too few checkpoints are, a store would be absurdly large, or
             there are more eigenvectors or Lanczos steps than parameters.
     """
-    found = {name: recorded(run, (checkpoints or {}).get(name)) for name, run in config["runs"].items()}
-    for name, run in config["runs"].items():
+    found = {name: recorded(run, (checkpoints or {}).get(name)) for name, run in config.runs.items()}
+    for name, run in config.runs.items():
         where = f"config: runs.{name}"
         _check_rows(where, run, found[name])
         _check_iterations(where, name, run, found)
@@ -111,23 +113,23 @@ def check_sizes(config: dict, checkpoints: dict[str, Sequence[int] | None] | Non
         _check_parameters(where, run)
 
 
-def _check_rows(where: str, run: dict, rows: Recorded | Listed | None) -> None:
+def _check_rows(where: str, run: Run, rows: Recorded | Listed | None) -> None:
     if rows is not None and len(rows) > MOST_ROWS:
         raise LossAtlasError(
             f"{where}.train.record_every: {len(rows)} of {rows.last} iterations would be recorded, more than "
             f"{MOST_ROWS}; record fewer or lower train.epochs"
         )
-    samples = run["evaluation"]["train_samples"]
-    most = min(samples, TRAINING_SAMPLES.get(run["data"].get("name", ""), samples))
-    for name, directions in run["directions"].items():
-        if directions.get("samples", 0) > most:
+    samples = run.evaluation.train_samples
+    most = min(samples, TRAINING_SAMPLES.get(run.data.name or "", samples))
+    for name, directions in run.directions.items():
+        if (batch := getattr(directions, "samples", None) or 0) > most:
             raise LossAtlasError(
-                f"{where}.directions.{name}.samples: {directions['samples']}, but the evaluation subset has {most} "
-                "training samples; raise evaluation.train_samples"
+                f"{where}.directions.{name}.samples: {batch}, but the evaluation subset has {most} training samples; "
+                "raise evaluation.train_samples"
             )
 
 
-def _check_iterations(where: str, name: str, run: dict, found: dict[str, Recorded | Listed | None]) -> None:
+def _check_iterations(where: str, name: str, run: Run, found: dict[str, Recorded | Listed | None]) -> None:
     for key, other, iteration in _named(name, run):
         rows = found[other]
         if rows is not None and isinstance(iteration, int) and iteration not in rows:
@@ -143,48 +145,36 @@ def _check_iterations(where: str, name: str, run: dict, found: dict[str, Recorde
             raise LossAtlasError(f"{where}.{key}: {center!r} and {end!r} are both iteration {rows.number(end)}")
 
 
-def _named(name: str, run: dict) -> Iterator[tuple[str, str, int | str]]:
+def _named(name: str, run: Run) -> Iterator[tuple[str, str, int | str]]:
     """Yield (key, run, iteration) of all checkpoints that a run's settings name."""
-    centers: dict[str, tuple[str, ...]] = dict.fromkeys(("directions", "planes", "perturbations"), ("center",))
-    for kind, keys in (centers | {"curves": ("center", "from")}).items():
-        for entry, settings in run[kind].items():
-            yield from ((f"{kind}.{entry}.{key}", name, settings[key]) for key in keys if key in settings)
-    for entry, line in run["spectra_between"].items():
-        yield f"spectra_between.{entry}.from", name, line["from"]
-    for entry, directions in run["directions"].items():
-        for number, end in enumerate(directions.get("to", [])):
-            yield f"directions.{entry}.to.{number}.iteration", end.get("run", name), end["iteration"]
-    for kind in ("curves", "spectra_between"):
-        for entry, line in run[kind].items():
-            if "to" in line:
-                yield f"{kind}.{entry}.to.iteration", line["to"].get("run", name), line["to"]["iteration"]
+    for kind in ("directions", "planes", "curves", "perturbations", "spectra_between"):
+        for entry, settings in getattr(run, kind).items():
+            for key in ("center", "from_"):
+                if (iteration := getattr(settings, key, None)) is not None:
+                    yield f"{kind}.{entry}.{key.rstrip('_')}", name, iteration
+            for key, end in ends_of(settings).items():
+                yield f"{kind}.{entry}.{key}.iteration", end.run or name, end.iteration
 
 
-def _pairs(name: str, run: dict) -> Iterator[tuple[str, int | str, int | str]]:
+def _pairs(name: str, run: Run) -> Iterator[tuple[str, int | str, int | str]]:
     """Yield (key, one iteration, another) of this run that must differ."""
-    for entry, directions in run["directions"].items():
-        for number, end in enumerate(directions.get("to", [])):
-            if end.get("run", name) == name:
-                yield f"directions.{entry}.to.{number}", directions["center"], end["iteration"]
-    for kind in ("curves", "spectra_between"):
-        for entry, line in run[kind].items():
-            if "to" in line and line["to"].get("run", name) == name:
-                yield f"{kind}.{entry}", line["from"], line["to"]["iteration"]
+    for kind, begin in (("directions", "center"), ("curves", "from_"), ("spectra_between", "from_")):
+        for entry, settings in getattr(run, kind).items():
+            for key, end in ends_of(settings).items():
+                if end.run in (None, name):
+                    yield f"{kind}.{entry}.{key}", getattr(settings, begin), end.iteration
 
 
-def _check_components(where: str, run: dict, rows: Recorded | Listed | None) -> None:
+def _check_components(where: str, run: Run, rows: Recorded | Listed | None) -> None:
     """Check the principal components that are used."""
-    axes = [plane[axis] for plane in run["planes"].values() for axis in ("x", "y")]
-    for entry in [*run["curves"].values(), *run["overlaps"].values()]:
-        axes += [entry["x"]] if isinstance(entry.get("x"), str) else entry.get("x", [])
-    for name in sorted({axis.split("/")[0] for axis in axes}):
-        directions = run["directions"][name]
-        if rows is None or directions["kind"] != "pca":
+    for name in sets_in_use(run):
+        directions = run.directions[name]
+        if rows is None or directions.kind != "pca":
             continue
-        needed = directions["count"] + directions["center_rows"] + 1
+        needed = directions.count + directions.center_rows + 1
         if len(rows) < needed:
             raise LossAtlasError(
-                f"{where}.directions.{name}.count: {directions['count']} principal components need at least {needed} "
+                f"{where}.directions.{name}.count: {directions.count} principal components need at least {needed} "
                 f"recorded checkpoints, this run has {len(rows)}; train for longer, or record more often"
             )
         if len(rows) > MOST_PCA_ROWS:
@@ -194,50 +184,54 @@ def _check_components(where: str, run: dict, rows: Recorded | Listed | None) -> 
             )
 
 
-def _check_stores(where: str, run: dict, rows: Recorded | Listed | None) -> None:
-    for name, plane in run["planes"].items():
-        if (points := math.prod(plane["points"])) > MOST_POINTS:
+def _check_stores(where: str, run: Run, rows: Recorded | Listed | None) -> None:
+    for name, plane in run.planes.items():
+        if (points := math.prod(plane.points)) > MOST_POINTS:
             raise LossAtlasError(f"{where}.planes.{name}.points: {points} points, more than {MOST_POINTS}")
-    spectra = {f"spectra_between.{name}": (line["points"], line) for name, line in run["spectra_between"].items()}
-    if "spectra" in run:
-        stride = run["spectra"]["stride"]
-        spectra["spectra"] = (1 if rows is None else -(-len(rows) // stride) + 1, run["spectra"])
-    for name, (sites, chosen) in spectra.items():
-        size = 8e-9 * sites * chosen["probes"] * chosen["steps"] * 7
+    along = 1 if rows is None or run.spectra is None else -(-len(rows) // run.spectra.stride) + 1
+    for name, chosen in _spectra(run).items():
+        sites = getattr(chosen, "points", along)
+        size = 8e-9 * sites * chosen.probes * chosen.steps * 7
         if size > MOST_GB:
             raise LossAtlasError(
-                f"{where}.{name}: {sites} sites x {chosen['probes']} probes x {chosen['steps']} steps are a store of "
+                f"{where}.{name}: {sites} sites x {chosen.probes} probes x {chosen.steps} steps are a store of "
                 f"{size:.0f} GB, more than {MOST_GB}; lower them"
             )
 
 
-def parameters(model: dict) -> int | None:
+def _spectra(run: Run) -> dict[str, Probes]:
+    """Return all spectra of a run by key."""
+    found: dict[str, Probes] = {f"spectra_between.{name}": line for name, line in run.spectra_between.items()}
+    return found | ({"spectra": run.spectra} if run.spectra else {})
+
+
+def parameters(model: Network) -> int | None:
     """Return the number of parameters of the built-in networks that may be small, None for all others."""
-    kwargs = model["kwargs"]
+    kwargs = model.kwargs
     classes = kwargs.get("classes", 10)
-    if model.get("name") == "lenet":
+    if model.name == "lenet":
         return 150 * kwargs.get("channels", 3) + 60_706 + 85 * classes
-    if model.get("name") == "mlp":
+    if model.name == "mlp":
         widths = [kwargs.get("inputs", 3072), *kwargs.get("hidden", [64, 64]), classes]
         return sum((before + 1) * after for before, after in pairwise(widths))
     return None
 
 
-def _check_parameters(where: str, run: dict) -> None:
-    size = parameters(run["model"])
+def _check_parameters(where: str, run: Run) -> None:
+    size = parameters(run.model)
     if size is None:
         return
     if (gigabytes := 4e-9 * size) > MOST_GB:
         raise LossAtlasError(f"{where}.model.kwargs: {size} parameters take {gigabytes:.0f} GB, more than {MOST_GB}")
-    searches = {f"directions.{name}": d for name, d in run["directions"].items() if d["kind"] == "eigen"}
-    searches |= {"tracking": run["tracking"]} if "tracking" in run else {}
+    searches: dict[str, Search] = {f"directions.{k}": d for k, d in run.directions.items() if d.kind == "eigen"}
+    searches |= {"tracking": run.tracking} if run.tracking else {}
     for name, search in searches.items():
-        asked = "count" if "near" in search else "largest + smallest"
-        if (pairs := search.get("count", search["largest"] + search["smallest"])) > size:
+        near = getattr(search, "count", None)
+        asked, pairs = ("count", near) if near else ("largest + smallest", search.largest + search.smallest)
+        if pairs > size:
             raise LossAtlasError(f"{where}.{name}: {asked}, {pairs}, exceed the network's {size} parameters")
-    spectra = {f"spectra_between.{name}": line for name, line in run["spectra_between"].items()}
-    spectra |= {f"perturbations.{name}": chosen for name, chosen in run["perturbations"].items()}
-    spectra |= {"spectra": run["spectra"]} if "spectra" in run else {}
-    for name, chosen in spectra.items():
-        if chosen["steps"] > size:
-            raise LossAtlasError(f"{where}.{name}.steps: {chosen['steps']} exceed the network's {size} parameters")
+    steps = {name: chosen.steps for name, chosen in _spectra(run).items()}
+    steps |= {f"perturbations.{name}": chosen.steps for name, chosen in run.perturbations.items()}
+    for name, count in steps.items():
+        if count > size:
+            raise LossAtlasError(f"{where}.{name}.steps: {count} exceed the network's {size} parameters")

@@ -12,7 +12,8 @@ Nothing here is random, and nothing is carried along: a round is a function of t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -146,75 +147,113 @@ def nonfinite(at: np.ndarray, values: np.ndarray, everywhere: np.ndarray) -> np.
     return ~np.isfinite(values[_nearest(at, everywhere)[1]])
 
 
-def complete(
-    shape: tuple[int, int], numbers: np.ndarray, values: np.ndarray, scale: Scale | None, kernel: str = KERNELS[0]
-) -> np.ndarray:
-    """Return a surface (ny, nx) that has ``values`` at the points ``numbers`` and is interpolated at the others.
+@dataclass(frozen=True)
+class Known:
+    """What is known of a surface of ``shape`` (ny, nx): ``values`` (point,) at the points ``numbers``.
 
-    Where the nearest known value is NaN or inf the surface is NaN.
-
-    Args:
-        shape: (ny, nx).
-        scale: of losses. Without, values are taken as they are and the interpolant stays within their range, as
-            shares of samples must.
+    Interpolants of values as they are stay within their range, as shares of samples must.
     """
-    surface = np.full(shape[0] * shape[1], np.nan)
-    known, rest = positions(*shape[::-1])[numbers], np.setdiff1d(np.arange(surface.size), numbers)
-    finite = np.isfinite(values)
-    if len(rest) and finite.any():
-        at, among = positions(*shape[::-1])[rest], values[finite]
-        if scale is None:
-            estimates = np.clip(interpolate(known[finite], among, at, "linear"), among.min(), among.max())
-        else:
-            heights = scale.heights(among)
-            estimates = interpolate(known[finite], heights, at, kernel)
-            if not finite.all():  # beyond the border of NaN and inf interpolants go anywhere
-                estimates = np.clip(estimates, heights.min(), heights.max())
-            estimates = scale.losses(estimates)
-        surface[rest] = np.where(nonfinite(known, values, at), np.nan, estimates)
-    surface[numbers] = values
-    return surface.reshape(shape)
+
+    shape: tuple[int, int]
+    numbers: np.ndarray
+    values: np.ndarray
+
+    @property
+    def everywhere(self) -> np.ndarray:
+        """All points in the unit square, (point, 2)."""
+        return positions(*self.shape[::-1])
+
+    @property
+    def rest(self) -> np.ndarray:
+        """The numbers of the points that are not known."""
+        return np.setdiff1d(np.arange(self.shape[0] * self.shape[1]), self.numbers)
+
+    def surface(self, kernel: str = KERNELS[0]) -> np.ndarray:
+        """Return the surface (ny, nx), interpolated where it is not known; NaN where the nearest value is none."""
+        surface = np.full(self.shape[0] * self.shape[1], np.nan)
+        known, rest, finite = self.everywhere[self.numbers], self.rest, np.isfinite(self.values)
+        if len(rest) and finite.any():
+            at = self.everywhere[rest]
+            between = self._between(known[finite], self.values[finite], at, kernel)
+            surface[rest] = np.where(nonfinite(known, self.values, at), np.nan, between)
+        surface[self.numbers] = self.values
+        return surface.reshape(self.shape)
+
+    def _between(self, known: np.ndarray, values: np.ndarray, at: np.ndarray, kernel: str) -> np.ndarray:
+        return np.clip(interpolate(known, values, at, "linear"), values.min(), values.max())
 
 
-def check(
-    shape: tuple[int, int], numbers: np.ndarray, losses: np.ndarray, scale: Scale, rounds: Sequence[int]
-) -> tuple[list[float], str]:
-    """Return what the points before each of the last rounds missed at most, and the kernel that missed least at last.
+@dataclass(frozen=True)
+class KnownLosses(Known):
+    """What is known of the losses of one split, on a ``scale``."""
 
-    Args:
-        rounds: how many points each of them has, the last one first.
-    """
-    missed, end = [], len(numbers)
-    for size in rounds:
-        missed.append(_missed(shape, numbers[:end], losses[:end], scale, size))
-        end -= size
-    return [share for share, _ in missed], missed[0][1]
+    scale: Scale
 
+    def _between(self, known: np.ndarray, values: np.ndarray, at: np.ndarray, kernel: str) -> np.ndarray:
+        heights = self.scale.heights(values)
+        estimates = interpolate(known, heights, at, kernel)
+        if len(values) < len(self.values):  # beyond the border of NaN and inf interpolants go anywhere
+            estimates = np.clip(estimates, heights.min(), heights.max())
+        return self.scale.losses(estimates)
 
-def _missed(shape: tuple[int, int], numbers: np.ndarray, losses: np.ndarray, scale: Scale, last: int) -> tuple:
-    """Return what the points before the ``last`` ones miss there, as a share of the range; NaN and inf do not count."""
-    by_kernel = []
-    for kernel in KERNELS:
-        before = complete(shape, numbers[:-last], losses[:-last], scale, kernel).ravel()[numbers[-last:]]
-        gaps = scale.apart(scale.heights(before), scale.heights(losses[-last:]))
-        by_kernel.append((float(np.max(gaps[np.isfinite(gaps)], initial=0.0)), kernel))
-    return min(by_kernel, key=lambda pair: pair[0])
+    def check(self, rounds: Sequence[int]) -> tuple[list[float], str]:
+        """Return what the points before each of the last rounds missed at most, and the kernel that missed least.
 
+        Args:
+            rounds: how many points each of them has, the last one first.
+        """
+        missed, end = [], len(self.numbers)
+        for size in rounds:
+            missed.append(self._missed(end, size))
+            end -= size
+        return [share for share, _ in missed], missed[0][1]
 
-def roughness(shape: tuple[int, int], numbers: np.ndarray, losses: np.ndarray, scale: Scale) -> np.ndarray:
-    """Return how rough the surface is around each point that is not evaluated (point,), as a share of the range.
+    def _missed(self, end: int, last: int) -> tuple[float, str]:
+        """Return what points miss at the ``last`` ones up to ``end``, of the range, by the kernel that misses least.
 
-    It is the largest miss among the ``BESIDE`` nearest evaluated points, when each is interpolated from its own
-    neighbours. On a smooth surface this is more than interpolation misses between them, for the neighbours are further
-    away; beside a step or an edge it is large however many points there are, until no point is left between.
-    """
-    everywhere, finite, rough = positions(*shape[::-1]), np.isfinite(losses), np.zeros(shape[0] * shape[1])
-    at, rest = everywhere[numbers[finite]], np.setdiff1d(np.arange(rough.size), numbers)
-    if len(at) > AROUND and len(rest):
-        heights = scale.heights(losses[finite])
-        missed = np.min([scale.apart(_from_neighbours(at, heights, kernel), heights) for kernel in KERNELS], axis=0)
-        rough[rest] = missed[_nearest(at, everywhere[rest], BESIDE)[1]].max(axis=1)
-    return rough
+        NaN and inf do not count.
+        """
+        by_kernel, before, tried = [], slice(end - last), slice(end - last, end)
+        for kernel in KERNELS:
+            known = replace(self, numbers=self.numbers[before], values=self.values[before])
+            found = known.surface(kernel).ravel()[self.numbers[tried]]
+            gaps = self.scale.apart(self.scale.heights(found), self.scale.heights(self.values[tried]))
+            by_kernel.append((float(np.max(gaps[np.isfinite(gaps)], initial=0.0)), kernel))
+        return min(by_kernel, key=lambda pair: pair[0])
+
+    @cached_property
+    def roughness(self) -> np.ndarray:
+        """How rough the surface is around each point that is not evaluated (point,), as a share of the range.
+
+        It is the largest miss among the ``BESIDE`` nearest evaluated points, when each is interpolated from its own
+        neighbours. On a smooth surface this is more than interpolation misses between them, for the neighbours are
+        further away; beside a step or an edge it is large however many points there are, until no point is left
+        between.
+        """
+        everywhere, finite, rest = self.everywhere, np.isfinite(self.values), self.rest
+        at, rough = everywhere[self.numbers[finite]], np.zeros(len(everywhere))
+        if len(at) > AROUND and len(rest):
+            heights, apart = self.scale.heights(self.values[finite]), self.scale.apart
+            missed = np.min([apart(_from_neighbours(at, heights, kernel), heights) for kernel in KERNELS], axis=0)
+            rough[rest] = missed[_nearest(at, everywhere[rest], BESIDE)[1]].max(axis=1)
+        return rough
+
+    @cached_property
+    def doubt(self) -> tuple[np.ndarray, np.ndarray]:
+        """How doubtful the height of each point is (point,), and how doubtful whether it is finite."""
+        known, everywhere, finite = self.everywhere[self.numbers], self.everywhere, np.isfinite(self.values)
+        none = np.zeros(len(everywhere))
+        if not finite.any():
+            return none, none
+        heights = self.scale.heights(self.values[finite])
+        quintic, plates = (interpolate(known[finite], heights, everywhere, kernel) for kernel in KERNELS)
+        doubt = self.scale.apart(quintic, plates)
+        if finite.all():
+            return doubt, none
+        near = [_nearest(known[which], everywhere)[0] for which in (finite, ~finite)]
+        nearer, further = np.minimum(*near), np.maximum(*near)
+        border = np.where((quintic < self.scale.high) & (2 * nearer > further), nearer, 0.0)
+        return np.where(near[0] <= near[1], doubt, 0.0), border
 
 
 def _from_neighbours(at: np.ndarray, values: np.ndarray, kernel: str) -> np.ndarray:
@@ -240,61 +279,31 @@ def _from_neighbours(at: np.ndarray, values: np.ndarray, kernel: str) -> np.ndar
     return (weights[:, :AROUND, 0] * values[near[:, 1:]]).sum(axis=1)
 
 
-def next_round(
-    shape: tuple[int, int],
-    numbers: np.ndarray,
-    losses: np.ndarray,
-    scales: Sequence[Scale],
-    multiple: int,
-    rough: np.ndarray,
-) -> np.ndarray:
+def next_round(splits: Sequence[KnownLosses], multiple: int, rough: np.ndarray) -> np.ndarray:
     """Return the numbers of the points to evaluate next.
 
     Args:
-        shape: (ny, nx).
-        numbers: those of the points that are evaluated (point,).
-        losses: there, (split, point).
-        scales: of each split.
+        splits: what is known of each, at the same points.
         multiple: the count is a multiple of this, unless it is all the rest.
         rough: how rough the surface is around each point (point,), zero where that does not matter.
     """
-    everywhere, nx, ny = positions(*shape[::-1]), shape[1], shape[0]
+    numbers, everywhere, rest = splits[0].numbers, splits[0].everywhere, splits[0].rest
     count = -(-max(LEAST, len(numbers) // SHARE) // multiple) * multiple
-    if count >= nx * ny - len(numbers):
-        return np.setdiff1d(np.arange(nx * ny), numbers)
-    known = everywhere[numbers]
-    doubts = [_doubt(known, values, scale, everywhere) for values, scale in zip(losses, scales, strict=True)]
-    doubt, border = (np.max(part, axis=0) for part in zip(*doubts, strict=True))
+    if count >= len(rest):
+        return rest
+    doubt, border = (np.max(part, axis=0) for part in zip(*(known.doubt for known in splits), strict=True))
     far = count // APART
     chooser = _Chooser(everywhere, numbers)
     if border.any():
         chooser.choose(border, 2 * far)
-    chooser.choose(np.ones(nx * ny), far, spread=np.inf)
+    chooser.choose(np.ones(len(everywhere)), far, spread=np.inf)
     chooser.choose(rough, min(int(np.count_nonzero(rough)), (count - len(chooser.chosen)) * 3 // 4))
     return chooser.choose(doubt, count - len(chooser.chosen))
 
 
-def unclear(shape: tuple[int, int], numbers: np.ndarray, losses: np.ndarray, scales: Sequence[Scale]) -> float:
+def unclear(splits: Sequence[KnownLosses]) -> float:
     """Return the share of all points whose distances to finite values and to NaN or inf differ by less than twofold."""
-    everywhere = positions(*shape[::-1])
-    pairs = [pair for pair in zip(losses, scales, strict=True) if not np.isfinite(pair[0]).all()]
-    return max(((_doubt(everywhere[numbers], *pair, everywhere)[1] > 0).mean() for pair in pairs), default=0.0)
-
-
-def _doubt(known: np.ndarray, values: np.ndarray, scale: Scale, everywhere: np.ndarray) -> tuple:
-    """Return how doubtful the height of each point is, and how doubtful whether it is finite."""
-    finite, none = np.isfinite(values), np.zeros(len(everywhere))
-    if not finite.any():
-        return none, none
-    heights = scale.heights(values[finite])
-    quintic, plates = (interpolate(known[finite], heights, everywhere, kernel) for kernel in KERNELS)
-    doubt = scale.apart(quintic, plates)
-    if finite.all():
-        return doubt, none
-    near = [_nearest(known[which], everywhere)[0] for which in (finite, ~finite)]
-    nearer, further = np.minimum(*near), np.maximum(*near)
-    border = np.where((quintic < scale.high) & (2 * nearer > further), nearer, 0.0)
-    return np.where(near[0] <= near[1], doubt, 0.0), border
+    return max(((one.doubt[1] > 0).mean() for one in splits if not np.isfinite(one.values).all()), default=0.0)
 
 
 class _Chooser:

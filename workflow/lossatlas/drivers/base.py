@@ -97,9 +97,9 @@ class Job(ABC):
         """Choose how the store is computed; only who creates it does."""
         return Plan({})
 
-    def evaluator(self, store: Store) -> Evaluate:
-        """Return the function that computes the rows of a unit, as the store was begun."""
-        raise NotImplementedError(f"{self.kind}: has no units")
+    def evaluator(self, store: Store) -> Evaluate | None:
+        """Return the function that computes the rows of a unit, as it was begun; None if it was created whole."""
+        return None
 
     def prepare(self, order: Order, world: World, timing: Timing) -> Store:
         """Find or create the store, on rank 0; the others wait."""
@@ -133,6 +133,8 @@ class Job(ABC):
         """
         with timing("read"):
             evaluate = self.evaluator(store)
+        if evaluate is None:
+            return 0
         return work_units.compute(store, evaluate, world, timing, order.queue, order.label)
 
     @classmethod

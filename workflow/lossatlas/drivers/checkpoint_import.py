@@ -39,8 +39,7 @@ class CheckpointImport(TrajectoryJob):
             LossAtlasError: checkpoints are not of the network, or disk or memory do not suffice.
         """
         spec, backend = args.spec, backends.backend(args.spec["backend"])
-        device = backend.set_up("cpu", spec["dtype"], threads=1)
-        network = backend.FlatNetwork(backend.build_module(spec["model"], spec["seed"]), device)
+        network = build_network(backend, spec)
         recorded = recorded_by_user(args.files, network)
         inputs: dict[str, Any]
         if recorded:
@@ -88,6 +87,12 @@ class CheckpointImport(TrajectoryJob):
         return {"checkpoints": store["iteration"].shape[0]}
 
 
+def build_network(backend: ModuleType, spec: dict) -> Any:
+    """Return the network that a run's model builds, on the processor."""
+    device = backend.set_up("cpu", spec["dtype"], threads=1)
+    return backend.FlatNetwork(backend.build_module(spec["model"], spec["seed"]), device)
+
+
 def digest(file: Path) -> str:
     """Return the SHA-256 of a checkpoint, read piece by piece: a file may be larger than memory."""
     with file.open("rb") as stream:
@@ -123,13 +128,14 @@ def recorded_by_user(files: list[Path], network: Any) -> Trajectory | None:
     theirs, ours = ([(slot.shape, slot.kind) for slot in layout] for layout in (recorded.layout, network.layout))
     sizes = [(len(recorded.buffers(0)), len(network.buffers())), (len(recorded.frozen), len(network.frozen()))]
     if theirs != ours or any(there != here for there, here in sizes):
-        told = recorded.layout.difference(network.layout) or "frozen parameters or buffers are others"
+        frozen = recorded.store.attrs["frozen_layout"], network.recording(np.zeros(0)).frozen_shapes
+        told = recorded.layout.difference(network.layout, *frozen) or "its buffers are others"
         raise LossAtlasError(f"model: {files[0]} was recorded from another network than it builds: {told}")
     return recorded
 
 
 def copy_trajectory(recorded: Trajectory, store: Store) -> None:
-    """Write each row of a recorded trajectory as one row."""
+    """Write each row of a recorded trajectory as one row, whole; say in which precision it was recorded."""
     writer = RowWriter(store)
     scalars = {name: recorded.store[name][: len(recorded)] for name in ("batch_loss", "learning_rate")}
     for row in range(len(recorded)):
@@ -137,3 +143,4 @@ def copy_trajectory(recorded: Trajectory, store: Store) -> None:
         writer.append(**numbers, **{name: values[row] for name, values in scalars.items()})
     writer.flush()
     store["epoch"][...] = recorded.store["epoch"][: len(recorded)]
+    store.update(**recorded.precision)

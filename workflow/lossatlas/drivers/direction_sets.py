@@ -12,7 +12,7 @@ import zarr
 from lossatlas.data import Subset
 from lossatlas.drivers.base import Job, Order, Plan
 from lossatlas.drivers.hessian import remembered
-from lossatlas.drivers.inputs import identities, open_others, read_problems, training_subset
+from lossatlas.drivers.inputs import identities, open_others, read_problems, read_subsets
 from lossatlas.geometry.directions import DirectionSet, complete, make_directions
 from lossatlas.geometry.directions.eigen import eigen
 from lossatlas.geometry.directions.gradient import batches, gradient
@@ -61,10 +61,6 @@ class Directions(Job):
         """Write the directions."""
         self.directions.build(group, self.trajectory.layout, self.choices)
 
-    def compute(self, store: Store, order: Order, world: World, timing: Timing) -> int:
-        """The store was created whole."""
-        return 0
-
     @staticmethod
     def conclude(store: Store) -> dict[str, Any]:
         """Return each direction's share of the path's variance, and by how much normalisation bent it."""
@@ -110,22 +106,29 @@ class PrincipalComponents(Directions):
 
 
 @dataclass
-class Derivatives(Directions):
-    """Hessian eigenvectors, or negative gradients, at a checkpoint; ``args`` says where the network is run."""
+class FromNetwork(Directions):
+    """Directions that need the network, which is built only when they are; ``args`` says where it is run."""
 
     subset: Subset = field(kw_only=True)
     args: Namespace = field(kw_only=True)
 
     @classmethod
     def read(cls, args: Namespace, world: World) -> Self:
-        """Open the trajectory and the samples; the network is built only when directions are to be computed."""
-        trajectory, subset = Trajectory(args.trajectory), training_subset(args.spec)
-        return cls(args.spec, trajectory, inputs=identities(trajectory, {"train": subset}), subset=subset, args=args)
+        """Open the trajectories and the samples; the network is built only when directions are to be computed."""
+        trajectory, others = Trajectory(args.trajectory), open_others(args)
+        subset = read_subsets(args.spec, world, test=False)["train"]
+        inputs = identities(trajectory, {"train": subset}, others)
+        return cls(args.spec, trajectory, others, inputs=inputs, subset=subset, args=args)
 
     @property
     def choices(self) -> dict[str, Any]:
         """What the directions are, as the config says it."""
         return self.spec["directions"]
+
+
+@dataclass
+class Derivatives(FromNetwork):
+    """Hessian eigenvectors, or negative gradients, at a checkpoint."""
 
     @cached_property
     def directions(self) -> DirectionSet:

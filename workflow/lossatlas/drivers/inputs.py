@@ -4,7 +4,7 @@ from argparse import Namespace
 from typing import Any
 
 from lossatlas import backends
-from lossatlas.data import Subset, evaluation_subsets, load_dataset
+from lossatlas.data import Split, Subset, evaluation_subsets, load_dataset
 from lossatlas.geometry.directions.direction_set import Axes
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import World
@@ -40,15 +40,33 @@ def read_problem(args: Namespace, world: World, trajectory: Trajectory, choices:
     Args:
         choices: of the driver, with the keys ``batch_size`` and ``batchnorm``.
     """
-    subset = training_subset(args.spec)
+    subset = read_subsets(args.spec, world, test=False)["train"]
     chunks = choices["batch_size"], choices["batchnorm"]
     problems, device = read_problems(args, world, trajectory, {"train": subset}, *chunks)
     return problems["train"], subset, device
 
 
-def training_subset(spec: dict) -> Subset:
-    """Return the training samples of the evaluation subset."""
-    return evaluation_subsets(load_dataset(spec["data"]), {**spec["evaluation"], "test_samples": 0})["train"]
+def read_subsets(spec: dict, world: World, test: bool = True) -> dict[str, Subset]:
+    """Return the evaluation subsets by split, read by rank 0 alone: images are decoded once per job.
+
+    Args:
+        test: whether those of the test set are wanted.
+    """
+    found: dict[str, Subset] = {}
+    if world.rank == 0:
+        wanted = spec["evaluation"] if test else {**spec["evaluation"], "test_samples": 0}
+        found = evaluation_subsets(load_dataset(spec["data"]), wanted)
+    world.barrier()  # where the others wait without using the processor
+    told = world.broadcast([(name, one.index, one.digest, one.stratified) for name, one in found.items()])
+    return {name: Subset(_shared(found[name].samples if name in found else None, world), *rest) for name, *rest in told}
+
+
+def _shared(samples: Split | None, world: World) -> Split:
+    """Return rank 0's samples on every rank."""
+    parts = world.broadcast(None if samples is None else samples.parts)
+    inputs = world.broadcast_array(None if samples is None else samples.inputs)
+    targets = world.broadcast_array(None if samples is None else samples.targets)
+    return Split(inputs, targets, parts)
 
 
 def identities(

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import zarr
 
-from lossatlas.data import Subset, evaluation_subsets, load_dataset
+from lossatlas.data import Subset
 from lossatlas.drivers import adaptive_grid, evaluation
 from lossatlas.drivers.base import Job, Order, Plan
-from lossatlas.drivers.inputs import identities, open_others, read_problems
+from lossatlas.drivers.inputs import identities, open_others, read_problems, read_subsets
 from lossatlas.drivers.plane import OnPlane, grid_coordinates, grid_points, open_axes
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions.direction_set import Axes
@@ -61,13 +61,14 @@ def arrays(
     """
     along, grid = ("iteration",), ("y", "x")
     chosen = [Array(k, (k,), text, "multiples of the direction") for k, text in zip("xy", labels, strict=True)]
-    chosen += [Array("split", ("split",), "evaluation subset"), Array("iteration", along, "iteration")]
+    chosen += [Array("split", ("split",), "evaluation subset", dtype=str)]
+    chosen += [Array("iteration", along, "iteration", dtype="int64")]
     text = "samples of the {} set that were evaluated"
-    chosen += [Array(f"subset_{name}", (f"sample_{name}",), text.format(name)) for name in splits]
+    chosen += [Array(f"subset_{name}", (f"sample_{name}",), text.format(name), dtype="int64") for name in splits]
     chosen += [Array(f"path_{k}", along, f"projection of the path on {k}") for k in "xy"]
     chosen += [Array("path_residual", along, "distance of the checkpoint from the plane", "Euclidean norm")]
     if moving:
-        chosen.append(Array("clipped_variances", grid, "running variances below zero, set to zero"))
+        chosen.append(Array("clipped_variances", grid, "running variances below zero, set to zero", dtype="int64"))
     text = "whether the point is evaluated; at the others all metrics are interpolated"
     chosen.append(Array("evaluated", grid, text, dtype=bool))
     if adaptive:
@@ -114,7 +115,7 @@ class Landscape(OnPlane, Job):
         spec, trajectory = args.spec, Trajectory(args.trajectory)
         others = Others(open_others(args), spec["plane"].get("paths_losses", True))
         axes = open_axes(args, trajectory)
-        subsets = evaluation_subsets(load_dataset(spec["data"]), spec["evaluation"])
+        subsets = read_subsets(spec, world)
         problems, device = read_problems(args, world, trajectory, subsets, spec["evaluation"]["batch_size"])
         inputs = identities(trajectory, subsets, others.runs, axes)
         return cls(spec, axes, trajectory, problems, subsets, others, inputs=inputs, device=device)
@@ -248,7 +249,7 @@ class Landscape(OnPlane, Job):
         store.update(nonfinite_points=counts["nonfinite_points"])
         if evaluated.spec["mode"] == "adaptive":
             errors = evaluated.stated_errors
-            store["error"][...], store["logarithmic"][...] = errors, [scale.log for scale in evaluated.scales]
+            store["error"][...], store["logarithmic"][...] = errors, [known.scale.log for known in evaluated.known]
             store.update(rounds=int(planned(store)[-1, 1]) + 1)
             counts |= {"grid_points": evaluated.points, "error": dict(zip(splits, errors, strict=True))}
         if "other_evaluations" in store.attrs:
@@ -303,12 +304,11 @@ def plan_round(store: Store, label: str) -> bool:
     evaluated, number = Evaluated(store), int(order[-1, 1])
     told = f"error <= {max(evaluated.errors):.2g} of the range" if number else "error not known yet"
     print(f"{label}: round {number + 1}, {len(evaluated.numbers)} of {evaluated.points} points, {told}", flush=True)
-    known = evaluated.shape, evaluated.numbers, evaluated.losses, evaluated.scales
-    good = evaluated.checked and adaptive_grid.unclear(*known) <= adaptive_grid.BORDER
+    good = evaluated.checked and adaptive_grid.unclear(evaluated.known) <= adaptive_grid.BORDER
     rough = evaluated.rough
     if (good and not rough.any()) or len(evaluated.numbers) == evaluated.points:
         return False
-    points = adaptive_grid.next_round(*known, store[work_units.ARRAY].chunks[0], rough)
+    points = adaptive_grid.next_round(evaluated.known, store[work_units.ARRAY].chunks[0], rough)
     order = np.concatenate([order, _of_round(points, number + 1)])
     store[ORDER][...] = np.pad(order, ((0, store[ORDER].shape[0] - len(order)), (0, 0)), constant_values=-1)
     return True
@@ -346,19 +346,20 @@ class Evaluated:
         return self.values[:, 0]
 
     @cached_property
-    def scales(self) -> list[adaptive_grid.Scale]:
-        """The scale of each split, chosen as figures do: from the surface and the projected path."""
+    def known(self) -> list[adaptive_grid.KnownLosses]:
+        """The losses of each split on scales that are chosen as figures do: from the surface and the projected path."""
         projected = self.path[:, 0, 0, : self.iterations]
         choices = self.spec.get("scale", "auto"), self.spec.get("maximum")
-        return [adaptive_grid.Scale.of(known, *choices) for known in np.hstack([self.losses, projected])]
+        scales = [adaptive_grid.Scale.of(some, *choices) for some in np.hstack([self.losses, projected])]
+        pairs = zip(self.losses, scales, strict=True)
+        return [adaptive_grid.KnownLosses(self.shape, self.numbers, *pair) for pair in pairs]
 
     @cached_property
     def checks(self) -> list[tuple[list[float], str]]:
         """The largest errors of each split's losses in the last rounds, the last one first, and the kernel."""
         if len(self.numbers) == self.points or not self.rounds:
             return [([0.0], adaptive_grid.KERNELS[0])] * len(self.losses)
-        pairs = zip(self.losses, self.scales, strict=True)
-        checks = [adaptive_grid.check(self.shape, self.numbers, *pair, self.rounds) for pair in pairs]
+        checks = [known.check(self.rounds) for known in self.known]
         return [([adaptive_grid.SAFETY * missed for missed in rounds], kernel) for rounds, kernel in checks]
 
     @property
@@ -371,23 +372,18 @@ class Evaluated:
         """Whether the last rounds were good."""
         return len(self.rounds) >= adaptive_grid.GOOD and max(self.errors) <= self.spec["tolerance"]
 
-    @cached_property
-    def roughness(self) -> np.ndarray:
-        """How rough the surface of each split's losses is around points that are not evaluated (split, point)."""
-        pairs = zip(self.losses, self.scales, strict=True)
-        return np.stack([adaptive_grid.roughness(self.shape, self.numbers, *pair) for pair in pairs])
-
     @property
     def rough(self) -> np.ndarray:
         """Where points are wanted because the surface is rough (point,): beside steps at once, else when rounds are
         good; zero elsewhere."""
-        most = self.roughness.max(axis=0)
+        most = np.max([known.roughness for known in self.known], axis=0)
         return np.where(most > (self.spec["tolerance"] if self.checked else adaptive_grid.ROUGH), most, 0.0)
 
     @property
     def stated_errors(self) -> list[float]:
         """The error of each split's losses that a finished surface states."""
-        parts = zip(self.errors, self.checks, self.roughness.max(axis=1).tolist(), strict=True)
+        beside = [float(known.roughness.max()) for known in self.known]
+        parts = zip(self.errors, self.checks, beside, strict=True)
         return [max(error, rough, min(max(rounds), self.spec["tolerance"])) for error, (rounds, _), rough in parts]
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -395,10 +391,9 @@ class Evaluated:
         evaluated = np.isin(np.arange(self.points), self.numbers).reshape(self.shape)
         arrays = {"evaluated": evaluated}
         for k, name in enumerate(self.names):
-            splits = zip(self.values[:, k], self.scales, self.checks, strict=True)
-            chosen = [(values, scale if name == "loss" else None, kernel) for values, scale, (_, kernel) in splits]
-            surfaces = [adaptive_grid.complete(self.shape, self.numbers, *one) for one in chosen]
-            arrays[name] = np.stack(surfaces)
+            whole = [adaptive_grid.Known(self.shape, self.numbers, values) for values in self.values[:, k]]
+            parts = zip(self.known if name == "loss" else whole, self.checks, strict=True)
+            arrays[name] = np.stack([known.surface(kernel) for known, (_, kernel) in parts])
             for kind, path in zip(("projected", "true"), self.path[:, k].transpose(1, 0, 2), strict=True):
                 arrays[f"path_{kind}_{name}"] = path[:, : self.iterations]
                 if path.shape[1] > self.iterations:

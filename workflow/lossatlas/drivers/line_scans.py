@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import zarr
 
-from lossatlas.data import Subset, evaluation_subsets, load_dataset
+from lossatlas.data import Subset
 from lossatlas.drivers import base, evaluation, second_order
 from lossatlas.drivers.base import Job, Plan
 from lossatlas.drivers.hessian import remembered
-from lossatlas.drivers.inputs import identities, open_others, read_problems
+from lossatlas.drivers.inputs import identities, open_others, read_problems, read_subsets
 from lossatlas.geometry.directions import read_directions
 from lossatlas.geometry.directions.direction_set import Axes, angles
 from lossatlas.geometry.families import FAMILIES, features
@@ -210,8 +210,8 @@ OVER_CURVES = {
 def arrays(course: Course | type[Along] | type[Between], metrics: dict[str, str], derived: bool = True) -> list[Array]:
     """Return the arrays of a store of curves; ``metrics`` are name -> units, ``derived`` asks for derivatives."""
     text = "position: 0 = from, 1 = to" if course.ends else "multiples of the direction"
-    chosen = [Array("alpha", ("alpha",), text), Array("curve", ("curve",), "curve")]
-    chosen += [Array("split", ("split",), "evaluation subset"), *course.schema]
+    chosen = [Array("alpha", ("alpha",), text), Array("curve", ("curve",), "curve", dtype=str)]
+    chosen += [Array("split", ("split",), "evaluation subset", dtype=str), *course.schema]
     points, features = ("curve", "split", "alpha"), FEATURES | {"monotonicity": BETWEEN if course.ends else ALONG}
     chosen += [Array(name, points, name, units) for name, units in metrics.items()]
     chosen += [Array("difference_error", points, DIFFERENCE)] if ERROR in metrics else []
@@ -257,8 +257,7 @@ class LineScan(Job):
     def read(cls, args: Namespace, world: World) -> Self:
         """Open directions or ends, and samples, and rebuild the network on these."""
         spec, trajectory, others = args.spec, Trajectory(args.trajectory), open_others(args)
-        dataset = load_dataset(spec["data"])
-        subsets = evaluation_subsets(dataset, spec["evaluation"])
+        subsets = read_subsets(spec, world)
         problems, device = read_problems(args, world, trajectory, subsets, spec["evaluation"]["batch_size"])
         course: Course
         if args.x:
@@ -269,7 +268,7 @@ class LineScan(Job):
             inputs = identities(trajectory, subsets, others)
         moves = course.moves and trajectory.buffers(0).size > 0
         second_order.check(spec["curve"], moves, f"curves.{args.output.stem}")
-        guess = random_guess(spec["loss"], dataset.train.targets, problems["train"].class_count)
+        guess = random_guess(spec["loss"], subsets["train"].samples.targets, problems["train"].class_count)
         about: dict[str, Any] = {"inputs": inputs, "device": device, "remembered": remembered(args, device)}
         return cls(spec, course, problems, subsets, guess, **about)
 
@@ -415,6 +414,6 @@ def random_guess(loss: dict, targets: np.ndarray, classes: int | None = None) ->
     Args:
         classes: how many the model tells apart; left out, how many there are among the ``targets``.
     """
-    if loss.get("name") != "cross-entropy" or not np.issubdtype(targets.dtype, np.integer):
+    if loss.get("name") not in ("cross-entropy", "next-token") or not np.issubdtype(targets.dtype, np.integer):
         return None
     return float(np.log(classes or np.unique(targets).size))

@@ -1,47 +1,29 @@
 """Driver: directions mined by descent, by ranks that share them; each saves its state and goes on from there."""
 
 import shutil
-from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from lossatlas.data import Subset
 from lossatlas.drivers.base import Order
-from lossatlas.drivers.direction_sets import Directions
-from lossatlas.drivers.inputs import identities, open_others, read_problems, training_subset
+from lossatlas.drivers.direction_sets import FromNetwork
+from lossatlas.drivers.inputs import read_problems
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions import complete
 from lossatlas.geometry.directions.mined import mine, partition, veins
 from lossatlas.geometry.directions.unnormalized import RawDirections
 from lossatlas.io.store import Store
-from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import Timing, World, signals
 from lossatlas.parallel.checkpointing import State
 from lossatlas.problem import Problem, batchnorm_note
 
 
 @dataclass
-class Mined(Directions):
-    """Directions that descent finds; each is mined by one rank. ``args`` says where the network is run."""
-
-    subset: Subset = field(kw_only=True)
-    args: Namespace = field(kw_only=True)
-
-    @classmethod
-    def read(cls, args: Namespace, world: World) -> Self:
-        """Open the trajectories and the samples; the network is built only when directions are to be mined."""
-        trajectory, others, subset = Trajectory(args.trajectory), open_others(args), training_subset(args.spec)
-        inputs = identities(trajectory, {"train": subset}, others)
-        return cls(args.spec, trajectory, others, inputs=inputs, subset=subset, args=args)
-
-    @property
-    def choices(self) -> dict[str, Any]:
-        """What the directions are, as the config says it."""
-        return self.spec["directions"]
+class Mined(FromNetwork):
+    """Directions that descent finds; each is mined by one rank."""
 
     def prepare(self, order: Order, world: World, timing: Timing) -> Store:
         """Find the store, or mine the directions, share by share, and create it."""

@@ -7,18 +7,23 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import zarr
 
-from lossatlas.drivers.base import Job, Order
+from lossatlas.drivers.base import Job
 from lossatlas.geometry.directions import read_directions
 from lossatlas.geometry.directions.direction_set import Axes
 from lossatlas.geometry.directions.random import random
 from lossatlas.io.arrays import Array, create_arrays
 from lossatlas.io.store import Store
-from lossatlas.parallel import Timing, World, limit_threads
+from lossatlas.parallel import World, limit_threads
 
 SCHEMA = (
-    Array("direction", ("direction",), "direction"),
+    Array("direction", ("direction",), "direction", dtype=str),
     Array("cosine", ("direction", "other_direction"), "cosine of the angle between two directions"),
-    Array("gaussian", ("gaussian",), "number of the Gaussian vector: of that direction of kind random with this seed"),
+    Array(
+        "gaussian",
+        ("gaussian",),
+        "number of the Gaussian vector: of that direction of kind random with this seed",
+        dtype="int64",
+    ),
     Array("gaussian_cosine", ("direction", "gaussian"), "cosine of the angle between direction and Gaussian vector"),
 )
 
@@ -64,10 +69,6 @@ class Overlaps(Job):
             "gaussian_cosine": gaussian,
         }
         create_arrays(group, SCHEMA, known | {"gaussian": np.arange(1, count + 1)})
-
-    def compute(self, store: Store, order: Order, world: World, timing: Timing) -> int:
-        """The store was created whole."""
-        return 0
 
     @staticmethod
     def conclude(store: Store) -> dict[str, Any]:

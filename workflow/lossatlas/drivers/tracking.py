@@ -49,9 +49,9 @@ def share_within(vector: np.ndarray, basis: np.ndarray) -> float:
 ALONG, PAIR = ("iteration",), ("iteration", "pair")
 
 ARRAYS = (
-    Array("iteration", ALONG, "iteration"),
-    Array("row", ALONG, "row of the trajectory"),
-    Array("end", ("pair",), "end of the spectrum that the pair was searched at"),
+    Array("iteration", ALONG, "iteration", dtype="int64"),
+    Array("row", ALONG, "row of the trajectory", dtype="int64"),
+    Array("end", ("pair",), "end of the spectrum that the pair was searched at", dtype=str),
     Array("eigenvalue", PAIR, "eigenvalues, descending"),
     Array("residual", PAIR, "||Hy - lambda y||"),
     Array("converged", PAIR, "1 where the residual is below tolerance times ||H||", dtype="int8"),

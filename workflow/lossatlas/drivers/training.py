@@ -57,7 +57,7 @@ class Training(TrajectoryJob):
         if "pretrained" in model:
             file = weights.locate(model["name"], model["pretrained"], Path(model["data_root"]))
             backend.read_pretrained(file, network)
-        samples = load_dataset(spec["data"]).train
+        samples = load_dataset(spec["data"]).train.whole()
         trainer = backend.Trainer(network, backend.build_loss(spec["loss"]), samples, spec["train"], spec["seed"])
         iterations = recorded_iterations(trainer.steps, spec["train"]["record_every"])
         recording = network.recording(iterations, trainer.steps_per_epoch)

@@ -86,8 +86,8 @@ class Others:
 
 _ALONG = ("other_checkpoint",)
 _CHECKPOINTS = (
-    Array("other_run", _ALONG, "run of the other checkpoint"),
-    Array("other_iteration", _ALONG, "iteration of the other run"),
+    Array("other_run", _ALONG, "run of the other checkpoint", dtype=str),
+    Array("other_iteration", _ALONG, "iteration of the other run", dtype="int64"),
     Array("other_x", _ALONG, "projection of the other run's path on x"),
     Array("other_y", _ALONG, "projection of the other run's path on y"),
     Array("other_residual", _ALONG, "distance of the other checkpoint from the plane", "Euclidean norm"),

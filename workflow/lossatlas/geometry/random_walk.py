@@ -86,8 +86,8 @@ def similarity(gram: np.ndarray, factor: np.ndarray, rows: np.ndarray, center_ro
 
 _PATH, _PER = ("iteration", "component"), ("component",)
 ARRAYS = (
-    Array("iteration", _PATH[:1], "iteration"),
-    Array("component", _PER, "principal component"),
+    Array("iteration", _PATH[:1], "iteration", dtype="int64"),
+    Array("component", _PER, "principal component", dtype="int64"),
     Array("path_coordinate", _PATH, "coordinate of the path"),
     Array("walk_coordinate", _PATH, "coordinate of a random walk with steps as long"),
     Array("path_share", _PER, "explained variance ratio of the path"),

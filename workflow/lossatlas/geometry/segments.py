@@ -42,7 +42,10 @@ class AlongTraining(Sites):
     """Every ``stride``-th recorded iteration and the last (GradVis Algorithm 5)."""
 
     axis = "iteration"
-    schema = (Array(axis, (axis,), "iteration"), Array("row", (axis,), "row of the trajectory"))
+    schema = (
+        Array(axis, (axis,), "iteration", dtype="int64"),
+        Array("row", (axis,), "row of the trajectory", dtype="int64"),
+    )
     measures = ()
 
     def __init__(self, trajectory: Trajectory, stride: int):
@@ -89,7 +92,7 @@ class Line(Sites):
     schema = (
         Array(axis, (axis,), "position on the line: 0 = from, 1 = to"),
         Array("distance", (axis,), "signed distance from 'from' (Euclidean norm)"),
-        Array("clipped_variances", (axis,), "running variances below zero on the line, set to zero"),
+        Array("clipped_variances", (axis,), "running variances below zero on the line, set to zero", dtype="int64"),
     )
     measures = ("loss", "gradient_norm")
 

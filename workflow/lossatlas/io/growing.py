@@ -15,6 +15,7 @@ import numpy as np
 
 from lossatlas.errors import LossAtlasError
 from lossatlas.io import owner, store
+from lossatlas.io.deltas import HalfRows, theta_rows
 from lossatlas.io.layout import ParameterLayout
 from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Recording
@@ -51,6 +52,7 @@ class GrowingTrajectory:
         recording.iterations = np.full(BLOCK_ROWS, -1)
         recording.chunk_bytes = CHUNK_BYTES
         told = {"layout": recording.layout.to_json(), "buffers": recording.buffers, "dtype": recording.dtype}
+        told |= {} if recording.precision is None else {"precision": recording.precision}
         fingerprint = store.Fingerprint("trajectory", {"recorded": json.loads(json.dumps(told))})
         real = store.hidden_path(path, path.parent)
         if path.exists() and not (path.is_symlink() and path.resolve() == real.resolve()):
@@ -64,7 +66,7 @@ class GrowingTrajectory:
         last = int(iterations[-1]) if len(iterations) else 0
         self.start = last if start is None else start
         self.rows = int(np.searchsorted(iterations, self.start))  # the row of ``start`` lacks the loss of its step
-        if start is None and len(iterations) and not np.array_equal(found["parameters"][self.rows], theta):
+        if start is None and len(iterations) and not _holds(found, self.rows, theta):
             raise LossAtlasError(
                 f"record: {path} ends at iteration {last}, and the model is not what was recorded there; give start=, "
                 "the iteration at which training goes on (0 begins anew), or another path"
@@ -79,7 +81,7 @@ class GrowingTrajectory:
         self._store = Store(real, writable=True)
         self._store.update(rows=self.rows, writer=owner.mark())
         names = ("parameters", "buffers", "batch_loss", "learning_rate", "iteration", "epoch")
-        self._arrays = {name: self._store[name] for name in names}
+        self._arrays = {name: self._store[name] for name in names[1:]} | {"parameters": theta_rows(self._store)}
         self._room = self._arrays["iteration"].shape[0]
 
     def append(self, rows: Sequence[Row]) -> None:
@@ -116,6 +118,12 @@ class GrowingTrajectory:
         self._store.finish({"ranks": 1, "wall_seconds": time.monotonic() - self._began})
 
 
+def _holds(found: Store, row: int, theta: np.ndarray) -> bool:
+    """Return whether a row is these parameters, as they are kept."""
+    thetas = theta_rows(found)
+    return np.array_equal(thetas[row], thetas.as_kept(row, theta) if isinstance(thetas, HalfRows) else theta)
+
+
 def _check_same(path: Path, found: Store, fingerprint: store.Fingerprint, recording: Recording) -> None:
     """Refuse the store of another network, and one that somebody else writes."""
     if found.fingerprint != fingerprint.digest:
@@ -145,5 +153,6 @@ def _difference(found: Store, recording: Recording) -> str:
     """Return the first difference between the network of a store and another one."""
     if "layout" not in found.attrs:
         return "it is no trajectory"
-    difference = ParameterLayout.from_json(found.attrs["layout"]).difference(recording.layout)
+    frozen = found.attrs["frozen_layout"], recording.frozen_shapes
+    difference = ParameterLayout.from_json(found.attrs["layout"]).difference(recording.layout, *frozen)
     return difference or "its buffers or its precision differ"

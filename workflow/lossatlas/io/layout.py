@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from lossatlas.errors import LossAtlasError
 
 KINDS = ("weight", "bias", "norm-scale", "norm-shift")
+
+Shapes = Sequence[tuple[str, Sequence[int]]]
 
 _VARIANCES = ("running_var", "variance")
 """How the names of buffers end that hold variances: ``running_var`` in PyTorch, ``moving_variance`` in Keras."""
@@ -78,9 +80,16 @@ class ParameterLayout:
                 offset += slot.size
         return ParameterLayout(tuple(chosen))
 
-    def difference(self, here: "ParameterLayout") -> str:
-        """Return the first parameter whose shape is another one ``here``, in words; nothing if there is none."""
-        theirs, ours = ({slot.name: slot.shape for slot in layout} for layout in (self, here))
+    def difference(self, here: "ParameterLayout", frozen: Shapes = (), frozen_here: Shapes = ()) -> str:
+        """Return the first parameter that is another one ``here``, in words; nothing if there is none.
+
+        Args:
+            frozen, frozen_here: names and shapes of the parameters that are not trained.
+        """
+        theirs, ours = (
+            {slot.name: str(slot.shape) for slot in layout} | {name: f"frozen {tuple(shape)}" for name, shape in fixed}
+            for layout, fixed in ((self, frozen), (here, frozen_here))
+        )
         for name in [*theirs, *ours]:
             if theirs.get(name) != ours.get(name):
                 return f"parameter {name!r} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"

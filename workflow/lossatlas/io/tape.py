@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.io.deltas import PRECISIONS
 from lossatlas.io.growing import GrowingTrajectory, Row
 from lossatlas.io.trajectory import Recording
 
@@ -47,6 +48,8 @@ class Tape:
         start: the iteration at which training goes on: what is there from it on is replaced, 0 begins anew. None
             goes on at the last recorded iteration, where the model must be what was recorded, or begins.
         steps_per_epoch: iterations of a pass over the training set, where the figures shall count those.
+        precision: ``float16`` or ``bfloat16``: rows are differences of this precision from every 32nd row, which is
+            whole; the store has the error of each.
 
     Raises:
         LossAtlasError: an argument is wrong, or, when entered, something else lies at the path.
@@ -59,13 +62,16 @@ class Tape:
         every: int = 1,
         start: int | None = None,
         steps_per_epoch: float | None = None,
+        precision: str | None = None,
     ):
         if path.suffix != ".zarr":
             raise LossAtlasError(f"record: path {str(path)!r} must end in .zarr")
         for name, value, least in (("every", every, 1), ("start", start, 0)):
             if value is not None and (not isinstance(value, int) or value < least):
                 raise LossAtlasError(f"record: {name}={value!r} must be a whole number, at least {least}")
-        self.iteration = start or 0
+        if precision not in (None, *PRECISIONS):
+            raise LossAtlasError(f"record: precision={precision!r} is not one of {', '.join(PRECISIONS)}")
+        self.iteration, self._precision = start or 0, precision
         self._network, self._path, self._every, self._start = network, path, every, start
         self._steps_per_epoch = steps_per_epoch
         self._writer: _Writer | None = None
@@ -81,6 +87,7 @@ class Tape:
     def _begin(self) -> int:
         """Open the store; return the iteration at which training goes on."""
         recording = self._network.recording(np.zeros(0), self._steps_per_epoch)
+        recording.precision = self._precision
         numbers = self._numbers()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         trajectory = GrowingTrajectory(self._path, recording, numbers["parameters"], self._start)

@@ -3,7 +3,7 @@
 import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.arrays import Array, create_arrays
+from lossatlas.io.deltas import BLOCK_ROWS, theta_rows
 from lossatlas.io.layout import ParameterLayout
 from lossatlas.io.store import Store, check_chunk, open_finished
 
@@ -40,6 +41,8 @@ class Recording:
     frozen: np.ndarray = field(default_factory=lambda: np.zeros(0))
     frozen_shapes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     chunk_bytes: int = CHUNK_BYTES
+    precision: str | None = None
+    """Of ``deltas.PRECISIONS``, where rows are kept so."""
 
     @property
     def columns(self) -> int:
@@ -57,6 +60,8 @@ class Recording:
                 "frozen_layout": [[name, list(shape)] for name, shape in self.frozen_shapes],
             }
         )
+        if self.precision is not None:
+            group.attrs.update({"precision": self.precision, "rows_per_reference": BLOCK_ROWS})
         iterations = np.asarray(self.iterations, np.int64)
         known = {"iteration": iterations, "frozen": np.asarray(self.frozen, self.dtype)}
         known["epoch"] = iterations / (self.steps_per_epoch or np.nan)
@@ -67,7 +72,7 @@ class Recording:
         """The lengths of the dimensions of the store."""
         size = self.layout.size
         columns = {"parameter": size, "buffer": self.columns - size, "frozen_parameter": self.frozen.size}
-        return {"iteration": len(self.iterations), **columns}
+        return {"iteration": len(self.iterations), "block": -(-len(self.iterations) // BLOCK_ROWS), **columns}
 
     @property
     def schema(self) -> list[Array]:
@@ -80,12 +85,30 @@ class Recording:
         text = "parameters that are not trained"
         return [
             Array("iteration", along, "iteration", dtype="int64"),
-            weights("parameters", (*along, "parameter"), "flat parameter vector theta", description=layout),
+            *self._theta(weights, layout),
             weights("buffers", (*along, "buffer"), "floating-point buffers", description=buffers),
             Array("frozen", ("frozen_parameter",), text, "", frozen, self.dtype, chunks=(CHUNK_COLUMNS,)),
             Array("batch_loss", along, loss, chunks=(rows,)),
             Array("learning_rate", along, rate, chunks=(rows,)),
             Array("epoch", along, "passes over the training set"),
+        ]
+
+    def _theta(self, weights: Callable[..., Array], layout: str) -> list[Array]:
+        """Return the arrays that hold theta; see ``deltas.HalfRows``."""
+        along, text = ("iteration",), "flat parameter vector theta"
+        if self.precision is None:
+            return [weights("parameters", (*along, "parameter"), text, description=layout)]
+        kept = {"dtype": "float16" if self.precision == "float16" else "uint16"}
+        told = f"theta less the reference of its block of {BLOCK_ROWS} rows, divided by delta_scale"
+        told += "" if self.precision == "float16" else "; bits of bfloat16"
+        error = "||row - theta|| / ||theta|| of the row as it is read again"
+        return [
+            weights(
+                "reference", ("block", "parameter"), f"{text}, whole", description=layout, chunks=(1, CHUNK_COLUMNS)
+            ),
+            weights("parameters_delta", (*along, "parameter"), "differences of theta", description=told, **kept),
+            Array("delta_scale", along, "scale of the differences"),
+            Array("parameters_error", along, "error of half precision", "1", error),
         ]
 
     def _rows_per_chunk(self) -> int:
@@ -153,7 +176,10 @@ _ROW_ARRAYS = ("parameters", "buffers", "batch_loss", "learning_rate")
 
 
 class Trajectory:
-    """A trajectory, read row by row or in column blocks: finished, or one that grows, as far as it has got."""
+    """A trajectory, read row by row or in column blocks: finished, or one that grows, as far as it has got.
+
+    ``thetas`` is theta of all rows (row, parameter).
+    """
 
     def __init__(self, path: Path):
         self.store = open_finished(path)
@@ -164,9 +190,10 @@ class Trajectory:
             )
         self.layout = ParameterLayout.from_json(self.store.attrs["layout"])
         self.iterations = self.store["iteration"][: self.store.attrs.get("rows")]
-        self._parameters = self.store["parameters"]
+        self.thetas = theta_rows(self.store)
         # Uncompressed chunks are files of plain numbers and a checksum; any columns can be read without the rest.
-        self._plain = len(self._parameters.metadata.codecs) == 2 and sys.byteorder == "little"
+        codecs = self.thetas.metadata.codecs if isinstance(self.thetas, zarr.Array) else ()
+        self._plain = len(codecs) == 2 and sys.byteorder == "little"
         self._checked: set[tuple[int, int]] = set()
 
     def __len__(self) -> int:
@@ -194,7 +221,15 @@ class Trajectory:
 
     def parameters(self, row: int) -> np.ndarray:
         """Return theta, shape (N,), of one row."""
-        return self._parameters[row]
+        return self.thetas[row]
+
+    @property
+    def precision(self) -> dict[str, str | float]:
+        """In which precision rows are kept, where it is half, and the largest relative error of a row."""
+        if "precision" not in self.store.attrs:
+            return {}
+        largest = float(self.store["parameters_error"][: len(self)].max(initial=0.0))
+        return {"recorded_precision": self.store.attrs["precision"], "largest_parameters_error": largest}
 
     def buffers(self, row: int) -> np.ndarray:
         """Return the flat buffers of one row."""
@@ -214,7 +249,7 @@ class Trajectory:
         """
         first, last, _ = (within or slice(None)).indices(self.layout.size)
         width = max(1, min(last - first, CHUNK_COLUMNS, max_bytes // (np.dtype(dtype).itemsize * len(self))))
-        raw = np.empty((len(self), width), self._parameters.dtype)
+        raw = np.empty((len(self), width), self.thetas.dtype)
         blocks = raw if raw.dtype == dtype else np.empty(raw.shape, dtype)
         for start in range(first, last, width):
             columns = slice(start, min(start + width, last))
@@ -226,8 +261,8 @@ class Trajectory:
     def _columns(self, columns: slice, out: np.ndarray) -> np.ndarray:
         """Return some columns of all rows, read into ``out`` where their chunks are plain files."""
         if not self._plain:
-            return self._parameters[:, columns]
-        rows, width = self._parameters.chunks
+            return self.thetas[:, columns]
+        rows, width = self.thetas.chunks
         for row in range(0, len(self), rows):
             for chunk in range(columns.start // width, (columns.stop - 1) // width + 1):
                 begin, end = max(columns.start, chunk * width), min(columns.stop, (chunk + 1) * width)
@@ -237,7 +272,7 @@ class Trajectory:
 
     def _read(self, i: int, j: int, first: int, out: np.ndarray) -> None:
         """Read columns from ``first`` on of the chunk (i, j), whose last rows may lie beyond the array."""
-        file, width = self.store.path / f"parameters/c/{i}/{j}", self._parameters.chunks[1]
+        file, width = self.store.path / f"parameters/c/{i}/{j}", self.thetas.chunks[1]
         if (i, j) not in self._checked:  # once per process, for blocks of columns come back to each chunk many times
             check_chunk(file)
             self._checked.add((i, j))

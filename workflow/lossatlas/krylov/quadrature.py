@@ -253,10 +253,6 @@ class Accuracy:
         """Return whether the error due to probes is at most half of ``tolerance`` times the largest magnitude."""
         return self.probes <= 0.5 * tolerance * self.scale
 
-    def suffices(self, tolerance: float) -> bool:
-        """Return whether both errors are at most half of ``tolerance`` times the largest magnitude."""
-        return self.probes_suffice(tolerance) and self.steps <= 0.5 * tolerance * self.scale
-
     def statement(self, tolerance: float = TOLERANCE) -> str:
         """Return in words whether steps and probes suffice for a relative ``tolerance``, and what to raise if not."""
         scale = self.scale or 1.0

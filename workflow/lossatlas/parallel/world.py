@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lossatlas.errors import LossAtlasError
+
+MESSAGE_BYTES = 2**30
+"""Of one message; MPI counts with 31 bits."""
 
 
 @dataclass
@@ -45,6 +50,18 @@ class World:
     def broadcast(self, value: Any) -> Any:
         """Return rank 0's ``value`` on every rank."""
         return value if self.comm is None else self.comm.bcast(value, root=0)
+
+    def broadcast_array(self, array: np.ndarray | None) -> np.ndarray:
+        """Return rank 0's ``array``, of any size, on every rank; the others give None."""
+        if self.comm is None:
+            assert array is not None
+            return array
+        shape, dtype = self.broadcast(array if array is None else (array.shape, array.dtype))
+        held = np.empty(shape, dtype) if array is None else np.ascontiguousarray(array)
+        flat = held.reshape(-1).view(np.uint8)
+        for start in range(0, flat.size, MESSAGE_BYTES):
+            self.comm.Bcast(flat[start : start + MESSAGE_BYTES], root=0)
+        return held
 
     def gather(self, value: Any) -> list | None:
         """Return every rank's ``value`` on rank 0, None elsewhere."""

@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
 from lossatlas.data import Split
 from lossatlas.problem.checks import BATCHNORM, check_one_of
 from lossatlas.problem.noise import random_signs
-from lossatlas.problem.protocol import Hessian, LocalProductChoices, Place, Restriction
+from lossatlas.problem.protocol import Hessian, LocalProductChoices, Place, Problem, Restriction
 
 Function = Callable[[Any, Any], Any]
 """From outputs and targets of some samples to a mean over them."""
@@ -97,7 +97,7 @@ class ProblemBase(ABC):
         strategy: str = "",
         precision: str = "full",
         batchnorm: str = "frozen",
-        reference: Self | None = None,
+        reference: Problem | None = None,
         moving: np.ndarray | None = None,
     ) -> Restriction:
         """Return the loss on center + span(directions), with everything on the device.

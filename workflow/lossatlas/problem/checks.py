@@ -17,7 +17,7 @@ OPERATORS = ("hessian", "ggn", "residual")
 """Matrices of second derivatives: the Hessian, the generalised Gauss-Newton matrix, and what it leaves of the first."""
 
 LOSSES = ("cross-entropy", "mse")
-"""Losses that are there by name."""
+"""Losses that are there by name, with every framework."""
 
 CHECKED = 32
 """Samples, spread evenly over all, on which everything is tried."""
@@ -66,16 +66,16 @@ def built(builder: Callable, name: str, kwargs: dict, kind: type, kind_name: str
     return network
 
 
-def check_loss(loss: Any) -> None:
+def check_loss(loss: Any, known: tuple[str, ...]) -> None:
     """Refuse what a notebook gives as a loss and is none.
 
     Raises:
-        LossAtlasError: it is a class, or neither a function nor one of ``LOSSES``.
+        LossAtlasError: it is a class, or neither a function nor one of the ``known`` names.
     """
     if isinstance(loss, type):
         raise LossAtlasError(f"loss: {loss.__name__} is a class; give an instance, {loss.__name__}()")
-    if not callable(loss) and loss not in LOSSES:
-        raise LossAtlasError(f"loss: {loss!r} is neither a function nor one of {', '.join(LOSSES)}")
+    if not callable(loss) and loss not in known:
+        raise LossAtlasError(f"loss: {loss!r} is neither a function nor one of {', '.join(known)}")
 
 
 @contextmanager

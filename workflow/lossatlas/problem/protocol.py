@@ -161,6 +161,7 @@ class Problem(Protocol):
         theta: np.ndarray,
         buffers: np.ndarray,
         width: int,
+        *,
         count: int | None = None,
         **choices: Unpack[ProductChoices],
     ) -> Choice:

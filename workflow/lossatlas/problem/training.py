@@ -30,7 +30,7 @@ class TrainerBase(ABC):
     def __init__(self, network: Any, loss: Callable, split: Split, spec: dict, seed: int):
         self.network, self.loss, self.spec, self.seed, self.samples = network, loss, spec, seed, len(split)
         self.batch_size = min(spec["batch_size"], len(split))
-        self.steps, self.steps_per_epoch = training_steps(len(split), spec)
+        self.steps, self.steps_per_epoch = training_steps(len(split), spec["batch_size"], spec["epochs"])
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
         self._prepare(split)
 

@@ -14,7 +14,7 @@ FAILED_JOB = r"^Error in [r]ule (\w+):\n(?:    .*\n)*?    log: (.+?) \(check log
 """A failed job in Snakemake's own records: its rule and its log."""
 
 
-def jobs(run: Run) -> list[tuple[str, float, float]]:
+def jobs(run: Run) -> list[tuple[str, float, int]]:
     """Return (job, seconds, peak MB) of each job's last attempt, from Snakemake's benchmark files, in order.
 
     Jobs that end at once have no peak; it counts as 0.

@@ -92,7 +92,7 @@ def render(m: Materials) -> str:
         nulls=[_null(name, m) for name in m.run.names("pca")],
         lines=[_line(name, m) for name in m.all("spectra_between")],
         tracking=_tracking(m),
-        settings=yaml.safe_dump(m.run.config, **settings),
+        settings=yaml.safe_dump(m.run.config_alone(), **settings),
         stores=[_store(name, dataset) for name, dataset in stores.items()],
         jobs=m.jobs,
         ranks=[row for record in m.timings for row in _ranks(record)],
@@ -118,7 +118,7 @@ def _template(name: str) -> Any:
 
 
 def _summary(m: Materials) -> str:
-    model, data = (m.run.settings[key].get("name") or m.run.settings[key]["import"] for key in ("model", "data"))
+    model, data = (one.name or one.import_ for one in (m.run.settings.model, m.run.settings.data))
     trajectory = m.datasets["trajectory"][""]
     iterations = trajectory["iteration"].values
     return (
@@ -152,7 +152,7 @@ def _plane(name: str, m: Materials) -> dict:
     plane = m.all("landscape")[name]
     loss, share = plane["loss"].sel(split="train").values, plane.attrs["variance_share"]
     finite = loss[np.isfinite(loss)]
-    gap = np.abs(plane["path_true_loss"] - plane["path_projected_loss"]).sel(split="train").values
+    gap = abs(plane["path_true_loss"] - plane["path_projected_loss"]).sel(split="train").values
     nonfinite = ", ".join(f"{count} on {split}" for split, count in plane.attrs["nonfinite_points"].items())
     samples = ", ".join(f"{count} {split}" for split, count in plane.attrs["samples"].items())
     facts = [
@@ -339,8 +339,8 @@ def _quadrature_facts(spectra: xr.Dataset, *where: tuple[str, str]) -> list[tupl
 
 def _spectrum_row(one: xr.Dataset) -> list:
     """Return one row of a table of spectra; the position or iteration comes first."""
-    quadrature = (one[name].values for name in ("nodes", "weights", "residual_bounds"))
-    trace = Spectrum.read(*quadrature, one.attrs["parameters"]).trace()
+    nodes, weights, bounds = (one[name].values for name in ("nodes", "weights", "residual_bounds"))
+    trace = Spectrum.read(nodes, weights, bounds, one.attrs["parameters"]).trace()
     extremes = (f"{float(one[name]):.4g}" for name in ("smallest", "largest"))
     where = int(one["iteration"]) if "iteration" in one else f"{float(one['position']):.3g}"
     return [where, *extremes, f"{float(trace.value):.4g}", f"{trace.low:.4g} to {trace.high:.4g}"]
@@ -413,6 +413,6 @@ def _works(m: Materials, version: str) -> list[str]:
     wanted += ["nearest"] if any("near" in dataset.attrs for dataset in m.all("directions").values()) else []
     wanted += ["subspace"] if m.all("tracking") else []
     wanted += ["walk"] if "pca" in kinds else []
-    wanted += ["fashion-mnist"] if str(m.run.settings["data"].get("name")).startswith("fashion-mnist") else []
+    wanted += ["fashion-mnist"] if str(m.run.settings.data.name).startswith("fashion-mnist") else []
     ours = f"The LossAtlas authors. LossAtlas: an atlas of a training run's loss surface. Version {version}."
     return [ours, *(_WORKS[key] for key in wanted)]

@@ -34,7 +34,7 @@ def everything(run: Run) -> list[str]:
 
     Snakemake does not miss the inputs of a report that is there.
     """
-    shown, frames = [*reported(run), *run.stores("variants")], run.settings["video"]["frames"]
+    shown, frames = [*reported(run), *run.stores("variants")], run.settings.video.frames
     beside = [file.removesuffix(".png") + ".pdf" for file in shown if file.endswith(".png")]
     players = [f"{run.folder}/video/{plane}.html" for plane in videos(run)]
     folders = [f"{run.folder}/video/{plane}_frames" for plane in videos(run) if frames]

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Generator, Iterable
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import matplotlib.image
@@ -44,7 +45,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     os.replace(temporary, path)
 
 
-def _encode(encoder: Generator, frame: np.ndarray, number: int, path: Path, temporary: Path) -> None:
+def _encode(encoder: Generator[None, Any, None], frame: np.ndarray, number: int, path: Path, temporary: Path) -> None:
     try:
         encoder.send(np.ascontiguousarray(frame))
     except (OSError, StopIteration) as error:

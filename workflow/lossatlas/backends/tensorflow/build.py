@@ -45,7 +45,7 @@ def as_loss(loss: str | Loss) -> Loss:
     Raises:
         LossAtlasError: there is no built-in loss of that name.
     """
-    check_loss(loss)
+    check_loss(loss, LOSSES)
     return mean_over_samples(loss, "loss: the function") if callable(loss) else build_loss({"name": loss})
 
 
@@ -69,8 +69,8 @@ def mean_over_samples(own: Callable, who: str) -> Loss:
         check_averageable(who, tuple(value.shape) if tf.is_tensor(value) else None, value)
         return tf.reduce_mean(value if value.dtype.is_floating else tf.cast(value, tf.float64))
 
-    mean_loss.heeds_masks = keras_loss
-    mean_loss.ignored = getattr(own, "ignore_class", None)
+    mean_loss.heeds_masks = keras_loss  # type: ignore[attr-defined]
+    mean_loss.ignored = getattr(own, "ignore_class", None)  # type: ignore[attr-defined]
     return mean_loss
 
 

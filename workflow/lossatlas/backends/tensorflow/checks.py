@@ -24,10 +24,9 @@ def to_tensors(split: Split, network: FlatNetwork) -> tuple[tf.Tensor, tf.Tensor
     """Return inputs and targets on the network's device; floating-point ones in its precision.
 
     Datasets hold images as (sample, channel, height, width). Models that take (height, width, channel) get them so,
-    those that take vectors get the images flattened as they are held.
+    those that take vectors get the images flattened as they are held. Several inputs are left as they are.
     """
-    if split.parts:
-        raise LossAtlasError("data: inputs of several arrays need backend: torch; give one array")
+    network.take_apart(split.parts)
     arrays = [_as_model_takes(np.asarray(split.inputs), network), np.asarray(split.targets)]
     tensors = []
     for array in arrays:

@@ -64,11 +64,9 @@ def _set_threads(threads: int) -> None:
     Raises:
         LossAtlasError: TensorFlow has already started with another number.
     """
-    wanted = ((tf.config.threading.set_intra_op_parallelism_threads, threads),)
-    wanted += ((tf.config.threading.set_inter_op_parallelism_threads, 1),)
     try:
-        for choose, number in wanted:
-            choose(number)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError as error:
         if tf.config.threading.get_intra_op_parallelism_threads() != threads:
             raise LossAtlasError(

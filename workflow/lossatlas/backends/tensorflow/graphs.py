@@ -15,12 +15,13 @@ class Graphs:
             return function(*tensors)
 
         self.traces = 0
-        self._function, self._made = tf.function(traced), {}
+        self._function = tf.function(traced)
+        self._made: dict[tuple, Any] = {}
 
     def __call__(self, *tensors: tf.Tensor) -> Any:
         return self.of(*tensors)(*tensors)
 
-    def of(self, *tensors: tf.Tensor | tf.TensorSpec) -> Callable:
+    def of(self, *tensors: tf.Tensor | tf.TensorSpec) -> Any:
         """Return the graph for tensors of these shapes."""
         key = tuple((tensor.dtype, tuple(tensor.shape)) for tensor in tensors)
         if key not in self._made:

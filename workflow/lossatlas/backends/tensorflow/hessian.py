@@ -28,6 +28,8 @@ SPARE = 32 * 2**20
 class KerasHessian(HessianBase):
     """The Hessian of one ``KerasProblem``; nothing is kept between products but the graphs."""
 
+    problem: Samples
+
     def _prepare(self, theta: np.ndarray, buffers: np.ndarray, memory_gb: float, strategy: str) -> None:
         self.theta, self.buffers = self.network.vector(theta), self.network.vector(buffers)
         self.dtype = np.dtype(self.network.device.dtype)

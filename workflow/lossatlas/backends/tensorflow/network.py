@@ -10,6 +10,7 @@ import tensorflow as tf
 from lossatlas.backends.tensorflow.device import Device
 from lossatlas.backends.tensorflow.kinds import filter_axis, kind, owners, short_name
 from lossatlas.backends.tensorflow.moments import exact_moments
+from lossatlas.data import Part
 from lossatlas.errors import LossAtlasError
 from lossatlas.io.layout import ParameterLayout, ParameterSlot, is_variance
 from lossatlas.io.trajectory import Recording
@@ -39,6 +40,7 @@ class FlatNetwork:
         self._buffers = [v for v in rest if id(v) in state]
         self._frozen = [v for v in rest if id(v) not in state]
         self._buffer_shapes = [tuple(v.shape) for v in self._buffers]
+        self._parts: tuple[Part, ...] = ()
 
     def recording(self, iterations: np.ndarray, steps_per_epoch: float | None = None) -> Recording:
         """Describe a trajectory of this network."""
@@ -74,6 +76,23 @@ class FlatNetwork:
         for variables, flat in ((self._trainable, theta), (self._buffers, buffers), (self._frozen, frozen)):
             if flat is not None:
                 _scatter(variables, np.asarray(flat))
+
+    def take_apart(self, parts: tuple[Part, ...]) -> None:
+        """From now on give the model as several tensors what it is given side by side, (sample, number)."""
+        self._parts = parts
+
+    def given(self, inputs: tf.Tensor) -> tf.Tensor | list[tf.Tensor] | dict[str, tf.Tensor]:
+        """Return inputs as the model takes them: one tensor, a list, or a dict by the names of ``keras.Input``."""
+        if not self._parts:
+            return inputs
+        columns = tf.split(inputs, [math.prod(part.shape) for part in self._parts], 1)
+        tensors = []
+        for part, tensor in zip(self._parts, columns, strict=True):
+            kind = np.dtype(part.dtype).kind
+            tensor = tensor if kind == "f" else tf.cast(tensor, tf.bool if kind == "b" else tf.int64)
+            tensors.append(tf.reshape(tensor, (-1, *part.shape)))
+        names = [part.name for part in self._parts]
+        return dict(zip(names, tensors, strict=True)) if names[0] else tensors
 
     def vector(self, values: np.ndarray) -> tf.Tensor:
         """Return values as a tensor of the network's precision on its device."""
@@ -112,7 +131,7 @@ class FlatNetwork:
         given = dict(zip(map(id, self._buffers), cut(buffers, self._buffer_shapes), strict=True))
         others = [given.get(id(v), v.value) for v in self.model.non_trainable_variables]
         with exact_moments():
-            return self.model.stateless_call(list(parts), others, inputs, **mode(self.model, False))
+            return self.model.stateless_call(list(parts), others, self.given(inputs), **mode(self.model, False))
 
     def variances(self) -> np.ndarray:
         """Return which of the flat buffers are running variances, as booleans."""

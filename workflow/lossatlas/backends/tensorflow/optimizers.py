@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -91,7 +92,7 @@ _AS_TORCH = {
 }
 
 
-def _make(maker: Callable, where: str, *args: object, **kwargs: object) -> object:
+def _make(maker: Any, where: str, *args: Any, **kwargs: Any) -> Any:
     try:
         return maker(*args, **kwargs)
     except (TypeError, ValueError) as error:

@@ -41,7 +41,8 @@ class KerasProblem(ProblemBase):
         if self.classes:  # targets that are ignored count neither as hits nor as misses
             self._share = float(tf.reduce_mean(tf.cast(self._counted(targets), tf.float64)))
             self.classes = self._share > 0
-        self.class_count = int(network.model(inputs[:1], training=False).shape[-1]) if self.classes else None
+        one = network.given(inputs[:1])
+        self.class_count = int(network.model(one, training=False).shape[-1]) if self.classes else None
         self.metric_names = ("loss", *(["accuracy"] if self.classes else []), *self.own, "loss_standard_error")
         self.batchnorm = batchnorm if self.has_batchnorm else "frozen"
         places = range(0, len(inputs), batch_size)
@@ -100,7 +101,7 @@ class KerasProblem(ProblemBase):
         Raises:
             LossAtlasError: it does not agree with the model called eagerly.
         """
-        agreement = compare(self.restrict(center, directions, buffers, strategy, precision), points)
+        agreement = compare(self._restrict(Place(center, directions, buffers), strategy, precision, "frozen"), points)
         return Evaluation("graph", f"graph (as called eagerly to {agreement.difference:.0e})", None, agreement)
 
     def gradient(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
@@ -184,7 +185,7 @@ def least_product_bytes(network: FlatNetwork, loss: Loss, train: Split, spec: di
         spec: the keys ``PRODUCT_CHOICES`` of ``lossatlas.problem.protocol``, with ``batch_size`` and ``batchnorm``.
     """
     chunk = spec["batch_size"] if spec["batchnorm"] == "batch" else 1
-    few = Split(train.inputs[: max(4, chunk)], train.targets[: max(4, chunk)])  # four, by which the loss is checked
+    few = train.of(slice(max(4, chunk)))  # four, by which the loss is checked
     problem = KerasProblem(network, loss, few, chunk, spec["batchnorm"])
     matrix = problem.matrix(spec.get("operator", "hessian"), tuple(spec.get("parameters", ["*"])))
     at = network.vector(network.parameters()), network.vector(network.buffers())

@@ -143,7 +143,7 @@ class CurvatureMatrix:
         return self._with_gauss_newton(product, values, targets, pushed, tape, at)
 
     def _with_gauss_newton(
-        self, hessian: tf.Tensor, values: tf.Tensor, targets: tf.Tensor, pushed: tf.Tensor, tape, at: Tensors
+        self, hessian: tf.Tensor, values: tf.Tensor, targets: tf.Tensor, pushed: tf.Tensor, tape: Any, at: Tensors
     ) -> tf.Tensor:
         """Return the Gauss-Newton product from J v, or what it leaves of the Hessian's; ``tape`` saw ``values``."""
         values_alone = tf.stop_gradient(values)

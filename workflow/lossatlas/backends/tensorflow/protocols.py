@@ -6,15 +6,14 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from lossatlas.backends.tensorflow.graphs import Graphs
 from lossatlas.backends.tensorflow.network import FlatNetwork
-from lossatlas.problem.hessian import Piece
+from lossatlas.problem.hessian import Differentiable, Piece
 
 
-class Samples(Protocol):
+class Samples(Differentiable, Protocol):
     """Samples on the device, in chunks; products go through them in pieces."""
 
-    samples: int
-    chunks: list[Piece]
     batchnorm: str
 
     def pieces(self, most: int | None = None) -> list[Piece]:
@@ -29,7 +28,7 @@ class Evaluator(Protocol):
     batchnorm: str
     metric_names: tuple[str, ...]
     loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    sums: Callable[..., tf.Tensor]
+    sums: Graphs
     """Returns the metrics of one chunk from theta, buffers, inputs and targets, float64."""
 
     def evaluate(self, theta: tf.Tensor, buffers: tf.Tensor) -> np.ndarray:

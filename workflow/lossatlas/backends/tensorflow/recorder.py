@@ -23,14 +23,15 @@ class KerasRecorder(keras.callbacks.Callback):
         every: record every n-th iteration; the first and the last are always recorded.
         start: the iteration at which training goes on, as for ``lossatlas.record``; 0 begins anew, and sets aside what
             lies at the path.
+        precision: as for ``lossatlas.record``.
 
     Raises:
         LossAtlasError: when training begins, if Keras takes several steps at once, or as for ``lossatlas.record``.
     """
 
-    def __init__(self, path: str | os.PathLike, every: int = 1, start: int | None = 0):
+    def __init__(self, path: str | os.PathLike, every: int = 1, start: int | None = 0, precision: str | None = None):
         super().__init__()
-        self.path, self.every, self.start = Path(path), every, start
+        self.path, self.every, self.start, self.precision = Path(path), every, start, precision
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Create the store."""
@@ -38,7 +39,8 @@ class KerasRecorder(keras.callbacks.Callback):
         if at_once != 1:
             raise LossAtlasError(f"KerasRecorder: compile(steps_per_execution={at_once}) hides steps; leave it out")
         network = FlatNetwork(self.model, device_of(self.model))
-        self._tape = Tape(network, self.path, self.every, self.start, self.params.get("steps")).__enter__()
+        per_epoch = self.params.get("steps")
+        self._tape = Tape(network, self.path, self.every, self.start, per_epoch, self.precision).__enter__()
         self._sums, self._rate = (0.0, 0.0), np.nan
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:

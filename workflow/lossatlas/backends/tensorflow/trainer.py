@@ -71,7 +71,7 @@ class KerasTrainer(TrainerBase):
         model = self.network.model
         variables = model.trainable_variables
         with tf.GradientTape() as tape:
-            value = self.loss(model(inputs, **mode(model, True)), targets)
+            value = self.loss(model(self.network.given(inputs), **mode(model, True)), targets)
             whole = tf.add_n([value, *model.losses]) if model.losses else value
         zero = tf.UnconnectedGradients.ZERO
         gradients = tape.gradient(whole, [v.value for v in variables], unconnected_gradients=zero)

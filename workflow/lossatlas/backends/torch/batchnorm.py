@@ -1,6 +1,8 @@
 """BatchNorm with the statistics of the samples at hand, as in training, but without moving the running ones."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ class BatchStatistics(TorchFunctionMode):
 
     used = False
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Replace ``batch_norm``; pass on everything else."""
         if func is not functional.batch_norm:
             return func(*args, **(kwargs or {}))
@@ -38,7 +40,7 @@ class Reestimated(TorchFunctionMode):
     These are their mean and their unbiased variance, as after one pass in training mode with momentum 1.
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Replace ``batch_norm``; pass on everything else."""
         if func is not functional.batch_norm:
             return func(*args, **(kwargs or {}))
@@ -53,13 +55,31 @@ def has_batchnorm(module: nn.Module, inputs: Tensor) -> bool:
     return found.used
 
 
-def _reestimate(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+def _reestimate(
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
     if input.numel() == input.shape[1]:
         raise LossAtlasError("batchnorm: 'recompute' needs more than one value per channel, and one sample has one")
     return functional.batch_norm(input, running_mean, running_var, weight, bias, True, 1.0, eps)
 
 
-def _batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
     # Written out, for every step then has derivatives of all orders, forward and backward, and rules for vmap.
     axes = [axis for axis in range(input.ndim) if axis != 1]
     if input.numel() == input.shape[1]:

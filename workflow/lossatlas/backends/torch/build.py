@@ -5,9 +5,20 @@ from torch import nn
 from torch.nn import functional
 
 from lossatlas import rng, zoo
-from lossatlas.backends.torch.losses import Loss, mean_over_samples, mean_squares, recognised, same_shape_mean_squares
+from lossatlas.backends.torch.losses import (
+    NEXT_TOKEN,
+    ClassLoss,
+    Loss,
+    mean_over_samples,
+    mean_squares,
+    recognised,
+    same_shape_mean_squares,
+)
 from lossatlas.config import imports
-from lossatlas.problem.checks import LOSSES, built, check_loss, network_builder
+from lossatlas.problem.checks import built, check_loss, network_builder
+
+BY_NAME = {"cross-entropy": ClassLoss(functional.cross_entropy), "mse": mean_squares, "next-token": NEXT_TOKEN}
+"""Losses that are there by name."""
 
 
 def build_module(spec: dict, seed: int) -> nn.Module:
@@ -28,7 +39,7 @@ def build_loss(spec: dict) -> Loss:
     A user's function may return one value per sample instead; the mean is taken here.
     """
     if "import" not in spec:
-        return dict(zip(LOSSES, (functional.cross_entropy, mean_squares), strict=True))[spec["name"]]
+        return BY_NAME[spec["name"]]
     own = imports.load(spec["import"], spec["python_path"], "loss.import")
     return recognised(own) or mean_over_samples(own, f"loss.import: {spec['import']!r}")
 
@@ -44,7 +55,7 @@ def as_loss(loss: str | Loss) -> Loss:
     Raises:
         LossAtlasError: there is no built-in loss of that name.
     """
-    check_loss(loss)
+    check_loss(loss, (*BY_NAME,))
     if known := recognised(loss):
         return known
     if loss is functional.mse_loss or (isinstance(loss, nn.MSELoss) and loss.reduction == "mean"):

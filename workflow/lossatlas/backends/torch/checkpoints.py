@@ -1,6 +1,7 @@
 """Users' checkpoints: state dicts in .pt, .pth, .ckpt or .safetensors files, loaded weights-only."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,14 +24,14 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            found = load_file(file)
+            found: Any = load_file(file)
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise LossAtlasError(
             f"checkpoints: {file} cannot be loaded weights-only ({type(error).__name__}); save `module.state_dict()`"
         ) from error
-    numbers = {}
+    numbers: dict[str, float] = {}
     for wrapper in _WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             numbers |= {key: value for key, value in found.items() if isinstance(value, int | float)}

@@ -38,7 +38,9 @@ class Fit(NamedTuple):
     Attributes:
         outputs, targets: those of some samples.
         axes: where samples lie in the outputs; None if they lie on no axis of their own.
-        class_axis: the axis of class scores in outputs that are one tensor, None where targets are no classes.
+        class_axis: the axis of class scores in outputs that are one tensor (or in those that the loss takes from the
+            outputs), None where targets are no classes.
+        class_count: how many classes there are, None where targets are none.
         least: how many samples model and loss need at once: one, or two where they take a single one for something
             else (``squeeze``).
     """
@@ -47,12 +49,8 @@ class Fit(NamedTuple):
     targets: Tensor
     axes: Axes | None
     class_axis: int | None
+    class_count: int | None
     least: int
-
-    @property
-    def class_count(self) -> int | None:
-        """How many classes there are, None where targets are none."""
-        return None if self.class_axis is None else self.outputs.shape[self.class_axis]
 
 
 @torch.no_grad()
@@ -97,9 +95,13 @@ def fit(
             for group in _groups(len(inputs), size, inputs.device) if own else ():
                 if len(group) >= 4:  # fewer are compared one by one
                     _check_parts(own, run, group, targets, axes)
-    class_axis = _class_axis(loss, outputs, some) if isinstance(outputs, Tensor) else None
+    known = recognised(loss)
+    scores = outputs if known is None else known.scores(outputs, some)
+    classed = isinstance(scores, Tensor)
+    class_axis = _class_axis(loss, scores, some if known is None else known.wanted(some)) if classed else None
+    class_count = None if class_axis is None else scores.shape[class_axis]
     least = 1 if batchnorm == "batch" else _least(run, loss, few, some, axes)
-    return Fit(outputs, some, axes, class_axis, least)
+    return Fit(outputs, some, axes, class_axis, class_count, least)
 
 
 def _outputs(run: Run, loss: Loss, data: tuple[Tensor, Tensor], few: Tensor) -> tuple[Any, Axes | None]:
@@ -107,7 +109,7 @@ def _outputs(run: Run, loss: Loss, data: tuple[Tensor, Tensor], few: Tensor) -> 
     inputs, targets = (part[few] for part in data)
     with fitting(*((tuple(part.shape), str(part.dtype)) for part in (inputs, targets))):
         outputs, more = run(few), run(torch.cat([few, few[:1]]))
-        if (known := recognised(loss)) and isinstance(outputs, Tensor):
+        if (known := recognised(loss)) and isinstance(known.scores(outputs, targets), Tensor):
             known.check(outputs, data[1])
         loss(outputs, targets)
     axes: list[int | None] = []
@@ -165,7 +167,7 @@ class _Reads(TorchFunctionMode):
         super().__init__()
         self.watched, self.found = {_address(tensor) for tensor in watched} - {None}, False
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Look at the arguments and pass them on."""
         given = {_address(leaf) for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)}
         self.found = self.found or not self.watched.isdisjoint(given)
@@ -217,7 +219,9 @@ def _groups(count: int, size: int, device: torch.device) -> list[Tensor]:
 
 def _check_singles(own: dict[str, Loss], outputs: Any, targets: Tensor, axes: Axes | None) -> None:
     """Compare functions of a few samples with the mean of those of single ones."""
-    for who, function in own.items() if axes is not None else ():
+    if axes is None:
+        return
+    for who, function in own.items():
         single = one_by_one(function, axes, outputs, targets, 2 if len(targets) != 2 else 3)
         _check_mean(who, function(outputs, targets), single, [1.0] * len(single))
 

@@ -46,7 +46,7 @@ def set_up(device: str, dtype: str, threads: int, local_rank: int = 0) -> Device
     torch.use_deterministic_algorithms(True, warn_only=True)
     # With deterministic algorithms PyTorch also fills all new memory, for programs that read it before they write it.
     # Ours do not, and it takes 6 % of a product with curvature.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise LossAtlasError("device: 'cuda', but PyTorch finds no GPU here; use 'auto' or 'cpu'")

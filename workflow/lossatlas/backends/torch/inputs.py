@@ -1,38 +1,13 @@
-"""What a notebook has at hand (tensors, loaders, state dicts, modules) as flat vectors and arrays."""
+"""What a notebook has at hand (state dicts, tensors by name, modules) as flat vectors."""
 
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 from lossatlas.backends.torch.network import FlatNetwork
+from lossatlas.data import as_array
 from lossatlas.errors import LossAtlasError
-
-
-def collect(data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return (inputs, targets) of a pair of arrays or tensors, of a ``Dataset``, or of an iterable of batches.
-
-    Raises:
-        LossAtlasError: it is none of these, or inputs and targets differ in length.
-    """
-    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
-        inputs, targets = (_array(part) for part in data)
-    else:
-        batches = DataLoader(data, batch_size=256) if isinstance(data, Dataset) else data
-        try:
-            pairs = [(_array(inputs), _array(targets)) for inputs, targets in batches]
-        except (TypeError, ValueError) as error:
-            raise LossAtlasError(
-                f"data: expected a pair (inputs, targets) or batches of such pairs, got {type(data).__name__} ({error})"
-            ) from error
-        if not pairs:
-            raise LossAtlasError("data: there is no batch")
-        inputs, targets = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    if len(inputs) != len(targets) or len(inputs) == 0:
-        raise LossAtlasError(f"data: {len(inputs)} inputs and {len(targets)} targets")
-    return inputs, targets
 
 
 def load_weights(network: FlatNetwork, checkpoint: Any, where: str) -> None:
@@ -67,7 +42,7 @@ def as_direction(network: FlatNetwork, given: Any, where: str) -> np.ndarray:
     if isinstance(given, dict):
         return _by_name(network, given, where)
     try:
-        vector = _array(given).astype(np.float64).reshape(-1)
+        vector = as_array(given).astype(np.float64).reshape(-1)
     except (TypeError, ValueError) as error:
         raise LossAtlasError(f"{where}: neither a vector, a dict of tensors nor a module ({error})") from error
     if not np.isfinite(vector).all():
@@ -84,9 +59,5 @@ def _by_name(network: FlatNetwork, given: dict, where: str) -> np.ndarray:
             raise LossAtlasError(f"{where}: no trained parameter {name!r}; parameters: {', '.join(slots)}")
         if tuple(tensor.shape) != slots[name].shape:
             raise LossAtlasError(f"{where}: {name!r} has shape {tuple(tensor.shape)}, not {slots[name].shape}")
-        vector[slots[name].slice] = _array(tensor).reshape(-1)
+        vector[slots[name].slice] = as_array(tensor).reshape(-1)
     return vector
-
-
-def _array(values: Any) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -22,18 +22,20 @@ class LightningRecorder(Callback):
         path: the store to write, ``.../trajectory.zarr``.
         every: iterations from one row to the next; the first and the last are always recorded.
         module: the name of what is recorded of the LightningModule (``"model"``); left out all of it.
+        precision: as for ``lossatlas.record``.
     """
 
-    def __init__(self, path: str | os.PathLike, every: int = 1, module: str = ""):
-        self.path, self.every, self.module = path, every, module
+    def __init__(self, path: str | os.PathLike, every: int = 1, module: str = "", precision: str | None = None):
+        self.path, self.every, self.module, self.precision = path, every, module, precision
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Create the store."""
         chosen, self._steps = pl_module.get_submodule(self.module), trainer.global_step
-        per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
-        per_epoch = per_epoch if np.isfinite(per_epoch) else None
+        steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+        per_epoch = steps if np.isfinite(steps) else None
         self._rate = np.nan
-        tape = record(chosen, self.path, self.every, start=self._steps, steps_per_epoch=per_epoch)
+        choices = {"start": self._steps, "steps_per_epoch": per_epoch, "precision": self.precision}
+        tape = record(chosen, self.path, self.every, **choices)
         self._tape: TorchTape = tape.__enter__()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -25,13 +25,16 @@ Loss = Callable[[Any, Tensor], Tensor]
 class ClassLoss:
     """``functional.cross_entropy`` or ``nll_loss`` with the choices of theirs that say what counts how much.
 
-    Called it is PyTorch's own mean over a batch.
+    Called it is PyTorch's own mean over a batch. Networks may return scores alone or several things with the scores
+    among them, see ``scores``. With ``next_token`` those at a place are of the token at the next one, and what is
+    given as targets are the tokens themselves, as causal language models of Hugging Face take their labels.
     """
 
     function: Callable[..., Tensor]
     weight: Tensor | None = None
     ignore_index: int = -100
     label_smoothing: float = 0.0
+    next_token: bool = False
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean over the targets that are not ignored, weighted by their classes."""
@@ -39,19 +42,40 @@ class ClassLoss:
 
     def reduced(self, outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
         """Return what PyTorch makes of it."""
-        weight = None if self.weight is None else self.weight.to(outputs.device, outputs.dtype)
-        choices = {"weight": weight, "ignore_index": self.ignore_index, "reduction": reduction}
+        found = self.scores(outputs, targets)
+        weight = None if self.weight is None else self.weight.to(found.device, found.dtype)
+        choices: dict[str, Any] = {"weight": weight, "ignore_index": self.ignore_index, "reduction": reduction}
         if self.function is functional.cross_entropy:
             choices["label_smoothing"] = self.label_smoothing
-        return self.function(outputs, targets, **choices)
+        return self.function(found, self.wanted(targets), **choices)
+
+    def wanted(self, targets: Tensor) -> Tensor:
+        """Return the targets that scores are compared with."""
+        return targets[:, 1:] if self.next_token else targets
+
+    def scores(self, outputs: Any, targets: Tensor) -> Any:
+        """Return what a network returns as scores with the classes on the second axis, beside ``wanted`` targets.
+
+        Of a mapping these are its ``logits``, of a tuple the first tensor. There, and of the next token, classes may
+        be on the last axis; a tensor alone has them as PyTorch's losses do.
+        """
+        found = outputs
+        if isinstance(outputs, Mapping):
+            found = outputs.get("logits", outputs)
+        elif isinstance(outputs, tuple | list):
+            found = outputs[0]
+        last = self.next_token or found is not outputs
+        if last and isinstance(found, Tensor) and found.shape[1:-1] == targets.shape[1:]:
+            found = found.movedim(-1, 1)
+        return found[..., :-1] if self.next_token else found
 
     def valid(self, targets: Tensor) -> Tensor:
         """Return which targets count, bool."""
-        return targets != self.ignore_index
+        return self.wanted(targets) != self.ignore_index
 
     def weights(self, targets: Tensor) -> Tensor:
         """Return by how much each target counts, float64; 0 where it is ignored."""
-        valid = self.valid(targets)
+        valid, targets = self.valid(targets), self.wanted(targets)
         if self.weight is None:
             return valid.double()
         return self.weight.to(targets.device).double()[torch.where(valid, targets, 0)] * valid
@@ -63,13 +87,19 @@ class ClassLoss:
             LossAtlasError: which target it is, or that every one is ignored.
         """
         name = "cross-entropy" if self.function is functional.cross_entropy else "the negative log-likelihood"
+        if self.next_token and (targets.ndim != 2 or targets.is_floating_point()):
+            raise LossAtlasError(
+                f"loss: next-token needs tokens (sample, place), the targets are {targets.dtype} of shape "
+                f"{tuple(targets.shape[1:])} per sample"
+            )
+        outputs = self.scores(outputs, targets)
         count = outputs.shape[1 if outputs.ndim > 1 else 0]
         if self.weight is not None and self.weight.shape != (count,):
             raise LossAtlasError(f"loss: {len(self.weight)} weights of classes, but the outputs have {count} classes")
         if targets.is_floating_point():
             _check_shares(name, outputs, targets)
             return
-        counted = targets[self.valid(targets)]
+        counted = self.wanted(targets)[self.valid(targets)]
         if counted.numel() == 0 or float(self.weights(targets).sum()) == 0:
             raise LossAtlasError(f"loss: {name}: every target is ignored ({self.ignore_index}) or has weight 0")
         for found in (int(counted.min()), int(counted.max())):
@@ -106,6 +136,10 @@ def recognised(loss: Any) -> ClassLoss | None:
     return None
 
 
+NEXT_TOKEN = ClassLoss(functional.cross_entropy, next_token=True)
+"""The mean cross-entropy of the next token over all that are not ignored (-100)."""
+
+
 def is_cross_entropy(loss: Any) -> bool:
     """Return whether a loss is a cross-entropy of logits, of which a uniform guess among C classes has log C."""
     known = recognised(loss)
@@ -135,7 +169,7 @@ class OverSamples:
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return what each sample contributes, (sample,)."""
-        found = self.loss.reduced(outputs, targets, "none").reshape(len(outputs), -1)
+        found = self.loss.reduced(outputs, targets, "none").reshape(len(targets), -1)
         return found.mean(1) if self.uniform else found.sum(1) * self.scale
 
     def shares(self, targets: Tensor) -> Tensor:
@@ -158,14 +192,19 @@ def mean_over_samples(own: Loss, who: str) -> Loss:
         check_averageable(who, tuple(value.shape) if isinstance(value, Tensor) else None, value, tuple(targets.shape))
         return (value if value.is_floating_point() else value.double()).mean()  # counts, and hits or misses, too
 
-    mean_loss.own = own
+    mean_loss.own = own  # type: ignore[attr-defined]
     return mean_loss
 
 
 def tensors(outputs: Any) -> list[Tensor]:
     """Return the tensors in what a network returns, in order."""
     found: list[Tensor] = []
-    mapped(outputs, lambda tensor: found.append(tensor) or tensor)
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(outputs, note)
     return found
 
 
@@ -177,7 +216,7 @@ def mapped(outputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
         parts = [mapped(part, function) for part in outputs]
         return type(outputs)(*parts) if hasattr(outputs, "_fields") else type(outputs)(parts)
     if isinstance(outputs, Mapping):
-        made = copy(outputs)
+        made: Any = copy(outputs)
         for key, part in outputs.items():
             made[key] = mapped(part, function)
         return made

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -91,8 +92,8 @@ def lives(primal: fx.GraphModule, along: fx.GraphModule, tangent: fx.GraphModule
     last = _Watch(tangent, (*given, *saved, *prepared))
     last.run(*saved, *prepared)
     outside = _storages(given)
-    ends = ([size for key, size in _storages(part).items() if key not in outside] for part in (saved, prepared))
-    return Lives(*ends, watch.lives(), last.lives())
+    kept, ready = ([size for key, size in _storages(part).items() if key not in outside] for part in (saved, prepared))
+    return Lives(kept, ready, watch.lives(), last.lives())
 
 
 class _Watch(fx.Interpreter):
@@ -156,7 +157,7 @@ def peak_bytes(run: Callable[[], Any]) -> tuple[int, Any]:
 class _Alive(TorchDispatchMode):
     """Notes the storages that operations make, until they are freed."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._sizes: dict[int, tuple[int, weakref.ref]] = {}
         self._now, self.peak = 0, 0
@@ -166,7 +167,7 @@ class _Alive(TorchDispatchMode):
         """Return whether the compiler must be told to leave this alone; importing it takes longer than all the rest."""
         return False
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Run an operation and note what it returns."""
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors((result,)):
@@ -174,12 +175,12 @@ class _Alive(TorchDispatchMode):
             key = storage._cdata
             # Without ``tree_leaves``, which takes longer than the operations: networks have tens of thousands.
             if key not in self._sizes and all(key != t.untyped_storage()._cdata for t in _tensors(args)):
-                self._sizes[key] = storage.nbytes(), weakref.ref(storage, lambda _, key=key: self._freed(key))
+                self._sizes[key] = storage.nbytes(), weakref.ref(storage, partial(self._freed, key))
                 self._now += storage.nbytes()
         self.peak = max(self.peak, self._now)
         return result
 
-    def _freed(self, key: int) -> None:
+    def _freed(self, key: int, _: weakref.ref) -> None:
         self._now -= self._sizes.pop(key)[0]
 
 

@@ -5,6 +5,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ class FlatNetwork(ModuleTensors):
             parameter.data = self.theta[slot.slice].view(slot.shape)
         self._origin = [weakref.ref(parameter) for parameter in module.parameters()]
         self._hooks: list[RemovableHandle] = []
-        self.stages: dict[tuple, object] = {}  # traced graphs by the shape of the inputs
+        self.stages: dict[tuple, Any] = {}  # traced graphs by the shape of the inputs
 
     def origin(self) -> list[Tensor]:
         """Return the parameters of the module that was copied, as long as it exists."""
@@ -190,14 +191,14 @@ def _apart(parts: Sequence[Part]) -> Callable[[nn.Module, tuple, dict], tuple[tu
     return hook
 
 
-def _gather(tensors: list[tuple[str, Tensor]], dtype: torch.dtype) -> np.ndarray:
+def _gather(tensors: Sequence[tuple[str, Tensor]], dtype: torch.dtype) -> np.ndarray:
     if not tensors:
         return torch.zeros(0, dtype=dtype).numpy()
     whole = [tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for _, tensor in tensors]  # shards
     return torch.cat([tensor.detach().reshape(-1) for tensor in whole]).to("cpu", dtype).numpy()
 
 
-def _scatter(tensors: list[tuple[str, Tensor]], flat: np.ndarray) -> None:
+def _scatter(tensors: Sequence[tuple[str, Tensor]], flat: np.ndarray) -> None:
     needed = sum(t.numel() for _, t in tensors)
     if len(flat) != needed:
         raise LossAtlasError(f"the network holds {needed} such numbers, {len(flat)} were given")
@@ -208,7 +209,7 @@ def _scatter(tensors: list[tuple[str, Tensor]], flat: np.ndarray) -> None:
         start = stop
 
 
-def _layout(module: nn.Module, trainable: list[tuple[str, Tensor]]) -> ParameterLayout:
+def _layout(module: nn.Module, trainable: Sequence[tuple[str, Tensor]]) -> ParameterLayout:
     owners = dict(module.named_modules())
     slots, offset = [], 0
     for name, parameter in trainable:

@@ -54,12 +54,14 @@ class TorchProblem(ProblemBase):
         """Return the function (outputs, targets) -> loss of each sample, None where outputs have no axis of samples."""
         if isinstance(self.loss, OverSamples):
             return self.loss.each
-        return None if self.fit.axes is None else per_sample(self.loss, *self.fit[:3])
+        return (
+            None if self.fit.axes is None else per_sample(self.loss, self.fit.outputs, self.fit.targets, self.fit.axes)
+        )
 
     def _weigh_classes(self, known: ClassLoss | None) -> list[str]:
         """Find which targets are classes that can be hit; return ``["accuracy"]`` if there are any."""
-        targets = self._all[1]
-        self._ignored = known.ignore_index if known is not None else -1
+        self._known = known
+        targets = self._all[1] if known is None else known.wanted(self._all[1])
         if self.fit.class_axis is None or not (valid := self._valid(targets)).any():
             return []
         self._hit_scale = 1.0 if valid.all() else targets.numel() / int(valid.sum())
@@ -67,7 +69,7 @@ class TorchProblem(ProblemBase):
 
     def _valid(self, targets: Tensor) -> Tensor:
         # No class is negative: losses of the user's own leave such targets out.
-        return (targets >= 0) & (targets != self._ignored)
+        return (targets >= 0) & (targets != (-1 if self._known is None else self._known.ignore_index))
 
     def _cut(self, inputs: Tensor, targets: Tensor, most: int) -> list[tuple[Tensor, Tensor]]:
         """Return samples in pieces of up to ``most``; what would be too few at once belong to the piece before."""
@@ -147,9 +149,9 @@ class TorchProblem(ProblemBase):
         """Return the gradient of the mean loss at theta, shape (N,), float64."""
         total = torch.zeros(self.layout.size, dtype=torch.float64, device=self.network.theta.device)
         self.network.load(theta=theta, buffers=buffers)  # a checkpointed module reads its own when it goes backward
-        theta, buffers = self.network.vector(theta), self.network.vector(buffers)
+        at = self.network.vector(theta), self.network.vector(buffers)
         for chunk in self.chunks:
-            total.add_(self.chunk_gradient(theta, buffers, chunk)[1], alpha=len(chunk[0]) / self.samples)
+            total.add_(self.chunk_gradient(*at, chunk)[1], alpha=len(chunk[0]) / self.samples)
         return total.cpu().numpy()
 
     def recomputed(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
@@ -178,10 +180,8 @@ class TorchProblem(ProblemBase):
     ) -> Choice:
         """Return how products with ``width`` vectors at once are to be computed; see ``strategies.choose_products``."""
         self.network.load(theta=theta, buffers=buffers)
-        theta, buffers = self.network.vector(theta), self.network.vector(buffers)
-        return choose_products(
-            self, self.matrix(operator, parameters), theta, buffers, width, memory_gb, strategy, count
-        )
+        at = self.network.vector(theta), self.network.vector(buffers)
+        return choose_products(self, self.matrix(operator, parameters), *at, width, memory_gb, strategy, count)
 
     @torch.inference_mode()
     def evaluate(self, chunks: list[tuple[Tensor, Tensor]], first: int = 0) -> Tensor:
@@ -192,7 +192,7 @@ class TorchProblem(ProblemBase):
             for inputs, targets in chunks:
                 found.append(self.sums(self.network.module(inputs), targets, first))
                 first += len(targets)
-        return sum(found)
+        return sum(found, start=torch.zeros(()))
 
     @torch.inference_mode()
     def statistics(self, buffers: np.ndarray) -> np.ndarray:
@@ -226,20 +226,23 @@ class TorchProblem(ProblemBase):
             outputs, targets = chosen(outputs, self.fit.axes, twice), targets[twice]
         found = [self.loss(outputs, targets).double()]
         if "accuracy" in self.metric_names:
-            hits = (outputs.argmax(self.fit.class_axis) == targets) & self._valid(targets)
+            scores, wanted = outputs, targets
+            if self._known is not None:
+                scores, wanted = self._known.scores(outputs, targets), self._known.wanted(targets)
+            hits = (scores.argmax(self.fit.class_axis) == wanted) & self._valid(wanted)
             found.append(hits.double().mean() * self._hit_scale)
         found += [metric(outputs, targets).double() for metric in self.own.values()]
         if self.each is not None:
             each = self.each(outputs, targets).double()
             found += [each.mean(), each.square().mean()]
-            found += [(each * self.loss.shares(targets)).mean()] if self._weighted else []
+            found += [(each * weighted.shares(targets)).mean()] if (weighted := self._weighted) else []
             if self.signs is not None:
                 signed = [each[:count] @ self.signs[first : first + count] / count]
         return torch.cat([torch.stack(found), *signed]) * count
 
     @property
-    def _weighted(self) -> bool:
-        return isinstance(self.loss, OverSamples) and not self.loss.uniform
+    def _weighted(self) -> OverSamples | None:
+        return self.loss if isinstance(self.loss, OverSamples) and not self.loss.uniform else None
 
     def means(self, sums: Tensor) -> np.ndarray:
         """Return the metrics of all samples from ``sums`` added up over the chunks; one copy to the host."""
@@ -248,25 +251,24 @@ class TorchProblem(ProblemBase):
             return means
         columns = 0 if self.signs is None else self.signs.shape[1]
         means, signed = np.split(means, [means.shape[-1] - columns], axis=-1)
-        means = self._about_mean(means) if self._weighted else means
-        found = with_standard_error(means, self.samples)
-        return np.concatenate([found, self._sketches(signed, found[..., 0])], axis=-1) if columns else found
+        shares = weighted.shares(self._all[1]) if (weighted := self._weighted) else None
+        found = with_standard_error(means if shares is None else self._about_mean(means, shares), self.samples)
+        return np.concatenate([found, self._sketches(signed, found[..., 0], shares)], axis=-1) if columns else found
 
-    def _sketches(self, signed: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        shares = self.loss.shares(self._all[1]) if self._weighted else self.signs.new_ones(self.samples)
+    def _sketches(self, signed: np.ndarray, mean: np.ndarray, shares: Tensor | None) -> np.ndarray:
+        shares = self.signs.new_ones(self.samples) if shares is None else shares
         balance = (shares @ self.signs / self.samples).cpu().numpy()
         return sketches(signed, mean, balance, int((shares > 0).sum()))
 
     def _signs(self, signs: np.ndarray) -> Tensor:
         return torch.as_tensor(signs, device=self.network.theta.device)
 
-    def _about_mean(self, means: np.ndarray) -> np.ndarray:
+    def _about_mean(self, means: np.ndarray, shares: Tensor) -> np.ndarray:
         """Return the mean square that gives the standard error of a ratio of two means: of loss less weight times mean.
 
         With weights of 0 and 1 that is sd / sqrt(n) of the n samples that count.
         """
         mean, square, product = np.moveaxis(means[..., -3:], -1, 0)
-        shares = self.loss.shares(self._all[1])
         counted, n = int((shares > 0).sum()), self.samples
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             variance = square - 2 * mean * product + mean**2 * float(shares.square().mean())

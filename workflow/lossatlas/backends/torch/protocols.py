@@ -6,14 +6,12 @@ import numpy as np
 from torch import Tensor
 
 from lossatlas.backends.torch.network import FlatNetwork
-from lossatlas.problem.hessian import Piece
+from lossatlas.problem.hessian import Differentiable, Piece
 
 
-class Samples(Protocol):
+class Samples(Differentiable, Protocol):
     """Samples on the device, in chunks; products go through them in pieces."""
 
-    samples: int
-    chunks: list[Piece]
     batchnorm: str
 
     def pieces(self, count: int, most: int | None = None) -> list[Piece]:
@@ -28,8 +26,10 @@ class Evaluator(Protocol):
 
     network: FlatNetwork
     chunks: list[Piece]
-    largest_activation: int
-    """Bytes per sample of the largest tensor that goes into or comes out of any layer."""
+
+    @property
+    def largest_activation(self) -> int:
+        """Bytes per sample of the largest tensor that goes into or comes out of any layer."""
 
     def cut(self, most: int) -> list[Piece]:
         """Return all samples in pieces of one size, up to ``most`` or the chunks' size, whichever is more."""

@@ -1,6 +1,7 @@
 """Mini-batch training by optimisers and schedules of PyTorch."""
 
 import io
+from typing import Any
 
 import torch
 
@@ -104,7 +105,7 @@ class TorchTrainer(TrainerBase):
         return _make(maker, "train.schedule.kwargs", self.optimizer, **self.spec["schedule"]["kwargs"])
 
 
-def _make(maker: type, where: str, *args: object, **kwargs: object) -> object:
+def _make(maker: Any, where: str, *args: Any, **kwargs: Any) -> Any:
     try:
         return maker(*args, **kwargs)
     except (TypeError, ValueError) as error:

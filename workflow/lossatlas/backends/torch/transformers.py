@@ -22,15 +22,17 @@ class TrainerRecorder(TrainerCallback):
     Args:
         path: the store to write, ``.../trajectory.zarr``.
         every: iterations from one row to the next; the first and the last are always recorded.
+        precision: as for ``lossatlas.record``.
     """
 
-    def __init__(self, path: str | os.PathLike, every: int = 1):
-        self.path, self.every = path, every
+    def __init__(self, path: str | os.PathLike, every: int = 1, precision: str | None = None):
+        self.path, self.every, self.precision = path, every, precision
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **told: Any) -> None:
         """Create the store."""
         per_epoch = state.max_steps / state.num_train_epochs if state.num_train_epochs else None
-        tape = record(told["model"], self.path, self.every, start=state.global_step, steps_per_epoch=per_epoch)
+        choices = {"start": state.global_step, "steps_per_epoch": per_epoch, "precision": self.precision}
+        tape = record(told["model"], self.path, self.every, **choices)
         self._taken, self._loss, self._rate = False, np.nan, np.nan
         self._tape: TorchTape = tape.__enter__()
 

@@ -55,13 +55,27 @@ class DirectionSet:
             known |= {name: vectors, f"{name}_norm": norms, f"{name}_angle": angles(vectors)}
         known |= {} if raw.buffers is None else {"buffers": raw.buffers}
         known |= {array.name: values for array, values in raw.arrays.items()}
-        own = [Array(name, ("direction",), name.replace("_", " ")) for name in raw.values]
+        told = {array.name: array for array in VALUES}
+        own = [told.get(name, Array(name, _EACH, name.replace("_", " "))) for name in raw.values]
         create_arrays(group, [*arrays(raw.buffers is not None), *own, *raw.arrays], known)
+
+
+_EACH = ("direction",)
+VALUES = (
+    Array("explained_variance_ratio", _EACH, "explained variance ratio"),
+    Array("eigenvalue", _EACH, "eigenvalue"),
+    Array("residual", _EACH, "residual ||Hy - lambda y||"),
+    Array("converged", _EACH, "1 where the residual is below tolerance times ||H||", dtype="int8"),
+    Array("isolated", _EACH, "1 where no other eigenvalue lies within the residual", dtype="int8"),
+    Array("gamma", _EACH, "vvv-basin: weight gamma of the loss on the line"),
+    Array("alpha", _EACH, "vvv-basin: half width of the interval of lambda"),
+)
+"""What directions of one kind have besides: principal components, eigenvectors, mined ones."""
 
 
 def arrays(moves: bool = False) -> list[Array]:
     """Return the arrays of all stores of directions; ``moves`` says whether running statistics go along with these."""
-    each, chosen = ("direction",), [Array("direction", ("direction",), "direction")]
+    each, chosen = _EACH, [Array("direction", ("direction",), "direction", dtype=str)]
     for name, text in (
         ("raw", "direction before normalisation"),
         ("used", "direction in use: ignored kinds zeroed, normalised"),

@@ -70,8 +70,8 @@ def _arithmetic(trajectory: Trajectory) -> np.dtype:
     In float32, for 196 x 1 million, shares of the variance above 1e-3 were off by 4e-8 relative, those of 2.5e-6 by
     2e-4, and the vectors by 8e-7 of their largest entry; it takes half the time.
     """
-    parameters = trajectory.store["parameters"]
-    return parameters.dtype if parameters.size > FLOAT64_UP_TO else np.dtype(np.float64)
+    thetas = trajectory.thetas
+    return thetas.dtype if thetas.size > FLOAT64_UP_TO else np.dtype(np.float64)
 
 
 def _check(trajectory: Trajectory, moments: np.ndarray, total: float) -> None:
@@ -156,7 +156,7 @@ def _incremental(trajectory: Trajectory, center: int, count: int, center_rows: b
     origin = trajectory.parameters(center).astype(np.float64)
     # Each block truncates to the components kept; keeping more than asked for makes the leading ones accurate.
     kept = min(4 * count + 8, len(rows))
-    size = max(kept, trajectory.store["parameters"].chunks[0])
+    size = max(kept, trajectory.thetas.chunks[0])
     model = IncrementalPCA(n_components=kept)
     blocks = [rows[i : i + size] for i in range(0, len(rows), size)]
     if len(blocks) > 1 and len(blocks[-1]) < kept:

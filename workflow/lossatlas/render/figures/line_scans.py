@@ -84,7 +84,8 @@ def _loss_scale(curves: xr.Dataset, choices: dict, view: dict) -> LossScale:
     finite = loss[np.isfinite(loss)]
     bottom, top = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     top = min(top, choices.get("maximum", np.inf))
-    return LossScale.of(*view.get("loss", (min(bottom, top), top)), choices)
+    bottom, top = view.get("loss", (min(bottom, top), top))
+    return LossScale.of(bottom, top, choices)
 
 
 def _draw_losses(axes: Axes, curves: xr.Dataset, scale: LossScale) -> None:
@@ -190,7 +191,7 @@ def _own_metrics(curves: xr.Dataset) -> list[str]:
     """Return the names of the user's own metrics."""
     known = {"loss", "accuracy", "loss_standard_error", "stationary", "turning", "slope", "curvature"}
     known |= {"difference_error"}
-    return [name for name, array in curves.items() if array.dims == curves["loss"].dims and name not in known]
+    return [str(name) for name, array in curves.items() if array.dims == curves["loss"].dims and name not in known]
 
 
 def _draw_metric(axes: Axes, curves: xr.Dataset, name: str) -> None:

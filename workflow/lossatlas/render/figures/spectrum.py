@@ -92,7 +92,7 @@ class Densities:
 def quadratures(spectra: xr.Dataset) -> list[Spectrum]:
     """Return the quadratures of a store, one for each iteration or position."""
     arrays = (spectra[name].values for name in ("nodes", "weights", "residual_bounds"))
-    return [Spectrum.read(*one, spectra.attrs["parameters"]) for one in zip(*arrays, strict=True)]
+    return [Spectrum.read(n, w, b, spectra.attrs["parameters"]) for n, w, b in zip(*arrays, strict=True)]
 
 
 def sticks(isolated: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:

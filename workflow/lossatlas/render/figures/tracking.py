@@ -106,7 +106,7 @@ def _draw_overlaps(axes: Axes, tracking: xr.Dataset, kept: np.ndarray, colors: l
 def _draw_shares(axes: Axes, tracking: xr.Dataset) -> None:
     iterations, dimension, size = (
         tracking["iteration"].values,
-        *map(tracking.attrs.get, ("subspace_dimension", "parameters")),
+        *map(tracking.attrs.__getitem__, ("subspace_dimension", "parameters")),
     )
     for name, color, label in (
         ("gradient_share", PATH_COLOR, "gradient, ‖Pg‖² / ‖g‖²"),

@@ -92,7 +92,9 @@ class Referee:
 
     def __init__(self, problem: Samples, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor):
         self.matrix, self.theta, self.buffers = matrix, theta, buffers
-        self.trusted, self.rounding, self.central = "backward", None, None
+        self.trusted = "backward"
+        self.rounding: float | None = None
+        self.central: float | None = None
         inputs, targets = problem.some(FEW)
         try:
             exact = _Exact(matrix, theta, buffers, inputs, targets)
@@ -132,7 +134,7 @@ class Referee:
         print(f"Hessian products: {said}, forward derivatives agree; they are used", flush=True)
         self.trusted, self.central = "forward", missed
 
-    def compare(self, way, piece: Piece, width: int) -> ProductAgreement:
+    def compare(self, way: Any, piece: Piece, width: int) -> ProductAgreement:
         """Return how products by a way, with ``width`` vectors at once on a piece, agree with the trusted ones."""
         count = max(2, width)
         vectors = torch.stack([_vector(number, way.matrix.chosen.size, self.theta) for number in range(count)])
@@ -171,7 +173,7 @@ class _Lowered(TorchDispatchMode):
         """Return whether the compiler must be told to leave this alone; importing it takes two seconds."""
         return False
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Evaluate everything as it is."""
         made = func(*args, **(kwargs or {}))
         if func is torch.ops.aten._to_copy.default and args[0].dtype == torch.float64:
@@ -298,8 +300,8 @@ class _Exact:
                 gradients[place] = self.gradient_at(self.along(place, self.vector))
             product = (gradients[end] - gradients[start]) / step
         if self.matrix.operator != "hessian":
-            ends = (self.along(place, self.vector) for place in (end, start))
-            gauss_newton = self._gauss_newton(*ends, step)
+            ahead, behind = (self.along(place, self.vector) for place in (end, start))
+            gauss_newton = self._gauss_newton(ahead, behind, step)
             product = gauss_newton if self.matrix.operator == "ggn" else product - gauss_newton
         return product
 
@@ -411,9 +413,9 @@ def _is_wrong(module: nn.Module, args: tuple, kwargs: dict, second: bool) -> boo
     vector, step = _vector(0, at.numel(), at), 1e-6 * max(1.0, float(at.norm())) / math.sqrt(max(1, at.numel()))
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         if not second:
-            expected = (float(value(at + step * vector)) - float(value(at - step * vector))) / (2 * step)
+            change = (float(value(at + step * vector)) - float(value(at - step * vector))) / (2 * step)
             slope = gradient(at)
-            return abs(expected - float(slope @ vector)) > DERIVATIVE * float(slope.norm())
+            return abs(change - float(slope @ vector)) > DERIVATIVE * float(slope.norm())
         expected = (gradient(at + step * vector) - gradient(at - step * vector)) / (2 * step)
         start = at.clone().requires_grad_(True)
         slope = gradient(start, create_graph=True)

@@ -1,6 +1,7 @@
 """Operations whose derivatives PyTorch gives otherwise than the loss has them, evaluated by others."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ class TrueDerivatives(TorchFunctionMode):
       With ``max_norm`` it rewrites its weights whenever it is evaluated: there is no loss of given weights then.
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Replace ``embedding`` and ``_weight_norm``; pass on everything else."""
         own = _OWN.get(func, func)
         return own(*args, **(kwargs or {}))
@@ -32,8 +33,8 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _functional_embedding(
-    input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False
-):
+    input: Tensor, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None, *_: Any, **__: Any
+) -> Tensor:
     if max_norm is not None:
         raise LossAtlasError(
             f"model: Embedding(max_norm={max_norm}) changes its weights when it is evaluated, so there is no curvature "
@@ -42,14 +43,14 @@ def _functional_embedding(
     return functional.embedding(input, weight)
 
 
-def _embedding(weight, input, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
+def _embedding(weight: Tensor, input: Tensor, *_: Any, **__: Any) -> Tensor:
     return torch.embedding(weight, input)
 
 
 def _without_cudnn(function: Callable) -> Callable:
     """Return a recurrent network's function by PyTorch's own kernels: cuDNN's have no backward pass in eval mode."""
 
-    def call(*args, **kwargs):
+    def call(*args: Any, **kwargs: Any) -> Any:
         before = torch.backends.cudnn.enabled
         torch.backends.cudnn.enabled = False
         try:
@@ -60,7 +61,7 @@ def _without_cudnn(function: Callable) -> Callable:
     return call
 
 
-_OWN = {
+_OWN: dict[Callable, Callable] = {
     **{function: _without_cudnn(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
     torch._weight_norm: _weight_norm,
     functional.embedding: _functional_embedding,

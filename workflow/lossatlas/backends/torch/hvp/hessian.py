@@ -6,11 +6,14 @@ not depend on v (``primal``) and the part that does (``tangent``). At one theta 
 piece; every product then runs only the tangent part. This is the strategy ``split``; see ``strategies`` for the others.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from lossatlas.backends.torch.hvp.strategies import PRODUCT_STRATEGIES, Piece, arrange, choose_products, usable, way
+from lossatlas.backends.torch.protocols import Samples
 from lossatlas.krylov.tree_sum import Branch
 from lossatlas.problem.hessian import HessianBase, joined
 
@@ -24,6 +27,7 @@ class TorchHessian(HessianBase):
     Networks that cannot be differentiated forward have the strategy ``rebuild`` in place of ``split``.
     """
 
+    problem: Samples
     block = 10
 
     def _prepare(self, theta: np.ndarray, buffers: np.ndarray, memory_gb: float, strategy: str) -> None:
@@ -36,7 +40,7 @@ class TorchHessian(HessianBase):
         self.strategy = usable(self.problem, self.matrix, strategy or PRODUCT_STRATEGIES[0])
         self._way = way(self.strategy, self.matrix, *at)
         self._memory_gb, self._width = memory_gb, 0
-        self._kept: dict[int, object] = {}
+        self._kept: dict[int, Any] = {}
 
     def _block(self, vectors: np.ndarray, leaves: range) -> list[Branch]:
         if len(vectors) != self._width:  # pieces and graphs are others

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from lossatlas.backends.torch.batchnorm import statistics
 from lossatlas.backends.torch.hvp.derivatives import TrueDerivatives
 from lossatlas.backends.torch.memory import imagined, lives, peak_bytes, saved_bytes, without_contents
-from lossatlas.backends.torch.network import untouched
+from lossatlas.backends.torch.network import FlatNetwork, untouched
 from lossatlas.backends.torch.tracing import graphs
 from lossatlas.backends.torch.tracing.generic import Exact, Generic, unusual, vectors_at_once
 from lossatlas.errors import LossAtlasError
@@ -40,7 +40,9 @@ class CurvatureMatrix:
         LossAtlasError: there is no such operator.
     """
 
-    def __init__(self, network, loss: Callable, operator: str, chosen: ParameterLayout, batchnorm: str = "frozen"):
+    def __init__(
+        self, network: FlatNetwork, loss: Callable, operator: str, chosen: ParameterLayout, batchnorm: str = "frozen"
+    ):
         check_one_of("operator", operator, OPERATORS)
         self.network, self.loss, self.operator, self.chosen = network, loss, operator, chosen
         self.batchnorm = batchnorm
@@ -48,7 +50,8 @@ class CurvatureMatrix:
         self._graphs: dict[tuple, Generic | Exact | None] = {}
         self._unproved: dict[tuple, fx.GraphModule] = {}
         self._rewrites = True
-        self.checked, self.traceable = False, None  # whether there are second and forward derivatives
+        self.checked = False
+        self.traceable: bool | None = None  # whether there are second and forward derivatives
         self._saved: dict[tuple, list[tuple[int, int]]] = {}
 
     def free(self, theta: Tensor) -> Tensor:
@@ -65,9 +68,9 @@ class CurvatureMatrix:
         """Return the network's outputs, a tensor or a tree of tensors, a pure function."""
         parameters = {slot.name: theta[slot.slice].view(slot.shape) for slot in self.network.layout}
         parameters |= {slot.name: part for slot, part in zip(self.chosen, parts, strict=True)}
-        buffers = self.network.unflatten_buffers(buffers)
+        own = self.network.unflatten_buffers(buffers)
         with untouched(self.network.module), statistics(self.batchnorm), TrueDerivatives():
-            return functional_call(self.network.module, (parameters, buffers), (inputs,))
+            return functional_call(self.network.module, (parameters, own), (inputs,))
 
     def along(self, free: Tensor, theta: Tensor, buffers: Tensor, inputs: Tensor, targets: Tensor, v: Tensor) -> Tensor:
         """Return the product with one vector by forward derivatives."""
@@ -85,15 +88,14 @@ class CurvatureMatrix:
 
         # Parameter by parameter: the derivative of a slice of one vector would be a whole vector of zeros each time.
         at, along = self.parts(free), self.parts(v)
-        product = torch.zeros_like(v)
         if self.operator != "ggn":
             product = _joined(jvp(grad(lambda parts: self.loss(outputs(parts), targets)), (at,), (along,))[1])
-        if self.operator != "hessian":
-            point, pushed = jvp(values, (at,), (along,))
-            curved = jvp(grad(lambda of: self.loss(put(of), targets)), (point,), (pushed,))[1]
-            gauss_newton = _joined(vjp(values, at)[1](curved)[0])
-            product = gauss_newton if self.operator == "ggn" else product - gauss_newton
-        return product
+            if self.operator == "hessian":
+                return product
+        point, pushed = jvp(values, (at,), (along,))
+        curved = jvp(grad(lambda of: self.loss(put(of), targets)), (point,), (pushed,))[1]
+        gauss_newton = _joined(vjp(values, at)[1](curved)[0])
+        return gauss_newton if self.operator == "ggn" else product - gauss_newton
 
     def graphs(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple:
         """Return the graphs of ``graphs.split`` for chunks of this shape and ``count`` vectors at once.
@@ -105,7 +107,7 @@ class CurvatureMatrix:
         """
         made = self._traced(theta, buffers, chunk, count)
         key = (*map(_shape_of_one, chunk), len(chunk[0]), count)
-        if key in self._unproved:
+        if isinstance(made, Exact) and key in self._unproved:
             vectors = self._random_vectors(theta, count)
             at = self.free(theta), theta, buffers, *chunk
             parts = graphs.proved(self._unproved.pop(key), made.parts, at, vectors)
@@ -127,25 +129,25 @@ class CurvatureMatrix:
             warnings.simplefilter("ignore")
             if shapes not in self._graphs:
                 self._graphs[shapes] = self._for_all_sizes(theta, buffers, chunk)
-            if self._graphs[shapes] is not None:
-                return self._graphs[shapes]
+            if (generic := self._graphs[shapes]) is not None:
+                return generic
             key = (*shapes, len(chunk[0]), count)
-            if key not in self._graphs:
+            if (made := self._graphs.get(key)) is None:
                 free, vectors = self._vectors(theta, count)
                 at = free, theta, buffers, *chunk
                 joint = imagined(partial(graphs.plain, self._block), *at, vectors)
                 if self._rewrites:
                     self._unproved[key] = joint
                 parts = graphs.split(graphs.rewrite(joint) if self._rewrites else joint)
-                self._graphs[key] = Exact(parts, imagined(partial(lives, *parts), *at, vectors))
-            return self._graphs[key]
+                made = self._graphs[key] = Exact(parts, imagined(partial(lives, *parts), *at, vectors))
+            return made
 
     def _for_all_sizes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> Generic | None:
         """Return graphs for all sizes of chunks with samples like these, None where one trace does not serve them.
 
         They are tried with two samples and one vector: of large networks one more would take more than products do.
         """
-        few, free, vectors = tuple(part[:2] for part in chunk), self.free(theta), self._random_vectors(theta, 1)
+        few, free, vectors = (chunk[0][:2], chunk[1][:2]), self.free(theta), self._random_vectors(theta, 1)
         at = free, theta, buffers, *few
         expected = self._block(*at, vectors)
         try:
@@ -155,11 +157,12 @@ class CurvatureMatrix:
                 found = tangent(*primal(*at), *along(vectors))
         except Exception:  # whatever is wrong with the network itself shows when it is traced as it is
             return None
-        tolerance = torch.finfo(expected.dtype).eps ** 0.5
+        # In place: of large networks each vector counts.
+        tolerance, largest = torch.finfo(expected.dtype).eps ** 0.5, torch.linalg.vector_norm(expected, torch.inf)
         agrees = found.shape == expected.shape and bool(
-            (found - expected).abs().max() <= tolerance * expected.abs().max()
+            torch.linalg.vector_norm(found.sub_(expected), torch.inf) <= tolerance * largest
         )
-        return made if agrees or not torch.isfinite(expected).all() else None
+        return made if agrees or not largest.isfinite() else None
 
     def _generic(self, free: Tensor, theta: Tensor, buffers: Tensor, few: tuple[Tensor, Tensor]) -> Generic:
         layout = self.network.layout
@@ -183,12 +186,13 @@ class CurvatureMatrix:
 
     def _random_vectors(self, theta: Tensor, count: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randn(count, self.chosen.size, generator=generator, dtype=torch.float64, device="cpu")
-        return drawn.to(theta.device, theta.dtype)
+        return torch.randn(count, self.chosen.size, generator=generator, dtype=theta.dtype, device="cpu").to(
+            theta.device
+        )
 
     def _block(self, *arguments: Tensor) -> Tensor:
         *at, vectors = arguments
-        return vmap(lambda v: self.along(*at, v), randomness="error")(vectors)
+        return vmap(lambda v: self.along(*(*at, v)), randomness="error")(vectors)
 
     def twice(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor]) -> Callable[[Tensor], Tensor]:
         """Return the product as a function of one vector, by a second backward pass through graphs built here."""
@@ -234,7 +238,7 @@ class CurvatureMatrix:
         return kept, max(0, peak - kept)
 
     def _bytes(self, theta: Tensor, buffers: Tensor, chunk: tuple[Tensor, Tensor], count: int) -> tuple[int, int]:
-        few, vector = tuple(part[:count] for part in chunk), self._vectors(theta, 1)[1][0]
+        few, vector = (chunk[0][:count], chunk[1][:count]), self._vectors(theta, 1)[1][0]
 
         def run() -> int:
             kept, product = saved_bytes(lambda: self.twice(theta, buffers, few), (theta, *chunk))

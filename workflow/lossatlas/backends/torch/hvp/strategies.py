@@ -6,7 +6,7 @@ keeps nothing. They differ by rounding. Which is fastest depends on network, dev
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,13 +54,13 @@ class Split:
         return Need(kept, kept + int(GRAPHS * beside))
 
     @torch.no_grad()
-    def keep(self, piece: Piece, width: int) -> tuple:
+    def keep(self, piece: Piece, width: int) -> Any:
         """Return what products with ``width`` vectors have in common."""
         primal, _, _ = self.matrix.graphs(self.theta, self.buffers, piece, width)
         return primal(self.free, self.theta, self.buffers, *piece)
 
     @torch.no_grad()
-    def product(self, piece: Piece, kept: tuple, vectors: Tensor) -> Tensor:
+    def product(self, piece: Piece, kept: Any, vectors: Tensor) -> Tensor:
         """Return the product with each row of ``vectors`` (width, N)."""
         _, along, tangent = self.matrix.graphs(self.theta, self.buffers, piece, len(vectors))
         if self._prepared[0] is not along or self._prepared[1] is not vectors:  # the same for most pieces
@@ -81,11 +81,11 @@ class Retained:
         kept, beside = self.matrix.saved(self.theta, self.buffers, piece)
         return Need(kept, kept + int(PASSES * beside))
 
-    def keep(self, piece: Piece, width: int) -> Callable[[Tensor], Tensor]:
+    def keep(self, piece: Piece, width: int) -> Any:
         """Return the product as a function of one vector."""
         return self.matrix.twice(self.theta, self.buffers, piece)
 
-    def product(self, piece: Piece, kept: Callable, vectors: Tensor) -> Tensor:
+    def product(self, piece: Piece, kept: Any, vectors: Tensor) -> Tensor:
         """Return the product with each row of ``vectors`` (width, N)."""
         return _rows(kept, vectors)
 
@@ -99,10 +99,10 @@ class Rebuild(Retained):
         """Return the memory for one piece; vectors come one by one."""
         return super().need(piece, width)._replace(kept=0)
 
-    def keep(self, piece: Piece, width: int) -> None:
+    def keep(self, piece: Piece, width: int) -> Any:
         """Keep nothing."""
 
-    def product(self, piece: Piece, kept: None, vectors: Tensor) -> Tensor:
+    def product(self, piece: Piece, kept: Any, vectors: Tensor) -> Tensor:
         """Return the product with each row of ``vectors`` (width, N)."""
         return _rows(lambda vector: self.matrix.twice(self.theta, self.buffers, piece)(vector), vectors)
 
@@ -114,7 +114,9 @@ def _rows(function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
     return products
 
 
-_CLASSES = dict(zip(PRODUCT_STRATEGIES, (Split, Retained, Rebuild), strict=True))
+_CLASSES: dict[str, type[Split] | type[Retained]] = dict(
+    zip(PRODUCT_STRATEGIES, (Split, Retained, Rebuild), strict=True)
+)
 
 
 def way(name: str, matrix: CurvatureMatrix, theta: Tensor, buffers: Tensor) -> Split | Retained:
@@ -377,12 +379,13 @@ def candidates(
         LossAtlasError: none fits.
     """
     vectors = torch.zeros(width, matrix.chosen.size, dtype=theta.dtype, device=theta.device)
-    measured, errors = [], []
-    for name in ("retained", "rebuild", "split"):
-        if name == "split":
-            name = _traced_if_worthwhile(problem, matrix, theta, buffers, measured, count)
-            if name in (None, *(one.name for one in measured)):
-                continue
+    measured: list[Candidate] = []
+    errors = []
+    for asked in ("retained", "rebuild", "split"):
+        split = asked == "split"
+        name = _traced_if_worthwhile(problem, matrix, theta, buffers, measured, count) if split else asked
+        if name is None or name in [one.name for one in measured]:
+            continue
         strategy = way(name, matrix, theta, buffers)
         try:
             plan = arrange(problem, strategy, width, memory_gb)
@@ -414,7 +417,7 @@ def _traced_if_worthwhile(
 ) -> str | None:
     """Return what becomes of ``split``; None if tracing takes more time than it can save for ``count`` products."""
     if count is not None and measured:
-        worth = min(0.5 * count, max(READY, SHARE * count)) * min(one.seconds for one in measured)
+        worth = min(0.5 * count, max(READY, SHARE * count)) * min(one.seconds or 0.0 for one in measured)
         if TRACED * matrix.operations(theta, buffers, problem.chunks[0]) > worth:
             return None
     return usable(problem, matrix, "split")

@@ -48,7 +48,7 @@ class Reference:
 
     def compare(self, made: Staged) -> PointAgreement:
         """Compare on the last piece of the samples, which may be ragged, on the first and on the middle one."""
-        started, seen, difference, rounding = time.perf_counter(), [], 0.0, 0.0
+        started, seen, difference, rounding = time.perf_counter(), list[tuple[int, int]](), 0.0, 0.0
         for number, row in self._places(made):
             if seen and time.perf_counter() - started > self._budget(len(made.pieces)):
                 break

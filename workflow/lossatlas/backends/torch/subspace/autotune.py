@@ -1,6 +1,8 @@
 """How points of a plane are to be evaluated: the strategies are timed and compared once, when a store is begun."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +37,7 @@ class _Ways:
         self.reference = Reference(problem, place, points, count)
         self.made: dict[str, Eager | Staged] = {}
         self.agreements: dict[str, PointAgreement] = {}
-        self._expected = Eager(problem, place).metrics(points)[:, 0] if precision != "full" else None
+        self._expected: Any = Eager(problem, place).metrics(points)[:, 0] if precision != "full" else None
 
     def add(self, strategy: str) -> Eager | Staged:
         """Return evaluation by a strategy, or by a plainer one where that cannot be or does not agree; says so."""
@@ -59,7 +61,7 @@ class _Ways:
         """Return the same in the network's own precision."""
         return made if made.precision == "full" else type(made)(self.problem, self.place, made.strategy)
 
-    def _check_lowered(self, made: Staged) -> None:
+    def _check_lowered(self, made: Eager | Staged) -> None:
         found, expected = made.metrics(self.points)[:, 0], self._expected
         both = np.isfinite(expected) & np.isfinite(found)
         gap = np.abs(found[both] - expected[both]) / np.maximum(np.abs(expected[both]), np.finfo(np.float32).tiny)
@@ -106,7 +108,7 @@ def choose_evaluation(
     if worth and ways.add("compiled").strategy == "compiled":
         each = seconds(ways.made, points)
     best, *_ = ranked({name: each[name] for name in POINT_STRATEGIES if name in each}, MARGIN)
-    told = ", ".join(f"{name} {each[name]:.2g}" for name in sorted(each, key=each.get))
+    told = ", ".join(f"{name} {each[name]:.2g}" for name in sorted(each, key=each.__getitem__))
     return ways.chosen(best, f"{best} (s per point: {told})")
 
 
@@ -136,7 +138,7 @@ def _seconds(way: Eager | Staged, points: np.ndarray) -> float:
     return each
 
 
-def _time(run, count: int) -> float:
+def _time(run: Callable[[], Any], count: int) -> float:
     wait()
     started = time.perf_counter()
     run()

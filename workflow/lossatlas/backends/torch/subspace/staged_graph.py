@@ -10,7 +10,7 @@ point. Max-pooling without overlap becomes maxima of slices, which are vectorise
 import copy
 import operator
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -215,8 +215,8 @@ def _divide(joint: fx.GraphModule, affine: set[fx.Node], size: int) -> Stages:
     of_theta, of_inputs = _after(graph, given[0]), _after(graph, given[2])
     output = next(node for node in graph.nodes if node.op == "output")
     rest = {node for node in of_theta & of_inputs if node not in affine and node.op != "output"}
-    used = dict.fromkeys(source for node in graph.nodes if node in rest for source in node.all_input_nodes)
-    used = [node for node in used | dict.fromkeys(output.all_input_nodes) if node not in rest]
+    taken = dict.fromkeys(source for node in graph.nodes if node in rest for source in node.all_input_nodes)
+    used = [node for node in taken | dict.fromkeys(output.all_input_nodes) if node not in rest]
     ends = {
         "point": [node for node in used if node not in of_inputs],
         "samples": [node for node in used if node in of_inputs and node not in of_theta],
@@ -275,7 +275,9 @@ def _weights(layer: fx.Node) -> list[fx.Node]:
     return [layer.args[k] for k in places[layer.target] if layer.args[k] is not None]
 
 
-def _folded(graph: fx.Graph, layer: fx.Node, weight, bias, mean, variance, epsilon: float) -> fx.Node:
+def _folded(
+    graph: fx.Graph, layer: fx.Node, weight: Any, bias: Any, mean: Any, variance: Any, epsilon: float
+) -> fx.Node:
     """Return scale * layer + shift with both in its weights; scale = weight / sqrt(variance + epsilon)."""
     call = graph.call_function
     scale = call(_aten.rsqrt.default, (call(_aten.add.Tensor, (variance, epsilon)),))
@@ -306,10 +308,10 @@ def _slice_pools(graph: fx.Graph, affine: set[fx.Node]) -> None:
         with graph.inserting_before(node):
             call, stops = graph.call_function, {-2: size * height, -1: size * width}
 
-            def along(value: fx.Node, axis: int, call=call, stops=stops, size=size) -> list[fx.Node]:
+            def along(value: fx.Node, axis: int, call: Callable = call, stops: dict = stops, size: int = size) -> list:
                 return [call(_aten.slice.Tensor, (value, axis, k, stops[axis], size)) for k in range(size)]
 
-            def largest(values: Iterable[fx.Node], call=call) -> fx.Node:
+            def largest(values: Iterable[fx.Node], call: Callable = call) -> fx.Node:
                 first, *others = values
                 for other in others:
                     first = call(_aten.maximum.default, (first, other))
@@ -356,7 +358,7 @@ def with_sums(made: Stages, directions: int) -> fx.GraphModule:
     return fx.GraphModule(made.rest, graph)
 
 
-def _outputs(module: fx.GraphModule) -> tuple[fx.Node, ...] | fx.Node:
+def _outputs(module: fx.GraphModule) -> Any:  # a node, or a tuple of nodes
     return next(node for node in module.graph.nodes if node.op == "output").args[0]
 
 

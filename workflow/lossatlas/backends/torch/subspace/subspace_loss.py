@@ -8,15 +8,17 @@ it at once, for devices that one point leaves idle. They agree to rounding.
 
 import shutil
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lossatlas.backends.torch.memory import held
+from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.protocols import Evaluator, Statistics
 from lossatlas.backends.torch.subspace import staged_graph
 from lossatlas.backends.torch.tracing.fusion import can_fuse
@@ -147,7 +149,7 @@ class Staged:
             check_compiler()
             whole = staged_graph.with_sums(self.stages, len(directions))
             # Every call has the shapes of the first one: what guards would check for each chunk is known.
-            unguarded = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+            unguarded: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
             self._run = partial(self._compiled, torch.compile(whole, dynamic=False, options=unguarded))
             self.strategy = strategy
             self.on_pieces([0], np.zeros((1, len(directions))))  # compiles
@@ -174,7 +176,8 @@ class Staged:
         numbers = list(range(len(self.pieces)))
         together = max(1, OUTPUT_NUMBERS // self.stages.size)
         groups = [numbers[i : i + together] for i in range(0, len(numbers), together)]
-        return self.problem.means(sum(self.on_pieces(group, points, weights) for group in groups))
+        parts = (self.on_pieces(group, points, weights) for group in groups)
+        return self.problem.means(sum(parts, start=torch.zeros(())))
 
     @torch.inference_mode()
     def on_pieces(self, numbers: list[int], points: np.ndarray, weights: list[tuple] | None = None) -> Tensor:
@@ -250,11 +253,13 @@ class Staged:
             values.append(total)
         return self._lower(values)
 
-    def _compiled(self, whole, weight: tuple, samples: tuple, parts: list[list[Tensor]], point: np.ndarray) -> Tensor:
+    def _compiled(
+        self, whole: Any, weight: tuple, samples: tuple, parts: list[list[Tensor]], point: np.ndarray
+    ) -> Tensor:
         given = [part for several in parts for part in several]
         return whole(*weight, *samples, *self._lower(given), *self.eager.center.new_tensor(point))
 
-    def _lower(self, tensors) -> tuple:
+    def _lower(self, tensors: Iterable[Tensor]) -> tuple:
         """Return tensors in the precision of the stage that goes through the samples."""
         if self.precision == "full":
             return tuple(tensors)
@@ -278,7 +283,7 @@ def _stacked(several: list[tuple]) -> list[Tensor]:
     return [torch.stack(tensors) for tensors in zip(*several, strict=True)]
 
 
-def _stages(network, inputs: Tensor, cached: bool, fused: bool) -> staged_graph.Stages:
+def _stages(network: FlatNetwork, inputs: Tensor, cached: bool, fused: bool) -> staged_graph.Stages:
     """Return the network's stages for inputs of this shape, traced once."""
     key = (tuple(inputs.shape), inputs.stride(), cached, fused)
     if key not in network.stages:
@@ -316,8 +321,9 @@ def restrict(problem: Evaluator, place: Place, strategy: str, precision: str) ->
     names = plainer[: plainer.index(strategy)] if strategy in plainer else plainer
     for name in [] if strategy == "eager" else [strategy, *reversed(names)]:
         try:
-            made = (Vmapped if name == "vmapped" else Staged)(problem, place, name, precision)
-            made.on_pieces([0], np.zeros((1, len(place.directions))))
+            staged = (Vmapped if name == "vmapped" else Staged)(problem, place, name, precision)
+            staged.on_pieces([0], np.zeros((1, len(place.directions))))
+            made: Eager | Staged = staged
             break
         except Exception as error:  # whatever a network of the user's does while it is traced
             reasons.append((str(error).strip() or type(error).__name__).split("\n")[0])

@@ -11,6 +11,7 @@ Max-pooling without overlap passes on some entries of a stack and drops the othe
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -45,12 +46,12 @@ def _by_images(stack: Tensor, function: Callable) -> Tensor:
     return function(stack.flatten(0, 1)).unflatten(0, stack.shape[:2])
 
 
-def convolve(stack: Tensor, *arguments) -> Tensor:
+def convolve(stack: Tensor, *arguments: Any) -> Tensor:
     """Return the convolution of all images of a stack with the same weights."""
     return _by_images(stack, lambda images: _aten.convolution.default(images, *arguments))
 
 
-def convolve_back(stack: Tensor, *arguments) -> Tensor:
+def convolve_back(stack: Tensor, *arguments: Any) -> Tensor:
     """Return the derivative of a convolution by its images, applied to all images of a stack."""
     return _by_images(stack, lambda images: _aten.convolution_backward.default(images, *arguments)[0])
 

@@ -3,11 +3,13 @@
 A ReLU or a residual sum of its own reads and writes all of a layer's values again, at the speed of memory.
 """
 
+from typing import Any
+
 import torch
 from torch import fx
 
 _aten = torch.ops.aten
-_FUSED = torch.ops.mkldnn._convolution_pointwise if hasattr(torch.ops.mkldnn, "_convolution_pointwise") else None
+_FUSED: Any = torch.ops.mkldnn._convolution_pointwise if hasattr(torch.ops.mkldnn, "_convolution_pointwise") else None
 
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
@@ -51,7 +53,7 @@ def _is_convolution(node: fx.Node) -> bool:
 
 
 def _shape(node: object) -> tuple | None:
-    meta = node.meta.get("tensor_meta") if isinstance(node, fx.Node) else None
+    meta: Any = node.meta.get("tensor_meta") if isinstance(node, fx.Node) else None
     return (tuple(meta.shape), meta.dtype) if hasattr(meta, "shape") else None
 
 

@@ -1,6 +1,7 @@
 """Graphs of products with curvature: rid of work that changes nothing, and split where the vectors come in."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tag, Tensor, fx
@@ -191,8 +192,8 @@ def proved(joint: fx.GraphModule, made: Parts, at: tuple[Tensor, ...], vectors: 
     with torch.no_grad():
         expected, found = joint(*at, vectors), tangent(*primal(*at), *along(vectors))
     scale = torch.where(expected.isfinite(), expected, 0).abs().max()
-    error = torch.where(found == expected, 0, found - expected).abs().nan_to_num(torch.inf)
-    error = float(error.masked_fill(found.isnan() & expected.isnan(), 0).max())
+    gap = torch.where(found == expected, 0, found - expected).abs().nan_to_num(torch.inf)
+    error = float(gap.masked_fill(found.isnan() & expected.isnan(), 0).max())
     if error <= torch.finfo(expected.dtype).eps ** 0.5 * scale:
         return made
     print(f"Hessian products: a rewritten graph differs by {error:.2g} of {float(scale):.2g}; the graph itself is used")
@@ -207,7 +208,7 @@ def split(joint: fx.GraphModule) -> Parts:
     """
     *inputs, v = [node for node in joint.graph.nodes if node.op == "placeholder"]
     output = next(node for node in joint.graph.nodes if node.op == "output")
-    free, alone, rest = set(inputs), {v}, set()
+    free, alone, rest = set(inputs), {v}, set[fx.Node]()
     for node in joint.graph.nodes:
         sources = node.all_input_nodes
         if node.op not in ("placeholder", "output"):
@@ -238,14 +239,23 @@ def part(joint: fx.GraphModule, inputs: list, chosen: set, outputs: list | fx.No
 class FrozenNorms(TorchFunctionMode):
     """Lets BatchNorm with frozen statistics be what it is, one affine map per channel: cheaper to differentiate."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Replace ``batch_norm`` outside training; pass on everything else."""
         if func is functional.batch_norm:
             return _batch_norm(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def _batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
     if training:
         return functional.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
     scale = torch.rsqrt(running_var + eps) * (1.0 if weight is None else weight)
