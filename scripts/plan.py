@@ -78,8 +78,8 @@ def _stores(run: Run) -> Iterator[tuple[str, int, int]]:
         yield f"curves/{name}", *line_scans.planned_size(curve.plain(), along(curve), len(splits))
     for name, overlap in settings.overlaps.items():
         yield f"overlaps/{name}", *overlaps.planned_size(overlap.plain(), along(overlap))
-    for name, perturbation in settings.perturbations.items():
-        yield f"perturbations/{name}", *perturbations.planned_size(perturbation.plain())
+    for name, perturbed in settings.perturbations.items():
+        yield f"perturbations/{name}", *perturbations.planned_size(perturbed.plain())
     if chosen := settings.spectra:
         count = len(range(0, rows, chosen.stride)) + 1
         for name in ["", *chosen.variants]:

@@ -5,14 +5,11 @@ import lossatlas.parallel.listen  # noqa: F401
 import argparse
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from lossatlas.drivers import command_line
 from lossatlas.io import owner
 from lossatlas.io.store import open_dataset
-from lossatlas.parallel.progress import Progress
 from lossatlas.render import report, video
 from lossatlas.render.frame import FrameRenderer
 
@@ -24,27 +21,15 @@ def main(args, _world) -> None:
     renderer = FrameRenderer(landscape, trajectory, args.choices, args.title, spectra)
     if args.frames:
         args.frames.mkdir(parents=True, exist_ok=True)
-        for number, frame in enumerate(frames(renderer, args.label)):
+        for number, frame in enumerate(renderer.frames(args.label)):
             video.write_png(args.frames / f"{number:05d}.png", frame)
         return
     held = round(args.hold_seconds * args.fps)
-    video.write_video(args.output, frames(renderer, args.label, held), args.fps)
+    video.write_video(args.output, renderer.frames(args.label, held), args.fps)
     if args.player:
         owner.write(args.player, report.player(args.output, args.title).encode())
     seconds, count = time.monotonic() - started, len(renderer) + held
     print(f"{args.label}: {count} frames in {seconds:.1f} s, {count / seconds:.0f} frames/s")
-
-
-def frames(renderer: FrameRenderer, label: str, held: int = 0) -> Iterator[np.ndarray]:
-    """Yield every frame, the last one ``held`` times more."""
-    progress = Progress(label, len(renderer), unit="frames")
-    for row in range(len(renderer)):
-        frame = renderer.render(row)
-        progress.update(row + 1)
-        yield frame
-    progress.close()
-    for _ in range(held):
-        yield frame
 
 
 if __name__ == "__main__":

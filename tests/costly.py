@@ -31,6 +31,7 @@ numerics/test_hessian.py::test_gauss_newton_and_residual_add_up_to_the_hessian[r
 numerics/test_strategies.py::test_the_memory_at_peak_is_below_what_was_predicted[split-0.1-10]
 numerics/test_strategies.py::test_the_memory_at_peak_is_below_what_was_predicted[retained-0.07-2]
 numerics/test_several_inputs.py::test_the_next_token_is_the_loss_of_a_causal_language_model_of_hugging_face
+numerics/test_keras.py::test_curves_and_tracking_of_keras_models
 numerics/test_callbacks.py::test_lightning
 numerics/test_callbacks.py::test_transformers_trainer
 numerics/test_callbacks.py::test_accelerate
@@ -46,6 +47,7 @@ unit/test_interrupt.py::test_a_job_ends_with_75_at_any_instant
 workflow/test_kills.py::test_each_kind_of_job_ends_with_75_when_it_is_stopped[perturbations-1]
 workflow/test_kills.py::test_each_kind_of_job_ends_with_75_when_it_is_stopped[perturbations-12]
 unit/test_imported.py::test_order_folder_and_content_of_checkpoints_count
+unit/test_command.py::test_plan_and_run_pass_on_to_the_workflow_from_any_folder
 """.strip().splitlines()
 
 NETWORKS = (

@@ -218,7 +218,7 @@ def test_planes_and_curves_along_eigenvectors_nearest_to_a_value():
     model, data, dense = saddle_model()
     exact = np.linalg.eigvalsh(dense)
     near = float(exact[len(exact) // 2])
-    narrow = {"near": near, "points": 3}
+    narrow = {"near": near, "points": 3, "vectors": True}
     plane = lossatlas.plane(model, "cross-entropy", data, "eigen", **narrow | {"points": (3, 3)}, range=[(-1, 1)] * 2)
     curve = lossatlas.curve(model, "cross-entropy", data, "eigen", **narrow, range=(-1, 1))
     wanted = exact[np.argsort(np.abs(exact - near))]
@@ -235,7 +235,7 @@ def test_planes_and_curves_along_eigenvectors_nearest_to_a_value():
 def test_orthogonal_axes_keep_the_third_model_at_one(regression):
     model, (x, y), _ = regression
     one, two = (nn.Linear(INPUTS, 1, bias=False).double() for _ in range(2))
-    given = {"range": [(-1, 1), (0, 1)], "points": (3, 2), "orthogonalize": True}
+    given = {"range": [(-1, 1), (0, 1)], "points": (3, 2), "orthogonalize": True, "vectors": True}
     plane = lossatlas.plane(model, "mse", (x, y), [one, two], **given)
     u, v = plane["direction"].values
     assert abs(u @ v) < 1e-12
@@ -248,7 +248,9 @@ def test_orthogonal_axes_keep_the_third_model_at_one(regression):
 
 def test_a_curve_along_the_gradient_of_a_quadratic_is_its_closed_form(regression):
     model, (x, y), h = regression
-    curve = lossatlas.curve(model, "mse", (x, y), "gradient", range=(-0.2, 1), points=13, test=(x[:6], y[:6]))
+    curve = lossatlas.curve(
+        model, "mse", (x, y), "gradient", range=(-0.2, 1), points=13, test=(x[:6], y[:6]), vectors=True
+    )
     theta = model.weight.detach().numpy()[0]
     gradient = 2 / SAMPLES * x.numpy().T @ (x.numpy() @ theta - y.numpy()[:, 0])
     assert np.allclose(curve["direction"].values[0], -gradient, rtol=1e-12)
@@ -270,7 +272,7 @@ def test_a_curve_to_another_model_starts_here_and_ends_there(tmp_path):
             assert at[alpha] == pytest.approx(functional.cross_entropy(module(data[0]), data[1]).item(), rel=1e-12)
     assert curve.attrs["random_guess"] == pytest.approx(np.log(3))
     assert curve.sizes == {"curve": 1, "split": 1, "alpha": 11}
-    save(curve_figure(curve, CHOICES, "mine"), [tmp_path / "curve.png"])
+    save(curve_figure(curve.data, CHOICES, "mine"), [tmp_path / "curve.png"])
     assert (tmp_path / "curve.png").stat().st_size > 5000
 
 
@@ -359,13 +361,13 @@ def test_frozen_parameters_of_a_path_must_be_the_models():
 
 def test_a_plane_says_what_it_was_drawn_along_and_can_be_saved_and_drawn(tmp_path):
     model, data, dense = saddle_model()
-    plane = lossatlas.plane(model, "cross-entropy", data, "eigen", points=(4, 3))
+    plane = lossatlas.plane(model, "cross-entropy", data, "eigen", points=(4, 3), vectors=True)
     pairs = zip(plane["eigenvalue"].values, plane["direction"].values, strict=True)
     for value, vector in pairs:
         assert np.linalg.norm(dense @ vector - value * vector) < 2e-3 * np.linalg.norm(dense, 2)
     assert plane["converged"].all()
     assert plane.attrs["samples_train"] == 31
-    save(contour_figure(plane, title="mine"), [tmp_path / "contour.png"])
+    save(contour_figure(plane.data, title="mine"), [tmp_path / "contour.png"])
     assert (tmp_path / "contour.png").stat().st_size > 5000
     assert not any(isinstance(value, dict) for value in plane.attrs.values()), "NetCDF has no dicts"
 

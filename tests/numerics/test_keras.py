@@ -6,6 +6,7 @@ import sys
 from itertools import pairwise
 
 import keras
+import lossatlas
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -621,13 +622,49 @@ def test_no_framework_is_imported_for_another():
     code = (
         "import sys; from lossatlas import backends; from lossatlas.drivers import landscape, spectra, training\n"
         "from lossatlas.data import load_dataset; load_dataset({'name': 'fashion-mnist-mini'})\n"
-        "backends.backend('tensorflow'); print('torch' in sys.modules, 'tensorflow' in sys.modules)"
+        "backends.backend('tensorflow'); import lossatlas; lossatlas.plane\n"
+        "print('torch' in sys.modules, 'tensorflow' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["False", "True"]
     assert done.stderr == "", "TensorFlow starts silently"
+
+
+@pytest.fixture
+def linear():
+    """A linear Keras model, its samples, and its loss in closed form."""
+    backend.set_up("cpu", "float64", 1)
+    x, y = rng.standard_normal((11, 6)), rng.standard_normal((11, 1))
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, use_bias=False)])
+    return model, (x, y), lambda theta: np.mean((x @ theta - y[:, 0]) ** 2)
+
+
+def test_notebooks_take_keras_models(linear):
+    model, (x, y), loss = linear
+    other = keras.models.clone_model(model)
+    theta, end = (one.get_weights()[0][:, 0] for one in (model, other))
+    hessian = lossatlas.hessian(model, "mse", (x, y), strategy="nested")
+    assert np.abs(hessian.matmat(np.eye(6)) - 2 / 11 * x.T @ x).max() < 1e-12
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    axes, path = [other, rng.standard_normal(6)], [[(theta + t)[:, None]] for t in (2.0, 1.0)]
+    plane = lossatlas.plane(model, "mse", batches, axes, path=path, points=(3, 2), range=[(0, 1), (0, 1)])
+    exact = [[loss(theta + a * (end - theta) + b * axes[1]) for a in (0, 0.5, 1)] for b in (0, 1)]
+    assert plane["loss"].values[0] == pytest.approx(np.array(exact))
+    assert plane["path_true_loss"].values[0] == pytest.approx([loss(theta + t) for t in (2, 1, 0)])
+    assert np.array_equal(model.get_weights()[0][:, 0], theta), "it is only read"
+
+
+def test_curves_and_tracking_of_keras_models(linear):
+    model, (x, y), loss = linear
+    theta, end = model.get_weights()[0][:, 0], rng.standard_normal(6)
+    curve = lossatlas.curve(model, "mse", (x, y), to=[end[:, None]], points=3, range=(0, 1))
+    assert curve["loss"].values[0, 0] == pytest.approx([loss(theta + a * (end - theta)) for a in (0, 0.5, 1)])
+    tracking = lossatlas.track(model, "mse", (x, y), [[end[:, None]]], largest=1, strategy="nested")
+    assert tracking["eigenvalue"].values == pytest.approx(np.linalg.eigvalsh(2 / 11 * x.T @ x)[-1], rel=1e-4)
+    with pytest.raises(LossAtlasError, match=r"path\[0\]: not weights of this model: shapes \[\(2, 1\)\], needed"):
+        lossatlas.track(model, "mse", (x, y), [[np.zeros((2, 1))]])
 
 
 def test_recomputed_statistics_and_classes_are_those_of_the_samples():

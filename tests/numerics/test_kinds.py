@@ -61,7 +61,7 @@ def test_random_planes_leave_biases_and_norms_of_recurrent_networks_out():
     torch.manual_seed(0)
     module, rng = Recurrent().double(), np.random.default_rng(0)
     data = rng.standard_normal((6, 5, 3)), rng.integers(0, 2, 6)
-    vectors = lossatlas.plane(module, "cross-entropy", data, points=(3, 3))["direction"].values
+    vectors = lossatlas.plane(module, "cross-entropy", data, points=(3, 3), vectors=True)["direction"].values
     start = 0
     for name, parameter in module.named_parameters():
         part, start = vectors[:, start : start + parameter.numel()], start + parameter.numel()

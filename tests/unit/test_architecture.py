@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "workflow" / "lossatlas"
 ORDER = (
     *("errors", "rng", "krylov", "vision", "config", "io", "parallel", "data", "zoo"),
-    *("problem", "backends", "geometry", "drivers", "render", "api", "command"),
+    *("problem", "backends", "geometry", "drivers", "render", "results", "api", "command"),
 )
 """The rooms of the house, from the ground up: each imports only from those before it."""
 

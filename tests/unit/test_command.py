@@ -1,6 +1,9 @@
-"""`lossatlas init` writes a config that is checked, commented, and complete but for the user's own code."""
+"""The command `lossatlas`: commented configs that are checked, Snakemake's own options, mistakes of one line."""
 
+import re
+import subprocess
 import sys
+import webbrowser
 from itertools import pairwise
 
 import lossatlas
@@ -11,7 +14,7 @@ from lossatlas import command, config
 from lossatlas.config.run import runs_of
 from torch import nn
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment
 
 CODE = """
 import torch
@@ -57,8 +60,7 @@ def test_the_config_is_valid_and_fits_the_trajectory(folder, capsys, steps, plan
     (folder / "net.py").write_text(CODE)
     words = ["init", "my run/trajectory.zarr", "--model", "net:build", "--data", "net:data", "--loss", "mse"]
     assert command.main(words) == 0
-    said = capsys.readouterr().out.splitlines()[-1]
-    assert said == f"next: snakemake --snakefile {ROOT / 'Snakefile'} --configfile config.yaml --cores 2"
+    assert capsys.readouterr().out.splitlines()[-1] == "next: lossatlas run config.yaml"
     written = yaml.safe_load((folder / "config.yaml").read_text())
     run = written["runs"]["my-run"]
     assert run["checkpoints"] == {"files": "my run/trajectory.zarr"}
@@ -104,3 +106,57 @@ def test_what_is_missing_is_told(folder, capsys):
     assert command.main(["init", "nowhere.zarr", "--output", "other.yaml"]) == 2
     assert "nowhere.zarr: no such store" in capsys.readouterr().err
     assert not (folder / "other.yaml").exists()
+
+
+def lossatlas_command(*words, cwd, **extra):
+    """Run the command in a process of its own."""
+    code = "import sys; from lossatlas.command import main; sys.exit(main())"
+    python = [sys.executable, "-c", code, *words]
+    return subprocess.run(python, cwd=cwd, env=environment(**extra), capture_output=True, text=True)
+
+
+def test_plan_and_run_pass_on_to_the_workflow_from_any_folder(folder):
+    planned = lossatlas_command("plan", str(ROOT / "config/test.yaml"), cwd=folder)
+    assert planned.returncode == 0, planned.stderr
+    assert re.search(r"^landscape +3$", planned.stdout, re.M)
+    assert re.search(r"^tiny/trajectory +13 +\d+\.\d$", planned.stdout, re.M)
+    assert not (folder / "results/test/tiny").exists()
+    listed = lossatlas_command("run", str(ROOT / "config/test.yaml"), "--summary", cwd=folder)
+    assert "results/test/tiny/report.html" in listed.stdout
+
+
+def test_a_mistake_in_a_config_is_one_line(folder):
+    (folder / "bad.yaml").write_text("runs: {a: {model: {name: lenett}}}")
+    done = lossatlas_command("run", "bad.yaml", "-n", cwd=folder)
+    assert done.returncode == 1
+    assert "config: runs.a.model.name: 'lenett' is not one of" in done.stdout
+
+
+def test_the_report_of_a_run_is_opened(folder, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    (folder / "mine").mkdir()
+    assert command.main(["open", "mine"]) == 2
+    assert "mine/report.html: no such report; `lossatlas run CONFIG` makes it" in capsys.readouterr().err
+    (folder / "mine/report.html").write_text("<p>")
+    assert command.main(["open", "mine"]) == 0
+    assert capsys.readouterr().out == f"{folder}/mine/report.html\n"
+    assert opened == [(folder / "mine/report.html").as_uri()]
+
+
+def test_what_is_not_installed_is_said(folder, monkeypatch, capsys):
+    assert command.main(["run", "none.yaml"]) == 2
+    assert "none.yaml: no such config; `lossatlas init` writes one" in capsys.readouterr().err
+    (folder / "config.yaml").write_text("runs: {}")
+    monkeypatch.setattr(command, "CLONE", folder)
+    assert command.main(["run", "config.yaml"]) == 2
+    assert "the workflow is not in the installed package: clone" in capsys.readouterr().err
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert command.main(["plan", "config.yaml"]) == 2
+    assert "snakemake is not installed; pip install 'lossatlas[workflow]'" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--version"])
+    assert capsys.readouterr().out == f"lossatlas {lossatlas.__version__}\n"

@@ -24,7 +24,7 @@ BAD = [
     ({"runs": {}}, "config: runs: {} has fewer entries than 1"),
     ({"runs": 3}, "runs: 3 is not of type object"),
     ({"runs": {"a b": LENET}}, "runs: 'a b' does not have the right form: letters, digits, _ and -"),
-    ({"runs": {"a.b": {}}}, "config: runs: 'a.b' does not have the right form"),
+    ({"runs": {"a.b": {"model": {"name": "lenet"}}}}, "config: runs: 'a.b' does not have the right form"),
     (run(spectra=None), "runs.a.spectra: None is no value; write {} for all defaults, or leave the key out"),
     (run(model={"name": "lenet", "kwargs": {"classes": None}}), "kwargs.classes: None is no value; give one, or leave"),
     ({"runs": {"a": None}}, "runs.a: the key 'model' is missing"),

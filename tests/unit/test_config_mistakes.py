@@ -447,16 +447,35 @@ def mutated(draw):
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(mutated())
-def test_any_config_is_taken_or_refused_in_one_line(given):
+def test_any_config_is_taken_or_refused_in_a_line_for_each_mistake(given):
     before = copy.deepcopy(given)
     try:
         found = config.resolve(given)
     except LossAtlasError as error:
-        assert "\n" not in str(error)
-        assert str(error).startswith("config: ")
+        lines = str(error).split("\n")
+        assert all(line.startswith("config: ") for line in lines)
+        assert len(set(lines)) == len(lines)
     else:
         assert config.resolve(found) == found
     assert repr(given) == repr(before)
+
+
+def test_all_mistakes_that_are_known_are_told_together():
+    unfit = {"p": {**PLANE, "x": "nowhere/1"}}
+    many = {"runs": {"a": {**LENET, "seed": -1, "planes": {"p": {"x": "pca/1"}}}, "b": {"model": {"name": "lenett"}}}}
+    for given_config, told in (
+        (many, ["runs.a.seed: -1 is less", "runs.a.planes.p: the key 'y' is", "runs.b.model.name: 'lenett' is not"]),
+        (
+            {"runs": {name: {**LENET, "planes": unfit} for name in "ab"}},
+            ["runs.a.planes.p.x: no", "runs.b.planes.p.x: no"],
+        ),
+        ({**run(), "defaults": {"dtype": "x", "seed": -1}}, ["defaults.seed: -1", "defaults.dtype: 'x'"]),
+    ):
+        with pytest.raises(LossAtlasError) as error:
+            config.resolve(given_config)
+        lines = str(error.value).split("\n")
+        assert len(lines) == len(told)
+        assert all(line.startswith(f"config: {one}") for line, one in zip(lines, told, strict=True))
 
 
 @pytest.mark.parametrize("sign", ["$(x)", "`x`", '"', "\\"])

@@ -1,13 +1,15 @@
 """Real MPI ranks: every unit once, nobody waits for a busy rank, failures end all."""
 
+import io
 import json
 import mmap
 import os
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
-from lossatlas.parallel import StaticQueue, Timing, World, remove_stale_segments, timing
+from lossatlas.parallel import StaticQueue, Timing, World, progress, remove_stale_segments, timing
 
 from tests.conftest import ROOT, mpiexec
 
@@ -149,3 +151,43 @@ def test_samples_are_read_by_one_rank_for_all(tmp_path):
     digests = re.findall(r"digest (\w+)", told)
     assert len(digests) == 2 and digests[0] == digests[1]
     assert sorted(file.name for file in tmp_path.glob("own_data.py.*")) == ["own_data.py.0"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class ZMQInteractiveShell:
+    """What the shell of a notebook is called."""
+
+
+@pytest.mark.parametrize("place", ["log", "terminal", "notebook"])
+def test_progress_is_a_bar_where_somebody_looks_on_and_lines_in_a_log(monkeypatch, capsys, place):
+    error = Terminal() if place == "terminal" else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", error)
+    monkeypatch.setattr(progress, "DELAY", 0)
+    shell = ZMQInteractiveShell() if place == "notebook" else None
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    shown = progress.Progress("spectrum", 8, found=2, unit="products", every=0)
+    shown.begin()
+    shown.update(5)
+    shown.close()
+    printed = capsys.readouterr().out.splitlines()
+    if place == "log":
+        assert error.getvalue() == ""
+        assert printed[0] == "spectrum: 2 of 8 products found finished"
+        assert printed[1].startswith("spectrum: 5/8 products, ")
+        assert printed[2].startswith("spectrum: 8/8 products in ")
+    else:
+        assert printed == []
+        assert "spectrum: 100%" in error.getvalue()
+        assert " 8/8 [" in error.getvalue()
+
+
+def test_what_is_done_at_once_shows_no_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", error := Terminal())
+    shown = progress.Progress("spectrum", 8)
+    shown.update(8)
+    shown.close()
+    assert error.getvalue() == ""

@@ -19,7 +19,6 @@ PROGRAM = """
 import lossatlas, numpy, sys, torch
 from lossatlas import zoo
 from lossatlas.data import load_dataset
-from lossatlas.render import registry
 
 assert load_dataset({"name": "fashion-mnist-mini"}).train.inputs.shape == (4000, 3, 32, 32)
 assert sum(p.numel() for p in zoo.builder("mobilenet-v2")().parameters()) == 2_236_682
@@ -34,7 +33,9 @@ assert abs(hessian.eigenpairs(1).values[0] - numpy.linalg.eigvalsh(exact)[-1]) <
 plane = lossatlas.plane(model, "mse", (x, y), "random", points=(3, 3))
 center = torch.nn.functional.mse_loss(model(x), y).item()
 assert abs(plane["loss"].sel(split="train").values[1, 1] - center) < 1e-12
-registry.figures()["contour"].function(plane).savefig("plane.png")
+plane.plot().savefig("plane.png")
+plane.save("plane.zarr")
+assert (lossatlas.open("plane.zarr")["loss"] == plane["loss"]).all()
 curve = lossatlas.curve(model, "mse", (x, y), "gradient", range=(-1, 1), points=3)
 assert abs(curve["loss"].sel(split="train").values.ravel()[1] - center) < 1e-12
 

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import imageio_ffmpeg
+import lossatlas
 import numpy as np
 import pytest
 import torch
@@ -85,6 +86,15 @@ def test_every_target_is_made_and_opens(undisturbed, recwarn):
         for variable in dataset.variables.values():
             assert variable.attrs["long_name"]
     assert not [w for w in recwarn if "onsolidated" in str(w.message)]
+    kinds = {name: lossatlas.open(run / f"{name}.zarr").kinds for name in expected}
+    assert [name for name, drawn in kinds.items() if not drawn] == [
+        "trajectory",
+        "directions/random",
+        "directions/eigen",
+    ]
+    assert kinds["landscape/pca"] == ["contour", "surface", "loss", "metrics"]
+    assert kinds["curvature/random"] == ["curvature"]
+    assert lossatlas.open(run / "spectra_between/training.zarr").at(0.0).plot().axes
     for plane in ("pca", "random", "eigen"):
         reader = imageio_ffmpeg.read_frames(str(run / "video" / f"{plane}.mp4"))
         assert next(reader)["size"] == (1280, 720)

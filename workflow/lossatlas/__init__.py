@@ -1,7 +1,8 @@
 """LossAtlas: the loss surface of a training run as data, pictures and video.
 
-In notebooks ``lossatlas.hessian``, ``lossatlas.plane`` and ``lossatlas.curve`` of (model, loss, data) need neither
-Snakemake nor MPI; see ``lossatlas.api``. ``lossatlas.record(model, path)`` records a training loop of your own.
+In notebooks ``lossatlas.hessian``, ``plane``, ``curve`` and ``track`` of (model, loss, data) need neither Snakemake nor
+MPI and return objects that show themselves (``lossatlas.results``); ``lossatlas.open`` opens what they saved, and the
+workflow's stores. ``lossatlas.record(model, path)`` records a training loop of your own.
 """
 
 from importlib import import_module
@@ -10,7 +11,7 @@ from typing import Any
 from lossatlas.errors import LossAtlasError
 
 __version__ = "0.1.0"
-__all__ = ["LossAtlasError", "curve", "hessian", "plane", "record", "sample"]
+__all__ = ["LossAtlasError", "curve", "hessian", "plane", "record", "sample", "track"]
 
 _HOMES = {
     "KerasRecorder": "backends.tensorflow.recorder",
@@ -18,9 +19,11 @@ _HOMES = {
     "TrainerRecorder": "backends.torch.transformers",
     "curve": "api",
     "hessian": "api",
+    "open": "results",
     "plane": "api",
     "record": "backends.torch.recorder",
     "sample": "data",
+    "track": "api",
 }
 
 

@@ -1,16 +1,23 @@
-"""The command ``lossatlas``: ``init`` writes the config of a run from a recorded trajectory."""
+"""The loss surface of a training run as data, pictures and video.
+
+Commands work in any folder; paths in a config are relative to the present one.
+"""
 
 import argparse
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
-from collections.abc import Sequence
+import webbrowser
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
-from lossatlas import backends, config
+from lossatlas import __version__, backends, config
 from lossatlas.config.run import runs_of
 from lossatlas.drivers.checkpoint_import import build_network, recorded_by_user
 from lossatlas.errors import LossAtlasError
@@ -20,8 +27,8 @@ SITES = 10
 """Spectra along training, about."""
 
 TEMPLATE = """\
-# Made by `lossatlas init`. All keys and their defaults: config/README.md. Run it with
-# `{command}`; `-n` besides only checks it.
+# Made by `lossatlas init`. All keys and their defaults: config/README.md. `lossatlas plan {file}` checks it and says
+# what it will take; `lossatlas run {file}` runs it.
 results: results
 python_path: ["."]  # where your modules are found
 runs:
@@ -56,26 +63,111 @@ RANDOM = """\
     planes:
       random: {x: random/1, y: random/2}  # with four recorded iterations: {x: pca/1, y: pca/2}"""
 
-SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
-"""That of the clone in which this package lies; a wheel has none."""
+CLONE = Path(__file__).parents[2]
+"""Where the workflow lies beside this package; a wheel holds the package alone."""
+
+PROFILE = Path("workflow", "profiles", "local")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status, 2 after an error of one line."""
-    parser = argparse.ArgumentParser(prog="lossatlas", description=__doc__)
-    init = parser.add_subparsers(required=True).add_parser("init", help="write a config from a recorded trajectory")
+    args = parser().parse_args(arguments)
+    try:
+        return args.command(args) or 0
+    except LossAtlasError as error:
+        print(f"lossatlas: error: {error}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    top = argparse.ArgumentParser(prog="lossatlas", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    top.add_argument("--version", action="version", version=f"lossatlas {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, does: str, function: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=does, description=does)
+        made.set_defaults(command=function)
+        return made
+
+    init = command("init", "write a config from a recorded trajectory", write_config)
     init.add_argument("trajectory", type=Path, help="what lossatlas.record wrote, .../trajectory.zarr")
     init.add_argument("--model", default="my_code:build", help="module:function that returns the network")
     init.add_argument("--data", default="my_code:data", help="module:function that returns the samples")
     init.add_argument("--loss", default="cross-entropy", help="cross-entropy, mse, or module:function")
     init.add_argument("--backend", choices=["torch", "tensorflow"], default="torch")
     init.add_argument("--output", type=Path, default=Path("config.yaml"), help="the config to write")
-    try:
-        write_config(parser.parse_args(arguments))
-    except LossAtlasError as error:
-        print(f"lossatlas: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    for name, does, function in (
+        ("plan", "check a config; list its jobs, and the files and disk of its stores; compute nothing", plan),
+        ("run", "compute and draw all that a config asks for, on this machine", run),
+    ):
+        made = command(name, does, function)
+        made.add_argument("config", type=Path, metavar="CONFIG", help="the config, such as config.yaml")
+        told = "of snakemake, passed on: --cores 2, --profile workflow/profiles/slurm, a file to make, ..."
+        made.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help=told)
+    shown = command("open", "open the report of a run in a browser, and print where it lies", open_report)
+    shown.add_argument("run", type=Path, metavar="RUN", help="the folder of the run, such as results/lenet")
+    return top
+
+
+def run(args: argparse.Namespace) -> None:
+    """Become snakemake, on a config.
+
+    Raises:
+        LossAtlasError: there is no such config, no snakemake, or no workflow.
+    """
+    command = snakemake(args)
+    sys.stdout.flush()
+    os.execv(command[0], command)  # signals reach it alone
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Say which jobs a config asks for, and how much disk its stores will take; return the exit status.
+
+    Raises:
+        LossAtlasError: as for ``run``.
+    """
+    command = snakemake(args)
+    tried = subprocess.run([*command, "--dry-run"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if tried.returncode:
+        print(tried.stdout, end="", file=sys.stderr)
+        return tried.returncode
+    jobs = re.search(r"^Job stats:\n((?:.+\n)+)", tried.stdout, re.M)
+    print(jobs[1] if jobs else "Everything is there already; nothing is to be computed.\n", flush=True)
+    return subprocess.run([*command, "--quiet", "all", "--", "plan"], stderr=subprocess.DEVNULL).returncode
+
+
+def snakemake(args: argparse.Namespace) -> list[str]:
+    """Return the command that runs a config, here and in the local profile.
+
+    Raises:
+        LossAtlasError: there is no such config, no snakemake, or no workflow.
+    """
+    if not args.config.is_file():
+        raise LossAtlasError(f"{args.config}: no such config; `lossatlas init` writes one from a recorded trajectory")
+    if find_spec("snakemake") is None:
+        raise LossAtlasError("snakemake is not installed; pip install 'lossatlas[workflow]'")
+    folder = next((folder for folder in (CLONE, Path.cwd()) if (folder / PROFILE).is_dir()), None)
+    if folder is None:
+        raise LossAtlasError(
+            "the workflow is not in the installed package: clone the repository, and call this in the clone or "
+            "install it from there, pip install -e '.[workflow]'"
+        )
+    where = ["--snakefile", str(folder / "Snakefile"), "--profile", str(folder / PROFILE)]
+    return [sys.executable, "-m", "snakemake", *where, *args.options, "--configfile", str(args.config)]
+
+
+def open_report(args: argparse.Namespace) -> None:
+    """Open the report of a run.
+
+    Raises:
+        LossAtlasError: there is none.
+    """
+    file = args.run if args.run.suffix == ".html" else args.run / "report.html"
+    if not file.is_file():
+        raise LossAtlasError(f"{file}: no such report; `lossatlas run CONFIG` makes it when all else is there")
+    print(file.absolute())
+    webbrowser.open(file.absolute().as_uri())
 
 
 def write_config(args: argparse.Namespace) -> None:
@@ -95,14 +187,7 @@ def write_config(args: argparse.Namespace) -> None:
     except LossAtlasError as error:
         print(f"to be filled in: {error}")
     else:
-        print(f"next: {run_command(args.output)}")
-
-
-def run_command(file: Path) -> str:
-    """Return the command that runs a config, as it is typed in the present folder."""
-    known = Path("Snakefile").exists() or not SNAKEFILE.exists()
-    where = [] if known else ["--snakefile", str(SNAKEFILE)]
-    return shlex.join(["snakemake", *where, "--configfile", str(file), "--cores", "2"])
+        print(f"next: lossatlas run {shlex.quote(str(args.output))}")
 
 
 def config_text(args: argparse.Namespace) -> str:
@@ -119,7 +204,7 @@ def config_text(args: argparse.Namespace) -> str:
     first, last = trajectory.iterations[[0, -1]]
     stride = max(1, rows // SITES)
     return TEMPLATE.format(
-        command=run_command(args.output),
+        file=shlex.quote(str(args.output)),
         name=re.sub(r"[^A-Za-z0-9_-]+", "-", args.trajectory.absolute().parent.name).strip("-_") or "mine",
         about=f"{rows} recorded iterations, {first} to {last}, of {size:,} trained parameters{frozen}.",
         trajectory=json.dumps(str(args.trajectory)),

@@ -16,12 +16,18 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.render import outcome, registry, targets
 
 
+class Mistake(WorkflowError):
+    """What a user can mend. Without a traceback Snakemake shows no lines of these rules, which are not to blame."""
+
+    __traceback__ = None
+
+
 def checked(function, *arguments):
     """Return what a function says; every mistake in the config ends the workflow with one line."""
     try:
         return function(*arguments)
     except LossAtlasError as error:
-        raise WorkflowError(str(error))
+        raise Mistake(str(error)) from None
 
 
 # Not `workflow.basedir`: that is the folder of the other project's Snakefile when one uses these rules as a module.
@@ -33,9 +39,9 @@ def check_module():
     """Refuse what a project cannot ask of these rules as a module."""
     paths = workflow.modifier.path_modifier
     if paths.prefix or paths.modifies_prefixes:
-        raise WorkflowError("module: prefix and replace_prefix are not supported; set `results` in the module's config")
+        raise Mistake("module: prefix and replace_prefix are not supported; set `results` in the module's config")
     if not SCRIPTS.is_dir():
-        raise WorkflowError(f"module: no scripts in {SCRIPTS}; let snakefile: name workflow/Snakefile of a local copy")
+        raise Mistake(f"module: no scripts in {SCRIPTS}; let snakefile: name workflow/Snakefile of a local copy")
 
 
 def loaded(given):
@@ -71,8 +77,8 @@ RUN, LOGS = f"{RESULTS}/{{run}}", f"{RESULTS}/{{run}}/logs"
 TRAJECTORY = f"{RUN}/trajectory.zarr"
 STARTED = time.time()
 # The package comes from here, whichever is installed. conda or a container brings the programs; otherwise they are those
-# of the environment that runs snakemake, activated or not.
-programs = f"export PYTHONPATH={shlex.quote(f'{PROJECT}/workflow')}"
+# of the environment that runs snakemake, activated or not. Figures are drawn without a display.
+programs = f"export MPLBACKEND=Agg PYTHONPATH={shlex.quote(f'{PROJECT}/workflow')}"
 if not workflow.deployment_settings.deployment_method:
     programs += f'"${{PYTHONPATH:+:$PYTHONPATH}}" PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"'
 # The shell and `tee` outlive the signals on which a program ends in good order, with status 75. One that a signal finds

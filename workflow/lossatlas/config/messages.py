@@ -32,39 +32,50 @@ BOUNDS = {
 """What is compared with by pydantic's errors, and in words."""
 
 
-def explain(error: ValidationError, given: Any, top: str = "", partial: bool = False) -> str | None:
-    """Return the mistake that lies on the highest level, in one line.
+def explain(error: ValidationError, given: Any, top: str = "", partial: bool = False) -> list[str]:
+    """Return the mistakes, a line each; of alternatives that all fail, the one that lies on the highest level.
 
     Args:
         given: what was to be made into a model.
         top: where ``given`` itself is.
-        partial: whether keys may be missing; None is returned where nothing else is wrong.
+        partial: whether keys may be missing; nothing is returned where nothing else is wrong.
     """
     errors = [one for one in error.errors(include_url=False) if not (partial and _incomplete(one))]
-    errors = [one for one in errors if "[key]" in one["loc"][-1:]] or errors  # names before what they stand for
-    found = [(_path(one, given), one) for one in errors]
-    # Of alternatives counts the one that fits best, whose mistakes lie deeper.
-    found = [(path, one) for path, one in found if not any(_above(path, deeper) for deeper, _ in found)]
-    if not found:
-        return None
-    path = min((path for path, _ in found), key=len)
-    here = [one for other, one in found if other == path]
-    path, text = _mistake(here, path)
-    return f"{'.'.join(map(str, ([top] if top else []) + list(path))) or 'top level'}: {text}"
+    groups: dict[tuple, list] = {}
+    for one in errors:
+        path, alternative = _path(one, given)
+        groups.setdefault(path if alternative is None else alternative[0], []).append((path, alternative, one))
+    lines = []
+    for group in groups.values():
+        if len({alternative for _, alternative, _ in group}) > 1:
+            # The one that fits best counts, whose mistakes lie deeper.
+            group = [one for one in group if not any(_above(one[0], deeper) for deeper, *_ in group)]
+            highest = min((path for path, *_ in group), key=len)
+            group = [one for one in group if one[0] == highest]
+        for path in dict.fromkeys(path for path, *_ in group):
+            shown, text = _mistake([one for other, _, one in group if other == path], path)
+            lines.append(f"{'.'.join(map(str, ([top] if top else []) + list(shown))) or 'top level'}: {text}")
+    return list(dict.fromkeys(lines))
 
 
-def _path(error: ErrorDetails, given: Any) -> tuple:
-    """Return where an error lies, without the names of alternatives that pydantic puts in between."""
+def _path(error: ErrorDetails, given: Any) -> tuple[tuple, tuple[tuple, Any] | None]:
+    """Return where an error lies, without the names of alternatives that pydantic puts in between.
+
+    Besides, where the first alternatives stood, and which of them it was; None where there were none.
+    """
     path: list[Any] = []
     value: Any = given
+    alternative: tuple[tuple, Any] | None = None
     part: Any
     for number, part in enumerate(error["loc"]):
         if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int)):
             value = value[part]
         elif error["type"] != "missing" or number < len(error["loc"]) - 1:
+            if part != "[key]":
+                alternative = alternative or (tuple(path), part)
             continue
         path.append(part)
-    return tuple(path)
+    return tuple(path), alternative
 
 
 def _incomplete(error: ErrorDetails) -> bool:

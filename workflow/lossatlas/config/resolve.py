@@ -19,7 +19,7 @@ def resolve(given: dict) -> dict:
 
     Raises:
         LossAtlasError: a key is unknown, a value has a wrong type or range, or two keys contradict each
-            other. The message names the key, the value and what would be right.
+            other. The message names the key, the value and what would be right; each mistake has a line.
     """
     return load(given).plain()
 
@@ -42,7 +42,8 @@ def load(given: dict) -> Config:
             {**given, "runs": {name: _of_run(shared, {} if run is None else run) for name, run in runs.items()}}
         )
     except LossAtlasError as error:
-        raise LossAtlasError(_at_origin(str(error), runs, shared)) from error
+        lines = (_at_origin(line, runs, shared) for line in str(error).split("\n"))
+        raise LossAtlasError("\n".join(dict.fromkeys(lines))) from error
 
 
 def check(values: dict, definition: str, where: str) -> Any:
@@ -76,8 +77,8 @@ def _make(kind: Any, values: Any, prefix: str, top: str = "", partial: bool = Fa
     try:
         return (kind.model_validate if hasattr(kind, "model_validate") else TypeAdapter(kind).validate_python)(values)
     except ValidationError as error:
-        if mistake := explain(error, values, top, partial):
-            raise LossAtlasError(f"{prefix}: {mistake}") from None
+        if mistakes := explain(error, values, top, partial):
+            raise LossAtlasError("\n".join(f"{prefix}: {mistake}" for mistake in mistakes)) from None
     return None
 
 
@@ -86,9 +87,15 @@ def _checked(given: dict) -> Config:
     config = _make(Config, given, "config")
     for key in ("results", "data_root"):
         check_folder(getattr(config, key), f"config: {key}")
+    mistakes = []
     for name, run in config.runs.items():
-        frameworks.check(f"config: runs.{name}", run)
-        references.check(f"config: runs.{name}", name, run, config)
+        try:
+            frameworks.check(f"config: runs.{name}", run)
+            references.check(f"config: runs.{name}", name, run, config)
+        except LossAtlasError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise LossAtlasError("\n".join(mistakes))
     references.check_kinds(config.runs)
     check_sizes(config)
     return config

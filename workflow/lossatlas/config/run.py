@@ -51,7 +51,7 @@ def runs_of(config: models.Config) -> dict[str, "Run"]:
         _ = run.problem
         data = run.settings.data
         folder = data.kwargs.get("folder")
-        if data.name == "image-folder" and not os.path.isdir(folder):
+        if data.name == "image-folder" and not os.path.isdir(str(folder)):
             raise LossAtlasError(f"config: runs.{run.name}.data.kwargs.folder: no folder {folder!r}")
     sizes.check_sizes(config, {name: run.iterations for name, run in runs.items() if not run.is_trained})
     for run in runs.values():
@@ -348,13 +348,13 @@ class Run:
         found |= {f"spectra_between.{name}": line.plain() for name, line in settings.spectra_between.items()}
         sets = {name: settings.directions[name] for name in sets_in_use(settings)}
         found |= {f"directions.{name}": one.plain() for name, one in sets.items() if one.kind == "eigen"}
-        found |= {f"perturbations.{name}": one.plain() for name, one in settings.perturbations.items()}
-        for name, curve in settings.curves.items():
-            if second_order := getattr(curve, "second_order", None):
-                chunks = {"batch_size": settings.evaluation.batch_size}
-                found[f"curves.{name}.second_order"] = second_order.plain() | chunks
         planes = settings.planes.items()
         found |= {f"planes.{name}.curvature": plane.curvature.plain() for name, plane in planes if plane.curvature}
+        found |= {f"perturbations.{name}": one.plain() for name, one in settings.perturbations.items()}
+        chunks = {"batch_size": settings.evaluation.batch_size, "batchnorm": "frozen"}
+        for name, curve in settings.curves.items():
+            if second_order := getattr(curve, "second_order", None):
+                found[f"curves.{name}.second_order"] = second_order.plain() | chunks
         return {
             f"runs.{self.name}.{name}": models.Matrix(**{k: one[k] for k in shared & one.keys()}).plain()
             for name, one in found.items()

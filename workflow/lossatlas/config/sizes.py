@@ -230,8 +230,7 @@ def _check_parameters(where: str, run: Run) -> None:
         asked, pairs = ("count", near) if near else ("largest + smallest", search.largest + search.smallest)
         if pairs > size:
             raise LossAtlasError(f"{where}.{name}: {asked}, {pairs}, exceed the network's {size} parameters")
-    steps = {name: chosen.steps for name, chosen in _spectra(run).items()}
-    steps |= {f"perturbations.{name}": chosen.steps for name, chosen in run.perturbations.items()}
-    for name, count in steps.items():
-        if count > size:
-            raise LossAtlasError(f"{where}.{name}.steps: {count} exceed the network's {size} parameters")
+    perturbations = {f"perturbations.{name}": chosen for name, chosen in run.perturbations.items()}
+    for name, chosen in (_spectra(run) | perturbations).items():
+        if chosen.steps > size:
+            raise LossAtlasError(f"{where}.{name}.steps: {chosen.steps} exceed the network's {size} parameters")

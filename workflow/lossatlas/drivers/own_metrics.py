@@ -9,7 +9,7 @@ from lossatlas.drivers.evaluation import UNITS
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.projection import other_arrays
 
-BESIDE = ("work", "row", "direction", "eigenvalue", "residual", "converged")
+BESIDE = ("work", "row", "direction", "batch_loss", "eigenvalue", "residual", "converged")
 """Names in these stores, and in the datasets that notebooks get, that are in no schema."""
 
 

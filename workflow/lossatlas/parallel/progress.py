@@ -1,24 +1,33 @@
-"""Progress of long loops: a bar on a terminal, a line every few seconds in a log, both with the time left."""
+"""Progress of long loops: a bar on a terminal and in Jupyter, a line every few seconds in a log, with the time left."""
 
 import sys
 import time
+import warnings
+from typing import Any, Protocol
 
-from tqdm import tqdm
+import numpy as np
+
+DELAY = 1.0
+"""Seconds after which a bar appears: what is done before needs none."""
 
 
 class Progress:
     """Count towards ``total`` units and show how far it is and how long it will still take.
 
     ``update(done)`` takes the absolute number of finished units, because with several ranks the number
-    comes from a shared counter. Units that were found finished count as done but not towards the speed.
+    comes from a shared counter. Units that were found finished count as done but not towards the speed. Where there is
+    a bar nothing is printed.
     """
 
     def __init__(self, label: str, total: int, found: int = 0, unit: str = "units", every: float = 2.0):
         self.label, self.total, self.found, self.unit, self.every = label, total, found, unit, every
         self._start = self._last = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=found, desc=label, unit=unit, dynamic_ncols=True)
+        looks = {"desc": label, "unit": f" {unit}", "dynamic_ncols": True, "delay": DELAY}
+        self._bar = _bars()(total=total, initial=found, **looks) if _watched() else None
+
+    def begin(self) -> None:
+        """Say in a log how much was found finished."""
+        self._print(f"{self.found} of {self.total} {self.unit} found finished")
 
     def update(self, done: int) -> None:
         """Show that ``done`` of ``total`` units are finished (at most every few seconds in a log)."""
@@ -29,7 +38,7 @@ class Progress:
         now = time.monotonic()
         if now - self._last >= self.every and done < self.total:
             self._last = now
-            print(f"{self.label}: {done}/{self.total} {self.unit}, {self._left(done, now)}", flush=True)
+            self._print(f"{done}/{self.total} {self.unit}, {self._left(done, now)}")
 
     def close(self, done: int | None = None) -> None:
         """Show the end of the loop."""
@@ -38,7 +47,11 @@ class Progress:
             self._bar.update((self.total if done is None else done) - self._bar.n)
             self._bar.close()
         done = self.total if done is None else done
-        print(f"{self.label}: {done}/{self.total} {self.unit} in {seconds:.1f} s", flush=True)
+        self._print(f"{done}/{self.total} {self.unit} in {seconds:.1f} s")
+
+    def _print(self, text: str) -> None:
+        if self._bar is None:
+            print(f"{self.label}: {text}", flush=True)
 
     def _left(self, done: int, now: float) -> str:
         computed = done - self.found
@@ -54,3 +67,47 @@ def _duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def _watched() -> bool:
+    """Return whether somebody looks on: at a terminal, or at a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return sys.stderr.isatty() or type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def _bars() -> Any:
+    """Return tqdm's bar: a widget where the notebook has these, else text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of widgets that are not installed
+        from tqdm.auto import tqdm
+    return tqdm
+
+
+class Operator(Protocol):
+    """A symmetric operator known by its products."""
+
+    size: int
+    dtype: np.dtype
+
+    def matmat(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the products with every row of ``vectors`` (k, N)."""
+
+
+class Watched:
+    """An operator that shows how many of ``total`` products are done."""
+
+    def __init__(self, operator: Operator, label: str, total: int):
+        self.operator, self.size, self.dtype = operator, operator.size, operator.dtype
+        self._progress, self._done = Progress(label, total, unit="products"), 0
+
+    def matmat(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the products with every row of ``vectors`` (k, N)."""
+        products = self.operator.matmat(vectors)
+        self._done += len(vectors)
+        self._progress.update(self._done)
+        return products
+
+    def close(self) -> None:
+        """Show the end: how many were needed."""
+        self._progress.close(min(self._done, self._progress.total))

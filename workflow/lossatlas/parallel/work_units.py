@@ -83,8 +83,8 @@ def compute(
     found = units - len(pending)
     progress = None
     if world.rank == 0:
-        print(f"{label}: {found} of {units} chunks found finished", flush=True)
         progress = Progress(label, units, found, unit="chunks")
+        progress.begin()
     team, leaders = teams or (ALONE, world)
     line = work_queue(leaders, len(pending), queue) if leaders else None
     timing.ranks_per_unit = team.size

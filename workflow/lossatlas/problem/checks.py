@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from lossatlas.config import imports
+from lossatlas.data import as_array
 from lossatlas.errors import LossAtlasError
+from lossatlas.io.layout import ParameterLayout
 
 BATCHNORM = ("frozen", "batch")
 """What BatchNorm normalises by: buffers that belong to theta, or mean and variance over the samples of each chunk."""
@@ -143,3 +145,33 @@ def check_averageable(who: str, shape: tuple[int, ...] | None, given: Any, targe
     if shape is None or (len(shape) > 1 and shape != targets):
         found = type(given).__name__ if shape is None else shape
         raise LossAtlasError(f"{who} must return a scalar or one value per sample, got {found}")
+
+
+def as_vector(layout: ParameterLayout, given: Any, where: str) -> np.ndarray:
+    """Return a flat direction (N,), float64, from a vector or from arrays by parameter name; others are zero.
+
+    Raises:
+        LossAtlasError: a name is unknown, a size or shape is another one, or a number is not finite.
+    """
+    if isinstance(given, dict):
+        return _by_name(layout, given, where)
+    try:
+        vector = as_array(given).astype(np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise LossAtlasError(f"{where}: neither a vector, a dict of tensors nor a module ({error})") from error
+    if not np.isfinite(vector).all():
+        raise LossAtlasError(f"{where}: it holds NaN or inf")
+    if vector.size != layout.size:
+        raise LossAtlasError(f"{where}: {vector.size} numbers, the model has {layout.size} parameters")
+    return vector
+
+
+def _by_name(layout: ParameterLayout, given: dict, where: str) -> np.ndarray:
+    vector, slots = np.zeros(layout.size), {slot.name: slot for slot in layout}
+    for name, array in given.items():
+        if name not in slots:
+            raise LossAtlasError(f"{where}: no trained parameter {name!r}; parameters: {', '.join(slots)}")
+        if np.shape(array) != slots[name].shape:
+            raise LossAtlasError(f"{where}: {name!r} has shape {np.shape(array)}, not {slots[name].shape}")
+        vector[slots[name].slice] = as_array(array).reshape(-1)
+    return vector

@@ -1,11 +1,14 @@
 """The composite frame: drawn once, then only the path, the markers and the caption change."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lossatlas.parallel.progress import Progress
 from lossatlas.render.figures import contour, spectrum, surface, training_curve
 from lossatlas.render.scale import loss_scale
 from lossatlas.render.style import DPI, HEIGHT, PATH_COLOR, WIDTH, evaluation_note, other_paths, style
@@ -110,6 +113,17 @@ class FrameRenderer:
         for owner, artist in self._moving:
             owner.draw_artist(artist)
         return np.asarray(self.canvas.buffer_rgba())
+
+    def frames(self, label: str, held: int = 0) -> Iterator[np.ndarray]:
+        """Yield the pixels of every frame, the last one ``held`` times more; ``label`` names their progress."""
+        progress = Progress(label, len(self), unit="frames")
+        for row in range(len(self)):
+            frame = self.render(row)
+            progress.update(row + 1)
+            yield frame
+        progress.close()
+        for _ in range(held):
+            yield frame
 
     def _place_others(self, row: int) -> None:
         """Let the paths of other runs grow with the iteration; the last frame shows them whole."""

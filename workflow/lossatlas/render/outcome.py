@@ -31,8 +31,8 @@ def jobs(run: Run) -> list[tuple[str, float, int]]:
 def summary(runs: Iterable[Run]) -> str:
     """Return what was made and how long each stage took the last time that it ran."""
     runs = list(runs)
-    lines = ["", "stage                                             seconds"]
-    lines += [f"{f'{run.name}/{job}':<48}{seconds:>9.1f}" for run in runs for job, seconds, _ in jobs(run)]
+    lines = [f"{f'{run.name}/{job}':<48}{seconds:>9.1f}" for run in runs for job, seconds, _ in jobs(run)]
+    lines = ["", "stage                                             seconds", *lines] if lines else []
     made = [("video", file) for run in runs for file in videos(run).values()]
     made += [("report", f"{run.folder}/report.html") for run in runs]
     return "\n".join([*lines, "", *(f"{what}: {file}" for what, file in made if Path(file).exists())])

@@ -49,6 +49,16 @@ def as_loss(loss: str | Loss) -> Loss:
     return mean_over_samples(loss, "loss: the function") if callable(loss) else build_loss({"name": loss})
 
 
+def as_metrics(metrics: dict[str, Callable]) -> dict[str, Loss]:
+    """Return the metrics that a notebook gives, with the mean taken."""
+    return {name: mean_over_samples(own, f"metrics: {name!r}") for name, own in metrics.items()}
+
+
+def is_cross_entropy(loss: Loss) -> bool:
+    """Return whether a loss is the built-in cross-entropy, of which a uniform guess among C classes has log C."""
+    return loss is cross_entropy
+
+
 def cross_entropy(outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """Return the mean cross-entropy of logits, whose last axis is the classes; targets are classes or their shares."""
     if targets.dtype.is_floating:

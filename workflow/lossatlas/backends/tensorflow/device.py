@@ -1,6 +1,7 @@
 """One-time set-up of TensorFlow in a process: device, threads, determinism."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import keras
@@ -89,3 +90,14 @@ def device_of(model: keras.Model, dtype: str | None = None) -> Device:
     if dtype not in (None, own):
         raise LossAtlasError(f"dtype: {dtype!r}, but the model was built in {own}; build it anew in the other one")
     return Device("GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0", own)
+
+
+@contextmanager
+def own_modes() -> Iterator[None]:
+    """Switch TF32 off for a while, in a process that is not ours alone."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)

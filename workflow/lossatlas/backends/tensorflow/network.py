@@ -66,6 +66,14 @@ class FlatNetwork:
         """Return a copy of all parameters that are not trained, flat."""
         return self._gather(self._frozen)
 
+    def arranged(self, weights: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return theta, buffers and frozen parameters of weights in the order of ``model.weights``, all flat."""
+        known = {id(v): np.reshape(one, -1) for v, one in zip(self.model.weights, weights, strict=True)}
+        own = self._trainable, self._buffers, self._frozen
+        parts = ([np.zeros(0), *(known[id(v)] for v in variables)] for variables in own)
+        theta, buffers, frozen = (np.concatenate(part).astype(self.device.dtype) for part in parts)
+        return theta, buffers, frozen
+
     def load(
         self,
         theta: np.ndarray | None = None,

@@ -4,7 +4,7 @@ from lossatlas.backends.torch.build import as_loss, as_metrics, build_loss, buil
 from lossatlas.backends.torch.checkpoints import read_checkpoint, read_pretrained
 from lossatlas.backends.torch.device import Device, device_of, own_modes, set_up
 from lossatlas.backends.torch.hvp.strategies import PRODUCT_STRATEGIES
-from lossatlas.backends.torch.inputs import as_direction, load_weights
+from lossatlas.backends.torch.inputs import as_direction, read_weights
 from lossatlas.backends.torch.losses import is_cross_entropy, mean_over_samples
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.problem import TorchProblem, least_product_bytes

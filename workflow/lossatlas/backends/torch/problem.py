@@ -251,12 +251,14 @@ class TorchProblem(ProblemBase):
             return means
         columns = 0 if self.signs is None else self.signs.shape[1]
         means, signed = np.split(means, [means.shape[-1] - columns], axis=-1)
-        shares = weighted.shares(self._all[1]) if (weighted := self._weighted) else None
-        found = with_standard_error(means if shares is None else self._about_mean(means, shares), self.samples)
-        return np.concatenate([found, self._sketches(signed, found[..., 0], shares)], axis=-1) if columns else found
+        if weighted := self._weighted:
+            means = self._about_mean(means, weighted.shares(self._all[1]))
+        found = with_standard_error(means, self.samples)
+        return np.concatenate([found, self._sketches(signed, found[..., 0])], axis=-1) if columns else found
 
-    def _sketches(self, signed: np.ndarray, mean: np.ndarray, shares: Tensor | None) -> np.ndarray:
-        shares = self.signs.new_ones(self.samples) if shares is None else shares
+    def _sketches(self, signed: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        weighted = self._weighted
+        shares = weighted.shares(self._all[1]) if weighted else self.signs.new_ones(self.samples)
         balance = (shares @ self.signs / self.samples).cpu().numpy()
         return sketches(signed, mean, balance, int((shares > 0).sum()))
 

@@ -7,6 +7,7 @@ import numpy as np
 from lossatlas.geometry.directions.unnormalized import RawDirections
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.krylov import Eigenpairs, NearestPairs, SymmetricOperator, eigenpairs, nearest_eigenpairs
+from lossatlas.parallel.progress import Watched
 from lossatlas.problem import Problem, batchnorm_note, choices_of
 from lossatlas.problem.readiness import Remembered, choose_products
 
@@ -54,6 +55,10 @@ def eigen(
 
 def _search(operator: SymmetricOperator, spec: dict) -> Eigenpairs:
     limits = spec["tolerance"], spec["max_products"], spec["seed"]
+    watched = Watched(operator, "eigenpairs", spec["max_products"])
     if "near" in spec:
-        return nearest_eigenpairs(operator, spec["near"], spec["count"], *limits)
-    return eigenpairs(operator, spec["largest"], spec["smallest"], *limits)
+        pairs: Eigenpairs = nearest_eigenpairs(watched, spec["near"], spec["count"], *limits)
+    else:
+        pairs = eigenpairs(watched, spec["largest"], spec["smallest"], *limits)
+    watched.close()
+    return pairs

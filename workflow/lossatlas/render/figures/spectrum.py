@@ -65,7 +65,8 @@ class Densities:
     """Densities of all spectra of a store, along training or along a line, on one grid, with one kernel width."""
 
     def __init__(self, spectra: xr.Dataset, sigma: float | None = None):
-        self.coordinate = spectra[spectra["nodes"].dims[0]].values
+        self.axis = str(spectra["nodes"].dims[0])
+        self.coordinate = spectra[self.axis].values
         self.spectra, size = quadratures(spectra), spectra.attrs["parameters"]
         self.smallest, self.largest = spectra["smallest"].values, spectra["largest"].values
         low, high = float(np.nanmin(self.smallest)), float(np.nanmax(self.largest))
@@ -83,6 +84,11 @@ class Densities:
     def at(self, iteration: int) -> int:
         """Return which spectrum belongs to an iteration: the last one computed up to it."""
         return max(0, int(np.searchsorted(self.coordinate, iteration, side="right")) - 1)
+
+    def name(self, index: int) -> str:
+        """Return what a spectrum is called: ``iteration 10``, and one that lies along nothing by its own name."""
+        at = self.coordinate[index]
+        return str(at) if isinstance(at, str) else f"{self.axis} {at}"
 
     def landmarks(self) -> list[int]:
         """Return the indices of the first, the sharpest (largest eigenvalue) and the last spectrum, each once."""
@@ -168,7 +174,7 @@ def density_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str = ""
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     draw_frame(axes, densities)
     for index, color in zip(densities.landmarks(), (TEST_COLOR, "0.45", PATH_COLOR), strict=False):
-        spectrum, name = densities.spectra[index], f"iteration {densities.coordinate[index]}"
+        spectrum, name = densities.spectra[index], densities.name(index)
         smooth = spectrum.density(densities.grid, densities.sigma, isolated=False)
         draw_density(axes, smooth, spectrum, densities, color, name)
     axes.set_title(title)
@@ -190,7 +196,7 @@ def distribution_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     for index, color in zip(densities.landmarks(), (TEST_COLOR, "0.45", PATH_COLOR), strict=False):
         share = densities.spectra[index].distribution(grid)
-        axes.plot(grid, share.value, color=color, label=f"iteration {densities.coordinate[index]}")
+        axes.plot(grid, share.value, color=color, label=densities.name(index))
         axes.fill_between(grid, share.low, share.high, color=color, alpha=0.2, linewidth=0)
     axes.set_xscale("symlog", linthresh=near)
     axes.set_xlim(grid[0], grid[-1])
