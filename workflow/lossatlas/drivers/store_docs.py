@@ -5,7 +5,16 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from lossatlas.drivers import curvature_map, evaluation, landscape, line_scans, overlaps, spectra, tracking
+from lossatlas.drivers import (
+    curvature_map,
+    evaluation,
+    landscape,
+    line_scans,
+    overlaps,
+    perturbations,
+    spectra,
+    tracking,
+)
 from lossatlas.geometry import random_walk
 from lossatlas.geometry.directions import direction_set
 from lossatlas.geometry.projection import other_arrays
@@ -50,7 +59,12 @@ ATTRIBUTES = {
     "grid, rounds, nonfinite_points, unconverged_points": "which points were evaluated, and how many are no numbers",
     "x_label, y_label, angle, angle_given, direction_norm, variance_share, end_names, end_points": "of a plane's axes",
     "other_evaluations": "evaluations of other runs' checkpoints",
-    "families, mean_stationary_points, random_guess": "of curves: names of `family`, and levels to compare with",
+    "families, random_guess, clipped_points": "of curves: names of `family`, the loss of a random guess, and points "
+    "where interpolated variances were clipped",
+    "second_order": "how Hessian products of a curve's derivatives were computed",
+    "sigma, draws, probes, steps, seed": "of perturbations, as in the config",
+    "loss, gradient_norm, trace, trace_error, trace_of_square, trace_of_square_error": "of perturbations: at theta_c, "
+    "and estimates of tr H and tr H² with standard errors",
     "share_of, rows, arithmetic": "of principal components: what shares are of, how many checkpoints, and the type of "
     "products; `rows` of a recorded trajectory counts its iterations",
     "walk_similarity, walk_spread": "how alike the path is to a random walk",
@@ -65,7 +79,8 @@ def stores() -> dict[str, list[tuple[Array, bool]]]:
     metrics, splits = evaluation.UNITS, ("train", "test")
     whole = [*landscape.arrays(metrics, splits, adaptive=True, moving=True), *other_arrays(metrics)]
     some = [*direction_set.arrays(moves=True), *direction_set.VALUES, *random_walk.ARRAYS]
-    curves = (line_scans.arrays(course, metrics) for course in (line_scans.Along, line_scans.Between))
+    kinds = line_scans.Along, line_scans.Between
+    curves = (line_scans.arrays(course, metrics, derived) for course in kinds for derived in (False, True))
     return {
         "trajectory": _merged(Recording(ParameterLayout(()), np.zeros(0), "float32").schema),
         "directions/<name>": _merged(direction_set.arrays(), some),
@@ -73,6 +88,7 @@ def stores() -> dict[str, list[tuple[Array, bool]]]:
         "curvature/<plane>": _merged(curvature_map.arrays()),
         "curves/<name>": _merged(*curves),
         "overlaps/<name>": _merged(overlaps.SCHEMA),
+        "perturbations/<name>": _merged(perturbations.SCHEMA),
         "spectra": _merged(spectra.arrays(AlongTraining)),
         "spectra_between/<name>": _merged(spectra.arrays(Line)),
         "tracking": _merged(tracking.ARRAYS),
