@@ -49,7 +49,7 @@ def runs_of(config: models.Config) -> dict[str, "Run"]:
     for run in runs.values():
         _ = run.problem
         data = run.settings.data
-        folder = data.kwargs.get("folder")
+        folder = data.kwargs.get("folder", "")
         if data.name == "image-folder" and not os.path.isdir(folder):
             raise LossAtlasError(f"config: runs.{run.name}.data.kwargs.folder: no folder {folder!r}")
     sizes.check_sizes(config, {name: run.iterations for name, run in runs.items() if not run.is_trained})
