@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
-TRAINERS := $(VENV)/.trainers
+EXAMPLES := $(VENV)/.examples
+DOCS := $(VENV)/.docs
 PYTEST := pytest --numprocesses 2 --no-loadscope-reorder --durations 15
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -15,7 +16,7 @@ help:
 	@echo "make test-slurm   the workflow on a real, private one-node Slurm (needs root; installs Slurm on Debian)"
 	@echo "make test-all     these three, one after the other"
 	@echo "make bench   speed against peers, into results/bench.json"
-	@echo "make docs    regenerate config/README.md, config/STORES.md and the captions of figures"
+	@echo "make docs    regenerate config/README.md, config/STORES.md and the captions; build the pages into build/docs"
 	@echo "make prune   remove stores that were set aside or never completed; only while no job runs"
 	@echo "make clean   remove all results, hidden stores included"
 
@@ -25,7 +26,7 @@ demo: $(STAMP)
 test: $(STAMP) check
 	$(PYTEST) -m "not full"
 
-test-rest: $(TRAINERS)
+test-rest: $(EXAMPLES)
 	$(PYTEST) -m full
 
 test-all:
@@ -47,10 +48,12 @@ check: $(STAMP)
 bench: $(STAMP)
 	python tests/bench/bench.py
 
-docs: $(STAMP)
+docs: $(DOCS)
 	python scripts/config_docs.py > config/README.md
 	python -m lossatlas.drivers.store_docs > config/STORES.md
 	python -m lossatlas.render.registry workflow/report
+	sphinx-build --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/docs
+	@echo "build/docs/index.html"
 
 install: $(STAMP)
 
@@ -61,9 +64,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[workflow,mpi,tensorflow,test]'
 	touch $@
 
-# Other people's trainers, whose callbacks are tested; the project itself does without.
-$(TRAINERS): $(STAMP)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[trainers]'
+# Other people's trainers, whose callbacks are tested and which examples use; the project itself does without.
+$(EXAMPLES): $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[examples]'
+	touch $@
+
+$(DOCS): $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 prune:

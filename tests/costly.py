@@ -9,7 +9,9 @@ workflow/test_workflow.py::test_a_users_own_model_data_and_loss
 workflow/test_workflow.py::test_what_was_deleted_is_made_again_and_all_else_stays
 workflow/test_workflow.py::test_existing_checkpoints_become_a_trajectory
 workflow/test_names.py::test_folders_of_any_name
+workflow/test_readme.py::test_a_path_becomes_a_video
 workflow/test_recorded.py::test_a_recorded_loop_becomes_planes_spectra_and_a_video
+workflow/test_examples.py::test_examples_end_in_a_video_and_a_spectrum
 workflow/test_kills.py::test_oracle_19_snakemake_goes_on_after_kills_of_ranks_jobs_and_itself
 workflow/test_kills.py::test_oracle_14_stores_are_equal_bit_for_bit_on_any_number_of_ranks[4-2-static]
 workflow/test_tensorflow.py::test_the_plan_of_runs_with_both_frameworks
@@ -36,6 +38,10 @@ numerics/test_callbacks.py::test_lightning
 numerics/test_callbacks.py::test_transformers_trainer
 numerics/test_callbacks.py::test_accelerate
 numerics/test_callbacks.py::test_lora_writes_the_adapters_alone
+numerics/test_alignment.py::test_units_change_places_and_the_function_stays[resnet without shortcuts]
+numerics/test_alignment.py::test_units_change_places_and_the_function_stays[resnet with projections]
+numerics/test_alignment.py::test_an_order_that_was_mixed_up_is_found_again_bit_for_bit[resnet without shortcuts]
+numerics/test_alignment.py::test_an_order_that_was_mixed_up_is_found_again_bit_for_bit[resnet with projections]
 numerics/test_recorder.py::test_of_several_processes_the_first_one_writes[replicated]
 numerics/test_evaluation.py::test_oracle_3_strategies_agree_with_plain_evaluation[resnet20-first-layer]
 numerics/test_evaluation.py::test_oracle_3_strategies_agree_with_plain_evaluation[resnet20-vmapped]

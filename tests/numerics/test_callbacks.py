@@ -1,4 +1,4 @@
-"""Recorders for the trainers of others, with the real packages (extra `trainers`): rows are what a plain loop holds."""
+"""Recorders for the trainers of others, with the real packages (extra `examples`): rows are what a plain loop holds."""
 
 import lossatlas
 import numpy as np

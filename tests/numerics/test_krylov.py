@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from lossatlas.errors import LossAtlasError
 from lossatlas.krylov import Spectrum, eigenpairs, lanczos, probe_vectors
-from lossatlas.krylov.lanczos import quadrature_error
+from lossatlas.krylov.christoffel import christoffel, quadrature_error
 from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.stats import wasserstein_distance
 
@@ -190,6 +190,29 @@ def test_quadrature_bounds_hold_for_every_probe():
         assert (exact <= cumulative[np.minimum(left + 1, len(nodes))] + 1e-12).all()
 
 
+@pytest.mark.parametrize("steps", [5, 12, 25])
+def test_intervals_of_a_very_large_matrix_are_the_bounds_of_its_probe(steps):
+    """Where N is vast, probes vary no more: what is left of the interval must hold the probe's own measure, known."""
+    half = np.geomspace(1e-3, 1, 150)
+    values, probe, size = np.append(-half[::-1], half), probe_vectors(300, range(1), 5), 10**18
+    measure = probe[0] ** 2
+    run = lanczos(Dense(np.diag(values)), probe, steps)[0].ritz()
+    found, wide = (Spectrum(*(one[None] for one in run[:2]), size, bounds) for bounds in (run[2][None], None))
+    at = np.concatenate([np.linspace(-0.1, 0.1, 60), [-0.8, 0.3, 0.99]])
+    cases = [(q.distribution(at), (values <= at[:, None]) @ measure) for q in (found, wide)]
+    ratios = size * np.maximum(values, 0) / (np.maximum(values, 0) + 0.01)
+    cases += [(q.effective_dimension(0.01), ratios @ measure) for q in (found, wide)]
+    sides = {"below": values < -0.01, "within": np.abs(values) <= 0.01, "above": values > 0.01}
+    for side, mask in sides.items():
+        cases += [(q.count(0.01)[side], size * (mask @ measure)) for q in (found, wide)]
+    for (one, exact), (other, _) in zip(cases[::2], cases[1::2], strict=True):
+        rounding = 1e-6 * np.max(other.high)
+        assert (one.low - rounding <= exact).all() and (exact <= one.high + rounding).all()
+        assert np.all(one.low >= other.low - rounding) and np.all(one.high <= other.high + rounding)
+    (one, _), (other, _) = cases[:2]
+    assert np.mean(one.high - one.low) < 0.9 * np.mean(other.high - other.low)
+
+
 def test_more_steps_change_no_more_than_the_quadrature_bound_says():
     """The measure of a probe is known exactly: squared components along the eigenvectors."""
     values, vectors = np.linalg.eigh(symmetric(network_like()))
@@ -199,6 +222,30 @@ def test_more_steps_change_no_more_than_the_quadrature_bound_says():
             nodes, weights, bounds = run.ritz()
             distance = wasserstein_distance(nodes, values, weights, (vectors.T @ probe) ** 2)
             assert 0 < distance <= quadrature_error(nodes, weights, bounds)
+
+
+def test_what_a_quadrature_leaves_open_is_the_least_square_of_polynomials_that_are_one_at_a_point():
+    """Christoffel's function: min of the integral of q^2 over polynomials q of degree <= m with q(t) = 1."""
+    values, probe = np.sort(np.random.default_rng(2).uniform(-1, 1, 40)), probe_vectors(40, range(1), 0)
+    at = np.concatenate([np.random.default_rng(3).uniform(-1.2, 1.2, 50), values[:3]])
+    for steps in (1, 2, 7, 12):
+        found = lanczos(Dense(np.diag(values)), probe, steps)[0].ritz()
+        measure, degrees = probe[0] ** 2, np.arange(steps + 1)
+        cosines = np.cos(degrees * np.arccos(np.clip(values, -1, 1))[:, None])
+        one = np.polynomial.chebyshev.chebvander(at, steps)
+        least = 1 / np.einsum("ti,ij,tj->t", one, np.linalg.inv(cosines.T * measure @ cosines), one)
+        assert np.allclose(christoffel(at, *found), least, rtol=1e-6)
+        assert np.allclose(christoffel(found[0], *found), found[1], rtol=1e-12), "a node's weight"
+
+
+def test_the_quadrature_bound_is_the_integral_of_what_is_left_open_or_less():
+    for steps in (3, 8, 25):
+        found = lanczos(Dense(symmetric(network_like())), probe_vectors(300, range(1), 0), steps)[0].ritz()
+        nodes, weights, bounds = found
+        away = np.geomspace(1e-9, 30, 3000)
+        at = np.sort(nodes[:, None, None] + np.stack([away, -away]), axis=None)
+        least = min(np.trapezoid(christoffel(at, *found), at), np.sum(np.sqrt(weights) * bounds))
+        assert 0.98 * least <= quadrature_error(*found) <= 1.3 * least
 
 
 def test_accuracy_says_how_far_the_density_is_from_the_spectrum():

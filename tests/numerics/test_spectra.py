@@ -8,7 +8,7 @@ from lossatlas.data import Split, Subset
 from lossatlas.drivers import spectra
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions import complete
-from lossatlas.geometry.directions.eigen import eigen
+from lossatlas.geometry.directions.eigen import as_known, eigen
 from lossatlas.geometry.segments import AlongTraining
 from lossatlas.io import store
 from lossatlas.krylov import Spectrum, lanczos, probe_vectors
@@ -213,7 +213,20 @@ def test_a_plane_along_flat_directions_says_how_flat_they_are(tmp_path):
     assert raw.notes["near"] == 0.0
     assert raw.notes["none_nearer"]
     assert raw.notes["norm"] == pytest.approx(np.abs(exact).max(), rel=0.05)
+    assert raw.notes["none_nearer_note"].startswith("by more than ")
     assert all(label.startswith("eigenvector λ = ") and " ± " in label for label in raw.labels)
+
+
+@pytest.mark.parametrize(
+    ("value", "residual", "text"),
+    [
+        *((1.23456e-3, 4.1e-4, "0.0012 ± 0.0004"), (-2.3e-5, 3e-4, "0 ± 0.0003"), (0.00997, 6e-4, "0.0100 ± 0.0006")),
+        *((1.2345678, 9.96e-4, "1.235 ± 0.001"), (123.456, 3.0, "123 ± 3"), (1.5e-6, 1e-7, "1.5e-06 ± 1e-07")),
+        *((5.0, 0.0, "5"), (1e-4, 1e-4, "0.0001 ± 0.0001"), (0.0996, 1e-2, "0.10 ± 0.01")),
+    ],
+)
+def test_an_eigenvalue_has_the_digits_that_its_residual_leaves(value, residual, text):
+    assert as_known(value, residual) == text
 
 
 def test_spectra_of_other_matrices_and_of_some_parameters(tmp_path):

@@ -60,7 +60,7 @@ def project(local, tmp_path) -> Path:
 
 
 def copy_project(folder: Path) -> Path:
-    """Copy the project's own files and edit the profile as its README tells a user to."""
+    """Copy the project's own files and edit the profile as its documentation tells a user to."""
     folder.mkdir(parents=True, exist_ok=True)
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout

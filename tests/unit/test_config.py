@@ -137,9 +137,10 @@ BAD = [
     ),
     (
         run(curves={"c": {}}),
-        "runs.a.curves.c: give either 'x' (along directions) or 'to' (between two checkpoints), not none",
+        "runs.a.curves.c: give one of 'x' (along directions), 'to' (between two checkpoints) and 'connection' (on a "
+        "trained curve), not none",
     ),
-    (run(curves={"c": {"x": "pca", "to": {"iteration": 0}}}), "not both"),
+    (run(curves={"c": {"x": "pca", "to": {"iteration": 0}}}), "not several"),
     (
         run(curves={"c": {"x": "pca/1", "batchnorm": "recompute", "strategy": "compiled"}}),
         "runs.a.curves.c.strategy: 'compiled' needs batchnorm: frozen; leave it out",

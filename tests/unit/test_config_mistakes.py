@@ -79,7 +79,10 @@ KINDS = [
         directions(kind="random", solver="gram"),
         "config: runs.a.directions.d.solver: belongs to kind: pca; leave it out",
     ),
-    (directions(kind="random", to=[{"iteration": 0}]), "d.to: belongs to kind: difference or mined; leave it out"),
+    (
+        directions(kind="random", to=[{"iteration": 0}]),
+        "d.to: belongs to kind: difference or mined or connection; leave it out",
+    ),
     (directions(kind="random", largest=2), "d.largest: belongs to kind: eigen; leave it out with kind: random"),
     (
         directions(kind="pca", threads=2),

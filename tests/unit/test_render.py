@@ -21,7 +21,7 @@ from lossatlas.render.figures.metrics import metrics_figure
 from lossatlas.render.figures.overlaps import overlap_figure
 from lossatlas.render.figures.random_walk import null_figure
 from lossatlas.render.figures.spectra_between import between_figure
-from lossatlas.render.figures.spectrum import counts_figure, density_figure
+from lossatlas.render.figures.spectrum import counts_figure, density_figure, variants_figure
 from lossatlas.render.figures.surface import surface_figure
 from lossatlas.render.figures.training_curve import loss_figure
 from lossatlas.render.frame import FrameRenderer
@@ -272,6 +272,13 @@ def test_checkpoints_that_axes_lead_to_are_marked_and_named():
     plt.close("all")
 
 
+def test_a_trained_curve_is_drawn_on_its_plane():
+    curve = [[0.0, 0.0], [0.5, 0.6], [1.0, 0.0]]
+    (axes, _) = contour_figure(datasets()[0].assign_attrs(connection=curve), CHOICES, "t").axes
+    assert curve in [line.get_xydata().tolist() for line in axes.get_lines()]
+    plt.close("all")
+
+
 def test_a_curvature_of_nothing_but_nan_is_drawn():
     landscape, _ = datasets(lambda x, y: np.full((11, 15), np.nan))
     unknown = curvatures(landscape) * np.nan
@@ -325,7 +332,7 @@ def spectra_of(*eigenvalues):
         {name: (("iteration", "probe", "node"), array) for name, array in arrays.items()}
         | {name: ("iteration", values) for name, values in ends.items()},
         coords={"iteration": np.arange(len(eigenvalues))},
-        attrs={"parameters": 200},
+        attrs={"parameters": 200, "operator": "hessian", "parameter_patterns": ["*"]},
     )
 
 
@@ -346,6 +353,25 @@ def test_isolated_eigenvalues_are_sticks_as_high_as_they_are_many():
     assert [text.get_text() for text in axes.texts] == ["2"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["iteration 0, 5 isolated"]
     assert np.trapezoid(smooth.get_ydata(), smooth.get_xdata()) == pytest.approx(195 / 200, rel=1e-2)
+
+
+def test_isolated_eigenvalues_of_variants_are_sticks_and_those_on_a_line_dashes():
+    spectra = spectra_of(SPIKED, np.where(SPIKED == 40, 45.0, SPIKED))
+    one, other = spectra.isel(iteration=[1]), spectra.isel(iteration=[0])
+    (axes,) = variants_figure(one, {"other": other}, {**CHOICES, "kernel_width": 1.0}).axes
+    assert [line.get_xdata()[::3].round(1).tolist() for line in axes.get_lines()[1::2]] == [
+        [-50, 45, 60.1, 100],
+        [-50, 40, 60.1, 100],
+    ]
+    assert all(text.get_text().endswith("N = 200, 5 isolated") for text in axes.get_legend().get_texts())
+    line = spectra.rename(iteration="position").assign(loss=("position", [1.0, 2.0]))
+    below = between_figure(line.assign_attrs({"from": "a", "to": "b"})).axes[4]
+    mesh, dashes = below.collections
+    assert np.allclose(
+        dashes.get_offsets(), [(i, x) for i, top in enumerate((40, 45)) for x in (-50, top, 60, 60.2, 100)]
+    )
+    assert mesh.get_array().max() > 1 / 200 / 2
+    plt.close("all")
 
 
 def test_extremes_whose_density_lies_below_the_figure_are_marked():
@@ -542,7 +568,7 @@ def test_approximations_lie_around_their_points_and_clipped_points_are_marked():
     known = np.full(curves["loss"].shape, np.nan)
     known[..., [10, 20]] = 2.0
     curves["slope"], curves["curvature"] = (curves["loss"].dims, known), (curves["loss"].dims, 3 * known)
-    curves["clipped_variances"] = ("alpha", np.where(np.arange(31) > 28, 3, 0))
+    curves["clipped_variances"] = (("curve", "alpha"), np.where(np.arange(31) > 28, 3, 0)[None])
     figure = curve_figure(curves, CHOICES, "")
     above, alpha = figure.axes[0], curves["alpha"].values
     drawn = [one for one in above.lines if len(one.get_xdata()) == 21]

@@ -91,7 +91,7 @@ def test_wheel_asks_for_what_notebooks_need(wheel):
     assert {"torch", "numpy", "scipy", "xarray", "zarr", "matplotlib"} <= base
     assert not [name for name in base if re.match("snakemake|mpi|tensorflow|keras|pytest", name)]
     extras = {extra for line in lines for extra in re.findall(r"extra == [\"'](\w+)", line)}
-    assert extras == {"workflow", "mpi", "tensorflow", "trainers", "test"}
+    assert extras == {"workflow", "mpi", "tensorflow", "examples", "docs", "test"}
 
 
 def needed(names: list[str]) -> dict[str, Distribution]:

@@ -86,10 +86,12 @@ def every_rule(folder: Path) -> dict:
         "difference": {"kind": "difference", "to": [{"run": "imported"}]},
         "file": {"kind": "file", "path": f"{CRUEL}.npy"},
         "mined": {"kind": "mined", "algorithm": "vvv-basin", "to": [{"run": "imported"}]},
+        "bend": {"kind": "connection", "to": {"run": "imported"}},
     }
     tiny["overlaps"] = {"all": {"x": ["gradient", "mined"]}}
     tiny["perturbations"] = {"all": {}}
     tiny["curves"]["all"] = {"x": ["gradient", "difference", "file"]}
+    tiny["curves"]["bend"] = {"connection": "bend"}
     imported = {"model": {"name": "lenet"}, "checkpoints": {"files": "-*.pt"}, "planes": {}}
     pretrained = {"model": {"name": "mobilenet-v2", "pretrained": "imagenet1k-v1"}, "planes": {}}
     config["runs"] |= {"imported": imported, "pretrained": pretrained}

@@ -63,15 +63,14 @@ def test_mistakes_in_a_profile_are_named(tmp_path, change, message):
     assert message in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["CPUs", "GPUs"])
-def test_the_readmes_examples_stand_for_the_profiles_resources(tmp_path, number):
-    text = (ROOT / "README.md").read_text().split("## Clusters")[1]
-    example = yaml.safe_load(re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[number])
-    profile = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())
-    assert example.keys() == {"default-resources", "set-resources"}
+@pytest.mark.parametrize("name", ["slurm-cpus", "slurm-gpus"])
+def test_the_worked_profiles_differ_from_the_plain_one_in_resources_alone(name):
+    folder = ROOT / "workflow/profiles" / name
+    example, profile = (yaml.safe_load((one / "config.yaml").read_text()) for one in (folder, ROOT / "slurm"))
+    resources = {"default-resources", "set-resources"}
+    assert example == profile | {key: example[key] for key in resources}
     assert example["set-resources"].keys() == profile["set-resources"].keys()
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(profile | example))
-    planned = commands(tmp_path)
+    planned = commands(folder)
     for rule in MPI_RULES:
         tasks, threads = (example["set-resources"][rule][name] for name in ("tasks", "cpus_per_task"))
         found = re.findall(

@@ -13,7 +13,7 @@ rule directions:
     benchmark:
         f"{LOGS}/directions/{{directions}}.benchmark.tsv"
     wildcard_constraints:
-        directions=sets_of_kind(other_than=("pca", "eigen", "gradient", "mined")),
+        directions=sets_of_kind(other_than=("pca", "eigen", "gradient", "mined", "connection")),
     conda:
         environment
     threads: of_run(Run.directions_threads, "directions")
@@ -93,7 +93,7 @@ use rule landscape as mined with:
     benchmark:
         f"{LOGS}/directions/{{directions}}.benchmark.tsv"
     wildcard_constraints:
-        directions=sets_of_kind("mined"),
+        directions=sets_of_kind("mined", "connection"),
     resources:
         **ranks(8000, 240),
     params:

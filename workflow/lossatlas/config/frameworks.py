@@ -74,6 +74,8 @@ def check(where: str, run: Run) -> None:
     has = BY_FRAMEWORK[run.backend]
     known_names = {"name": has["model"], "precision": has["precision"]}
     for path, value in walk(run.model_dump(include=ASKED)):
+        if path[-1:] == ("align",) and value and run.backend != "torch":
+            raise LossAtlasError(f"{where}.{'.'.join(path)}: needs backend: torch; leave it out")
         points = len(path) == 3 and path[0] in ("planes", "curves")
         known = {**known_names, "strategy": has["points" if points else "products"]}.get(path[-1] if path else "")
         if isinstance(value, str) and value != "auto" and known and value not in known:

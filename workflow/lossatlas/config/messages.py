@@ -102,7 +102,7 @@ def _mistake(errors: list[ErrorDetails], path: tuple) -> tuple[tuple, str]:
             :-1
         ], f"kind {chosen!r} needs the key {path[-1]!r}" if chosen else f"the key {path[-1]!r} is missing"
     if kind == "either":
-        return path, f"{error['msg']}, not {'both' if about['keys'] & value.keys() else 'none'}"
+        return path, f"{error['msg']}, not {'several' if about['keys'] & value.keys() else 'none'}"
     if kind == "union_tag_not_found":
         return path, f"the key {about['discriminator']} is missing"
     if kind == "union_tag_invalid":

@@ -20,6 +20,7 @@ from lossatlas.config.model import (
     Interval,
     Mistake,
     Model,
+    Name,
     Named,
     Number,
     Pair,
@@ -308,6 +309,16 @@ class Checkpoint(Model):
     """A recorded iteration, `first` or `last`."""
 
 
+class End(Checkpoint):
+    """A recorded iteration of a run, at the end of a curve."""
+
+    align: bool | None = left_out()
+    """Bring the hidden units of this network into the order of those where the curve begins, by weight matching (git
+    re-basin, Ainsworth et al. 2022): the same function, less far away. BatchNorm's statistics move along. A straight
+    curve is drawn beside that to the network as it was trained. PyTorch only; a network that is not understood is
+    refused."""
+
+
 class Chunks(Model):
     """How derivatives are taken over the samples."""
 
@@ -379,7 +390,7 @@ class DirectionsBase(Model):
     CHOSEN_BY = ("kind",)
     kind: str
     """Gaussian vectors, principal components of the path, differences of checkpoints, Hessian eigenvectors, negative
-    gradients, directions mined by descent, or vectors from a file."""
+    gradients, directions mined by descent, a trained curve of low loss to another minimum, or vectors from a file."""
     center: Iteration = "last"
     """The checkpoint theta_c that the directions belong to; normalisation takes its norms, PCA and differences start
     there."""
@@ -533,6 +544,32 @@ class Mined(Unbent, DirectionsBase, Chunks):
         return self
 
 
+class Connection(Unbent, DirectionsBase, Chunks):
+    """A trained curve of low loss from `center` to another minimum (Garipov et al. 2018)."""
+
+    kind: Literal["connection"]
+    to: End
+    """The checkpoint where the curve ends. Direction 1 leads there and direction 2 to the bend, so that a plane of both
+    holds the curve, which is drawn on it."""
+    curve: Literal["bezier", "chain"] = "bezier"
+    """A quadratic Bezier curve, or a polygonal chain of two straight pieces."""
+    epochs: Whole = Field(20, ge=1, le=100_000)
+    """Passes over the training samples of the evaluation subset, in batches of `batch_size` at most: a partition drawn
+    by `seed`, visited in another order every epoch. Each step draws one t of [0, 1] and moves the bend, which starts
+    halfway between the ends."""
+    learning_rate: Number = Field(0.1, gt=0)
+    batch_size: Whole = Field(100, ge=1)
+    batchnorm: Literal["frozen", "batch"] = "batch"
+    seed: Whole = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_unbent(self) -> "Connection":
+        for key, none in (("normalize", "none"), ("ignore", [])):
+            if getattr(self, key) != none:
+                raise Conflict("would move the end and the bend; leave it out", key)
+        return self
+
+
 class File(DirectionsBase, Threaded):
     """Vectors from a file."""
 
@@ -542,7 +579,9 @@ class File(DirectionsBase, Threaded):
     state-dict-like tensors `<direction>/<parameter name>`."""
 
 
-Directions = Annotated[Random | PCA | Difference | Eigen | Gradient | Mined | File, Field(discriminator="kind")]
+Directions = Annotated[
+    Random | PCA | Difference | Eigen | Gradient | Mined | Connection | File, Field(discriminator="kind")
+]
 
 
 class GridBase(Model):
@@ -695,22 +734,23 @@ class SecondOrder(ProductWay):
 
 
 class CurveBase(Points):
-    """What both kinds of curves have."""
+    """What all kinds of curves have."""
 
-    CHOSEN_BY = ("x", "to")
+    CHOSEN_BY = ("x", "to", "connection")
     MUST_HOLD: ClassVar[tuple[int, ...]] = (0,)
     """Positions within the range."""
 
     range: Interval
-    """[from, to] in multiples of the direction (the view scale of Li et al. 2024), with 0 in it and for `to` 1 also;
-    left out it is [-1, 1], and for `to` [-0.5, 1.5]."""
+    """[from, to] in multiples of the direction (the view scale of Li et al. 2024), with 0 in it, and for `to` and
+    `connection` 1 also; left out it is [-1, 1], for `to` [-0.5, 1.5] and for `connection` [0, 1]."""
     points: Whole = Field(41, ge=3, le=1_000_000)
-    """Equally spaced points over the range; 0, and for `to` 1, are added where they are not among them."""
+    """Equally spaced points over the range; 0, and for `to` and `connection` 1, are added where they are not among
+    them."""
     batchnorm: Statistics
     """What BatchNorm normalises by, as on planes: the running statistics of `center` or `from`; those of each point's
     own parameters, from one more pass of all training samples of the evaluation subset (UpBN); or, for `to` alone,
     statistics that move along with the parameters (variances below zero are set to zero and counted). Left out it is
-    `frozen` for `x` and `interpolate` for `to`."""
+    `frozen` for `x`, `interpolate` for `to` and `recompute` for `connection`."""
     view: View = Field(default_factory=View)
     """What the figure shows; not in the store."""
 
@@ -743,7 +783,7 @@ class CurveAlong(Straight, CurveBase):
 
     x: AxisOrSet | Annotated[list[AxisOrSet], Field(min_length=1)]
     """Directions, one curve each: `<directions>/<number>`, `<directions>` for all of a set, or a list of these. Give
-    either `x` or `to`."""
+    one of `x`, `to` and `connection`."""
     center: Iteration = "last"
     """The checkpoint at position 0."""
     range: Interval = Field([-1, 1])
@@ -751,10 +791,14 @@ class CurveAlong(Straight, CurveBase):
 
     @model_validator(mode="after")
     def _check_batchnorm(self) -> "CurveAlong":
-        if self.batchnorm == "interpolate":
-            ends = "a checkpoint at either end, which curves with 'to' have"
-            raise Conflict(f"'interpolate' needs {ends}; choose 'frozen' or 'recompute'", "batchnorm")
+        _refuse_interpolation(self.batchnorm)
         return self
+
+
+def _refuse_interpolation(batchnorm: str) -> None:
+    if batchnorm == "interpolate":
+        ends = "a checkpoint at either end, which curves with 'to' have"
+        raise Conflict(f"'interpolate' needs {ends}; choose 'frozen' or 'recompute'", "batchnorm")
 
 
 class CurveBetween(Straight, CurveBase):
@@ -763,25 +807,46 @@ class CurveBetween(Straight, CurveBase):
     MUST_HOLD = (0, 1)
     from_: Iteration = "last"
     """The recorded iteration of this run at position 0."""
-    to: Checkpoint
+    to: End
     """The checkpoint at position 1, of this run or of another one with the same network."""
     range: Interval = Field([-0.5, 1.5])
     batchnorm: Statistics = "interpolate"
 
 
+class CurveConnected(CurveBase):
+    """A trained curve between two minima, and the straight line between them."""
+
+    MUST_HOLD = (0, 1)
+    connection: Name
+    """Directions of kind `connection`, which hold the curve from their `center` (t = 0) to their `to` (t = 1). It is
+    drawn beside the straight line."""
+    range: Interval = Field([0, 1])
+    batchnorm: Statistics = "recompute"
+
+    @model_validator(mode="after")
+    def _check_batchnorm(self) -> "CurveConnected":
+        _refuse_interpolation(self.batchnorm)
+        return self
+
+
 def _course(curve: Any) -> str | None:
-    if isinstance(curve, dict) and ("x" in curve) == ("to" in curve):
+    kinds = {"x": "along", "to": "between", "connection": "connected"}
+    given = [kind for key, kind in kinds.items() if (key in curve if isinstance(curve, dict) else hasattr(curve, key))]
+    if isinstance(curve, dict) and len(given) != 1:
         return None
-    return "between" if hasattr(curve, "to") or (isinstance(curve, dict) and "to" in curve) else "along"
+    return given[0] if given else "along"
 
 
 Curve = Annotated[
-    Annotated[CurveAlong, Tag("along")] | Annotated[CurveBetween, Tag("between")],
+    Annotated[CurveAlong, Tag("along")]
+    | Annotated[CurveBetween, Tag("between")]
+    | Annotated[CurveConnected, Tag("connected")],
     Discriminator(
         _course,
         custom_error_type="either",
-        custom_error_message="give either 'x' (along directions) or 'to' (between two checkpoints)",
-        custom_error_context={"keys": ["x", "to"]},
+        custom_error_message="give one of 'x' (along directions), 'to' (between two checkpoints) and 'connection' "
+        "(on a trained curve)",
+        custom_error_context={"keys": [*CurveBase.CHOSEN_BY]},
     ),
 ]
 
@@ -953,8 +1018,8 @@ class Run(Model):
     )
     """Planes of the surface by name."""
     curves: Named[Curve] = Field(default_factory=dict)
-    """The loss on straight lines by name, into `curves/<name>.zarr`: through one checkpoint along directions (`x`), or
-    between two checkpoints and beyond (`to`)."""
+    """The loss on lines by name, into `curves/<name>.zarr`: through one checkpoint along directions (`x`), between two
+    checkpoints and beyond (`to`), or on a trained curve between two minima (`connection`)."""
     overlaps: Named[Overlap] = Field(default_factory=dict)
     """Cosines of directions with each other and with Gaussian vectors by name, into `overlaps/<name>.zarr`; no loss is
     evaluated."""

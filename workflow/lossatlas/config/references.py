@@ -3,10 +3,19 @@
 import math
 
 from lossatlas.config.model import Model, nearest
-from lossatlas.config.models import Checkpoint, Config, CurveBetween, Directions, Plane, Run, SpectraBetween
+from lossatlas.config.models import (
+    Checkpoint,
+    Config,
+    CurveBetween,
+    CurveConnected,
+    Directions,
+    Plane,
+    Run,
+    SpectraBetween,
+)
 from lossatlas.errors import LossAtlasError
 
-NETWORK_KINDS = ("eigen", "gradient", "mined")
+NETWORK_KINDS = ("eigen", "gradient", "mined", "connection")
 """Kinds of directions that need the network itself; each has a rule of its own, as `pca` has."""
 
 
@@ -25,6 +34,12 @@ def check(where: str, name: str, run: Run, config: Config) -> None:
     for key, curve in run.curves.items():
         if isinstance(curve, CurveBetween):
             _check_line(f"{where}.curves.{key}", curve, name, config)
+        elif isinstance(curve, CurveConnected):
+            _check_axis(f"{where}.curves.{key}.connection", curve.connection, run)
+            if (kind := run.directions[curve.connection].kind) != "connection":
+                raise LossAtlasError(
+                    f"{where}.curves.{key}.connection: {curve.connection!r} is of kind {kind!r}, not 'connection'"
+                )
         else:
             for axis in axes_of(curve):
                 _check_axis(f"{where}.curves.{key}.x", axis, run)
@@ -69,6 +84,11 @@ def _check_line(where: str, line: CurveBetween | SpectraBetween, name: str, conf
 def _check_plane(where: str, plane: Plane, run: Run) -> None:
     for axis in ("x", "y"):
         _check_axis(f"{where}.{axis}", getattr(plane, axis), run)
+        made = run.directions[split_axis(getattr(plane, axis))[0]]
+        if made.kind == "connection" and made.center != plane.center:
+            raise LossAtlasError(
+                f"{where}.center: {plane.center!r}, but the connection on {axis} begins at {made.center!r}"
+            )
     for axis in ("x", "y") if plane.batchnorm == "interpolate" else ():
         name, _ = split_axis(getattr(plane, axis))
         made = run.directions[name]
@@ -105,6 +125,8 @@ def count(directions: Directions) -> int | None:
         return None
     if directions.kind == "eigen":
         return directions.count or directions.largest + directions.smallest
+    if directions.kind == "connection":
+        return 2
     grid = math.prod(len(getattr(directions, key, None) or [0]) for key in ("gamma", "alpha"))
     return len(ends_of(directions)) * grid or getattr(directions, "count", None) or 1
 
@@ -113,7 +135,7 @@ def axes_of(entry: Model) -> list[str]:
     """Return the directions of a plane, a curve or overlaps as a list, nothing between checkpoints."""
     if isinstance(entry, Plane):
         return [entry.x, entry.y]
-    x = getattr(entry, "x", [])
+    x = getattr(entry, "connection", getattr(entry, "x", []))
     return [x] if isinstance(x, str) else x
 
 

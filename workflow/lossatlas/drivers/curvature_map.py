@@ -20,7 +20,7 @@ from lossatlas.drivers.inputs import identities, open_others, read_problem
 from lossatlas.drivers.plane import OnPlane, grid_coordinates, grid_points, open_axes
 from lossatlas.errors import LossAtlasError, NonFiniteError
 from lossatlas.geometry.directions.direction_set import Axes
-from lossatlas.geometry.projection import Others, join
+from lossatlas.geometry.projection import Others
 from lossatlas.geometry.segments import variance_mask
 from lossatlas.io.arrays import Array, create_arrays, unit_store_size
 from lossatlas.io.store import Store
@@ -113,7 +113,7 @@ class CurvatureMap(OnPlane, HessianJob):
         if self.policy == "interpolate":
             self.moving()
         check_count(self.matrix["parameters"], 2)
-        x, y = grid_coordinates(join(self.paths), {**plane, "points": spec["points"]})
+        x, y = grid_coordinates(self.shown, {**plane, "points": spec["points"]})
         group.attrs.update(
             {
                 "title": "Extreme Hessian eigenvalues on a plane",

@@ -23,7 +23,7 @@ from lossatlas.drivers.inputs import identities, open_others, read_problems, rea
 from lossatlas.drivers.plane import OnPlane, grid_coordinates, grid_points, open_axes
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions.direction_set import Axes
-from lossatlas.geometry.projection import Others, join, other_arrays, path_arrays
+from lossatlas.geometry.projection import Others, other_arrays, path_arrays
 from lossatlas.geometry.segments import variance_mask
 from lossatlas.io.arrays import Array, create_arrays, unit_store_size
 from lossatlas.io.store import Store
@@ -128,7 +128,7 @@ class Landscape(OnPlane, Job):
     @cached_property
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
         """The coordinates (x, y) of the grid."""
-        return grid_coordinates(join(self.paths), self.plane)
+        return grid_coordinates(self.shown, self.plane)
 
     @property
     def rows(self) -> int:

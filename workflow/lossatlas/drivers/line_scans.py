@@ -7,7 +7,7 @@ axis, curve by curve; a unit of work is one chunk of it.
 
 from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Self
@@ -21,17 +21,19 @@ from lossatlas.drivers.base import Job, Plan
 from lossatlas.drivers.hessian import remembered
 from lossatlas.drivers.inputs import identities, open_others, read_problems, read_subsets
 from lossatlas.geometry.directions import read_directions
+from lossatlas.geometry.directions.connection import KINDS, arc_length, shares
 from lossatlas.geometry.directions.direction_set import Axes, angles
 from lossatlas.geometry.families import FAMILIES, features
 from lossatlas.geometry.segments import Line
 from lossatlas.io.arrays import Array, create_arrays, unit_store_size
-from lossatlas.io.store import Store
+from lossatlas.io.store import Store, open_finished
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import World, work_units
 from lossatlas.problem import Problem
 from lossatlas.problem.noise import standard_error
 from lossatlas.problem.protocol import Place
 from lossatlas.problem.readiness import Remembered
+from lossatlas.problem.units import Group
 
 Evaluate = Callable[[np.ndarray], np.ndarray]
 """From numbers of points on a curve to metrics (point, metric)."""
@@ -71,6 +73,10 @@ class Course(ABC):
         """Whether running statistics change from point to point."""
         return self.batchnorm == "recompute"
 
+    def coordinates(self, curve: int, numbers: Any) -> np.ndarray:
+        """Return where some points of a curve are along the directions of its place, shape (point, direction)."""
+        return self.alpha[numbers, None]
+
     def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
         """Return the function that evaluates a problem at points of one curve.
 
@@ -79,7 +85,7 @@ class Course(ABC):
         """
         choices = {"batchnorm": "recompute", "reference": reference} if self.batchnorm == "recompute" else choices
         restriction = problem.restrict(*self.place(curve), **choices)
-        return lambda numbers: restriction.metrics(self.alpha[numbers, None])
+        return lambda numbers: restriction.metrics(self.coordinates(curve, numbers))
 
 
 def positions(interval: tuple[float, float], points: int, exact: tuple[float, ...]) -> np.ndarray:
@@ -135,29 +141,43 @@ class Along(Course):
 class Between(Course):
     """The curve through two checkpoints; running statistics move along, stay those of the first, or are recomputed.
 
+    Where hidden units may change places, it leads to the second with these in the order of the first, and a second
+    curve to the second as it is.
+
     Args:
         spec: keys ``from``, ``to``, ``batchnorm``, ``range`` and ``points``.
         others: trajectories of the other runs by name.
         where: config key of the curve, for messages.
+        groups: hidden units that may change places, None to leave them where they are.
     """
 
     ends = (0.0, 1.0)
-    schema = tuple(replace(array, dims=("alpha",)) for array in Line.schema if array.name != Line.axis)
+    schema = tuple(replace(array, dims=("curve", "alpha")) for array in Line.schema if array.name != Line.axis)
 
-    def __init__(self, spec: dict, trajectory: Trajectory, others: dict[str, Trajectory], where: str):
+    def __init__(
+        self,
+        spec: dict,
+        trajectory: Trajectory,
+        others: dict[str, Trajectory],
+        where: str,
+        groups: Sequence[Group] | None = None,
+    ):
         self.alpha = positions(spec["range"], spec["points"], (0.0, 1.0, *_derived(spec)))
         self.batchnorm = spec["batchnorm"]
         buffers = "interpolate" if self.batchnorm == "interpolate" else "frozen"
-        self.line = line = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha)
-        self.labels = [f"{line.start.name} to {line.end.name}"]
-        self.attributes = line.attributes
+        line = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha)
+        self.lines, self.labels, self.attributes = [line], [f"{line.start.name} to {line.end.name}"], line.attributes
+        if groups is not None:
+            aligned = Line({**spec, "buffers": buffers}, trajectory, others, where, self.alpha, groups)
+            self.lines, self.labels = [aligned, line], ["aligned", "as trained"]
+            self.attributes = {**aligned.attributes, "length_as_trained": line.attributes["length"]}
         if self.batchnorm == "recompute":
             self.attributes["batchnorm"] = NOTES["recompute"]
-        self.data = {array.name: line.data[array.name] for array in self.schema}
+        self.data = {array.name: np.stack([one.data[array.name] for one in self.lines]) for array in self.schema}
 
     @property
     def _interpolates(self) -> bool:
-        return self.line.interpolated and self.line.start.buffers.size > 0
+        return self.lines[0].interpolated and self.lines[0].start.buffers.size > 0
 
     @property
     def moves(self) -> bool:
@@ -166,15 +186,52 @@ class Between(Course):
 
     def place(self, curve: int) -> Place:
         """Return where the curve runs, with the running statistics of the first checkpoint."""
-        start = self.line.start
-        return Place(start.theta, (self.line.end.theta - start.theta)[None], start.buffers)
+        start, end = self.lines[curve].start, self.lines[curve].end
+        return Place(start.theta, (end.theta - start.theta)[None], start.buffers)
 
     def on(self, problem: Problem, curve: int, reference: Problem, choices: dict) -> Evaluate:
         """Return the function that evaluates a problem at points of the curve; see ``Course``."""
         if self._interpolates:
-            at = self.line.parameters, self.line.buffers
+            at = self.lines[curve].parameters, self.lines[curve].buffers
             return lambda numbers: np.stack([problem.metrics(*(part(n) for part in at)) for n in numbers])
         return super().on(problem, curve, reference, choices)
+
+
+class Connected(Course):
+    """A trained curve between two minima and the straight line between them, both in the plane of three points.
+
+    Args:
+        spec: keys ``batchnorm``, ``range`` and ``points``.
+        axes: to the end and to the bend.
+        attributes: of the store of these directions.
+    """
+
+    ends = (0.0, 1.0)
+    schema = (Array("arc_length", ("curve", "alpha"), "length of the curve from 'from' on", "Euclidean norm"),)
+
+    def __init__(self, spec: dict, axes: Axes, attributes: dict[str, Any], trajectory: Trajectory):
+        row = trajectory.row_of(attributes["center"], "directions.center")
+        self.beginning = Place(trajectory.parameters(row).astype(np.float64), axes.vectors, trajectory.buffers(row))
+        self.alpha, self.batchnorm = positions(spec["range"], spec["points"], self.ends), spec["batchnorm"]
+        bent, straight = shares(attributes["curve"], self.alpha), np.stack([self.alpha, 0 * self.alpha], axis=-1)
+        self.labels, self._coordinates = [KINDS[attributes["curve"]], "straight line"], np.stack([bent, straight])
+        self.attributes = {
+            "from": f"iteration {trajectory.iterations[row]}",
+            "to": axes.labels[0].removeprefix("to "),
+            "connection": attributes["curve"],
+            "batchnorm": NOTES[self.batchnorm].replace("theta_c", "'from'"),
+        }
+        length = float(np.linalg.norm(axes.vectors[0]))
+        lengths = [arc_length(attributes["curve"], self.alpha, axes.vectors), self.alpha * length]
+        self.attributes["length"], self.data = length, {"arc_length": np.stack(lengths)}
+
+    def coordinates(self, curve: int, numbers: Any) -> np.ndarray:
+        """Return where points are along the vectors to the end and to the bend, shape (point, 2)."""
+        return self._coordinates[curve, numbers]
+
+    def place(self, curve: int) -> Place:
+        """Return the plane of the three points, with the running statistics of the beginning."""
+        return self.beginning
 
 
 ERROR, SKETCHES = "loss_standard_error", 50
@@ -207,7 +264,7 @@ OVER_CURVES = {
 """Arrays (split,) that are computed from those."""
 
 
-def arrays(course: Course | type[Along] | type[Between], metrics: dict[str, str], derived: bool = True) -> list[Array]:
+def arrays(course: Course | type[Course], metrics: dict[str, str], derived: bool = True) -> list[Array]:
     """Return the arrays of a store of curves; ``metrics`` are name -> units, ``derived`` asks for derivatives."""
     text = "position: 0 = from, 1 = to" if course.ends else "multiples of the direction"
     chosen = [Array("alpha", ("alpha",), text), Array("curve", ("curve",), "curve", dtype=str)]
@@ -229,11 +286,13 @@ def planned_size(curve: dict, directions: int, splits: int) -> tuple[int, int]:
     Args:
         directions: how many there are to walk along; 0 between two checkpoints.
     """
-    curves, alpha = directions or 1, curve["points"] + 2 + len(_derived(curve))  # these may be put in
+    ends = 2 if (curve.get("to") or {}).get("align") else 1
+    curves, alpha = directions or ends, curve["points"] + 2 + len(_derived(curve))  # these may be put in
     sizes = {"alpha": alpha, "curve": curves, "other_curve": curves, "split": splits, "row": curves * alpha}
     metrics, per_unit = evaluation.UNITS, evaluation.points_per_chunk(curve, sizes["row"])
     derived = "second_order" in curve
-    schema, columns = arrays(Along if directions else Between, metrics, derived), len(metrics) + SKETCHES + 2 * derived
+    kind: type[Course] = Connected if "connection" in curve else Along if directions else Between
+    schema, columns = arrays(kind, metrics, derived), len(metrics) + SKETCHES + 2 * derived
     return unit_store_size(schema, sizes, columns * splits + 1, per_unit)
 
 
@@ -262,9 +321,15 @@ class LineScan(Job):
         course: Course
         if args.x:
             axes = read_directions(args.x)
-            course, inputs = Along(spec["curve"], axes, trajectory), identities(trajectory, subsets, axes=axes)
+            inputs = identities(trajectory, subsets, axes=axes)
+            if "connection" in spec["curve"]:
+                attributes = open_finished(args.x[0][0]).attrs
+                course = Connected(spec["curve"], axes, attributes, trajectory)
+            else:
+                course = Along(spec["curve"], axes, trajectory)
         else:
-            course = Between(spec["curve"], trajectory, others, f"curves.{args.output.stem}")
+            groups = problems["train"].interchangeable() if spec["curve"]["to"].get("align") else None
+            course = Between(spec["curve"], trajectory, others, f"curves.{args.output.stem}", groups)
             inputs = identities(trajectory, subsets, others)
         moves = course.moves and trajectory.buffers(0).size > 0
         second_order.check(spec["curve"], moves, f"curves.{args.output.stem}")
@@ -283,7 +348,7 @@ class LineScan(Job):
         if course.moves:
             plan = evaluation.one_by_one(spec, "curve")
         else:
-            points = course.alpha[[0, len(course.alpha) // 2, -1], None]
+            points = course.coordinates(0, [0, len(course.alpha) // 2, -1])
             plan = evaluation.choose(self.problems, course.place(0), points, self.rows, spec)
         if self.derived:
             count = len(course.labels) * len(_derived(spec))
@@ -340,9 +405,10 @@ class LineScan(Job):
         course, subsets = self.course, self.subsets.items()
         group.attrs.update(
             {
-                "title": "Loss along straight lines",
+                "title": "Loss along lines",
                 "summary": "loss(curve, split, alpha) = L(theta + alpha d): mean over the evaluation subset, no weight "
-                "decay; d leads from one checkpoint to another where there are 'from' and 'to'",
+                "decay; d leads from one checkpoint to another where there are 'from' and 'to'; a trained curve "
+                "('connection') bends on the way",
                 **course.attributes,
                 "ends": list(course.ends or ()),
                 "families": list(FAMILIES),
@@ -380,8 +446,9 @@ class LineScan(Job):
         if ERROR in names:
             center = int(np.flatnonzero(alpha == 0)[0])
             store["difference_error"][...] = standard_error(noise, noise[:, :, center, None])
-        interpolated = "clipped_variances" in store.group
-        clipped = store["clipped_variances"][:] > 0 if interpolated else np.zeros(len(alpha), bool)
+        clipped = np.zeros((len(loss), 1, len(alpha)), bool)
+        if "clipped_variances" in store.group:
+            clipped |= store["clipped_variances"][:][:, None] > 0
         counted, ends = np.where(clipped, np.nan, loss), tuple(store.attrs["ends"]) or None
         numbers = [
             [features(alpha, counted[curve, split], noise[curve, split], ends) for split in range(len(splits))]

@@ -1,20 +1,21 @@
 """Driver: directions mined by descent, by ranks that share them; each saves its state and goes on from there."""
 
 import shutil
-from dataclasses import dataclass
+from argparse import Namespace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from lossatlas.drivers.base import Order
 from lossatlas.drivers.direction_sets import FromNetwork
 from lossatlas.drivers.inputs import read_problems
-from lossatlas.errors import LossAtlasError
-from lossatlas.geometry.directions import complete
-from lossatlas.geometry.directions.mined import mine, partition, veins
+from lossatlas.geometry.directions import complete, connection
+from lossatlas.geometry.directions.mined import Gradient, Vein, mine, partition, veins
 from lossatlas.geometry.directions.unnormalized import RawDirections
+from lossatlas.geometry.segments import Checkpoint, align_end, check_same_network, read_checkpoint
 from lossatlas.io.store import Store
 from lossatlas.parallel import Timing, World, signals
 from lossatlas.parallel.checkpointing import State
@@ -25,6 +26,18 @@ from lossatlas.problem import Problem, batchnorm_note
 class Mined(FromNetwork):
     """Directions that descent finds; each is mined by one rank."""
 
+    @classmethod
+    def read(cls, args: Namespace, world: World) -> Self:
+        """Open what directions of their kind are made of, see ``FromNetwork``."""
+        kind: Any = Connection if args.spec["directions"]["kind"] == "connection" else cls
+        made: Any = super(Mined, kind).read(args, world)
+        return made
+
+    @property
+    def veins(self) -> list[Vein]:
+        """What is to be mined."""
+        return veins(self.choices)
+
     def prepare(self, order: Order, world: World, timing: Timing) -> Store:
         """Find the store, or mine the directions, share by share, and create it."""
         folder = order.run_dir / ".stores" / f"mined-{self.fingerprint.digest[:12]}"
@@ -32,7 +45,7 @@ class Mined(FromNetwork):
             choices = self.choices
             subsets, chunks = partition(self.subset, choices), (choices["batch_size"], choices["batchnorm"])
             problems, self.device = read_problems(self.args, world, self.trajectory, subsets, *chunks)
-            share = range(world.rank, len(veins(choices)), world.size)
+            share = range(world.rank, len(self.veins), world.size)
             with timing("compute"):
                 mined = self.share(list(problems.values()), share, folder, 60 * order.save_minutes)
             if gathered := world.gather(mined):
@@ -54,49 +67,91 @@ class Mined(FromNetwork):
         Raises:
             Interrupted: the job was told to stop; the states are saved.
         """
-        choices, trajectory, found = self.choices, self.trajectory, {}
-        center = trajectory.row_of(choices["center"], "directions.center")
-        theta, buffers = trajectory.parameters(center).astype(np.float64), trajectory.buffers(center)
-        gradients = [partial(_gradient, problem, buffers) for problem in problems]
+        (theta, buffers), found = self.beginning, {}
+        gradients: list[Gradient] = [partial(_gradient, problem, buffers) for problem in problems]
         for number in numbers:
-            vein, state = veins(choices)[number], State(folder / str(number), seconds)
-            start = None if vein.to is None else self._start(vein.to)
+            state = State(folder / str(number), seconds)
             try:
                 with signals.deferred():
-                    found[number] = mine(vein, theta, start, gradients, choices, state)
+                    found[number] = self.mine(self.veins[number], theta, gradients, state)
             except signals.Dropped:
                 why = f"stopped by {signals.requested()}; run the same command again to go on"
                 raise signals.Interrupted(why) from None
         return found
 
-    def _start(self, number: int) -> np.ndarray:
-        """Return the checkpoint of an entry of ``to``, shape (N,), float64."""
-        end = self.choices["to"][number]
+    @property
+    def beginning(self) -> tuple[np.ndarray, np.ndarray]:
+        """Theta of the checkpoint theta_c, float64, and its flat buffers."""
+        row = self.trajectory.row_of(self.choices["center"], "directions.center")
+        return self.trajectory.parameters(row).astype(np.float64), self.trajectory.buffers(row)
+
+    def mine(self, vein: Vein, theta: np.ndarray, gradients: list[Gradient], state: State) -> np.ndarray:
+        """Return one mined direction, float64 (N,)."""
+        start = None if vein.to is None else self._end(self.choices["to"][vein.to], f"directions.to.{vein.to}").theta
+        return mine(vein, theta, start, gradients, self.choices, state)
+
+    def _end(self, end: dict, where: str) -> Checkpoint:
+        """Return a checkpoint that directions lead to."""
         there = self.others[end["run"]] if "run" in end else self.trajectory
-        if there.layout != self.trajectory.layout:
-            raise LossAtlasError(f"directions.to.{number}: run {end['run']!r} has another network than this run")
-        row = there.row_of(end["iteration"], f"directions.to.{number}.iteration")
-        return there.parameters(row).astype(np.float64)
+        check_same_network(self.trajectory, there, f"{where}: run {end.get('run')!r}")
+        return read_checkpoint(there, end["iteration"], f"{where}.iteration", end.get("run"))
 
     def completed(self, vectors: np.ndarray) -> Any:
         """Return the set of directions with what its store says of them, normalised as asked."""
-        choices, found = self.choices, veins(self.choices)
+        choices, found = self.choices, self.veins
         grid = choices["algorithm"] == "vvv-basin"
         values = {name: np.array([getattr(vein, name) for vein in found]) for name in ("gamma", "alpha") if grid}
         notes = {
             "algorithm": choices["algorithm"],
-            "batchnorm": batchnorm_note(choices, "frozen: running statistics of the checkpoint"),
-            "samples": len(self.subset),
-            "device": self.device,
+            **self.notes,
         }
         raw = RawDirections(vectors, [vein.label for vein in found], values, notes)
         return complete(raw, choices, self.trajectory)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What a store says of how its directions were mined."""
+        return {
+            "batchnorm": batchnorm_note(self.choices, "frozen: running statistics of the checkpoint"),
+            "samples": len(self.subset),
+            "device": self.device,
+        }
 
     @staticmethod
     def conclude(store: Store) -> dict[str, Any]:
         """Return how long each direction is."""
         norms = zip(store["direction"][:], store["raw_norm"][:], strict=True)
         return {f"{label}:": f"norm {norm:.4g}" for label, norm in norms}
+
+
+@dataclass
+class Connection(Mined):
+    """A curve of low loss from the checkpoint to another one, by the vectors to its end and to its bend."""
+
+    end: Checkpoint = field(init=False)
+
+    @property
+    def veins(self) -> list[Vein]:
+        """What is to be trained: the bend."""
+        return [Vein(connection.BEND, 0)]
+
+    def share(self, problems: list[Problem], numbers: range, folder: Path, seconds: float) -> dict[int, np.ndarray]:
+        """Train the bend, if it is this rank's, once the end of the curve is known; see ``Mined``."""
+        self.end = self._end(self.choices["to"], "directions.to")
+        if self.choices["to"].get("align"):
+            self.end = align_end(self.beginning[0], self.end, problems[0].interchangeable(), self.trajectory)
+        return super().share(problems, numbers, folder, seconds)
+
+    def mine(self, vein: Vein, theta: np.ndarray, gradients: list[Gradient], state: State) -> np.ndarray:
+        """Return the bend as seen from the checkpoint, float64 (N,)."""
+        return connection.train(self.choices["curve"], theta, self.end.theta, gradients, self.choices, state) - theta
+
+    def completed(self, vectors: np.ndarray) -> Any:
+        """Return the two directions with what their store says of them."""
+        labels = [f"to {self.end.name}", f"to {connection.BEND}"]
+        notes = {"curve": self.choices["curve"], **self.end.notes, **self.notes}
+        raw = RawDirections(np.stack([self.end.theta - self.beginning[0], *vectors]), labels, notes=notes)
+        return complete(raw, self.choices, self.trajectory)
 
 
 def _gradient(problem: Problem, buffers: np.ndarray, theta: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions import orthogonalize, read_axes
 from lossatlas.geometry.directions.direction_set import Axes
-from lossatlas.geometry.projection import Others, Path, project_path
+from lossatlas.geometry.projection import Others, Path, join, project_path
 from lossatlas.io.trajectory import Trajectory
 
 
@@ -47,6 +47,12 @@ class OnPlane:
         self.others.check(self.trajectory)
         center = self.origin[0].astype(np.float64)
         return [project_path(run, center, self.axes.vectors) for run in (self.trajectory, *self.others.runs.values())]
+
+    @property
+    def shown(self) -> Path:
+        """All that the range of the plane includes: the paths, and a trained curve that lies in it."""
+        paths, curve = join(self.paths), self.axes.connection
+        return join([paths, Path(curve, np.zeros(len(curve)))])
 
     def moving(self) -> np.ndarray:
         """Return the differences of running statistics that go with the axes, (2, buffer).

@@ -20,7 +20,7 @@ from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.krylov import Accuracy, Spectrum, Tridiagonal, probe_vectors, quadrature_runs
 from lossatlas.krylov.lanczos import check_steps
-from lossatlas.krylov.quadrature import BLOCK
+from lossatlas.krylov.quadrature import BLOCK, TOLERANCE
 from lossatlas.parallel import work_units
 from lossatlas.problem import batchnorm_note, choices_of
 
@@ -107,6 +107,7 @@ class Spectra(TeamJob):
                 "summary": f"The density of eigenvalues at {sites.axis} i is mean over probes of sum over nodes of "
                 "weight * N(t; node, sigma^2); sigma is chosen when drawing.",
                 "distribution": spec["distribution"],
+                "tolerance": spec["tolerance"] or TOLERANCE,
                 **self.matrix,
                 **sites.attributes,
                 "batchnorm": batchnorm_note(spec, sites.attributes["batchnorm"]),
@@ -143,8 +144,10 @@ class Spectra(TeamJob):
             store[name][...] = values
         largest = np.maximum(np.abs(scalars["largest"]), np.abs(scalars["smallest"]))
         accuracy = Accuracy.worst(scalars["wasserstein_steps"], scalars["wasserstein_probes"], largest)
-        store.update(short_runs=int(broken), accuracy=accuracy.statement())
-        return {"spectra": len(scalars["trace"]), "short_runs": int(broken), "accuracy:": accuracy.statement()}
+        said = accuracy.statement(store.attrs["tolerance"])
+        store.update(short_runs=int(broken), accuracy=said)
+        products = int(np.isfinite(tables["nodes"]).sum())
+        return {"spectra": len(scalars["trace"]), "products": products, "short_runs": int(broken), "accuracy:": said}
 
     def evaluate(self, unit: range) -> np.ndarray:
         """Return alpha, beta, the number of steps and the site's measures for each row of the unit."""

@@ -1,15 +1,18 @@
 """Sites of spectra: points of parameter space in a row, along training or on a line between two checkpoints."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.geometry.alignment import align
 from lossatlas.io.arrays import Array
 from lossatlas.io.layout import is_variance
 from lossatlas.io.trajectory import Trajectory
+from lossatlas.problem.units import Group
 
 
 class Sites(ABC):
@@ -66,11 +69,12 @@ class AlongTraining(Sites):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One end of a line: theta (N,), its flat buffers, and how labels call it."""
+    """One end of a line: theta (N,), its flat buffers, how labels call it, and what a store says of it besides."""
 
     theta: np.ndarray
     buffers: np.ndarray
     name: str
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class Line(Sites):
@@ -82,6 +86,8 @@ class Line(Sites):
         others: trajectories of the other runs by name.
         where: config key of the line, for messages.
         coordinate: positions on the line, in place of those that ``points`` and ``extend`` give.
+        groups: hidden units that may change places, by which the end is brought into the order of the start; left out
+            it stays as it is.
 
     Raises:
         LossAtlasError: the other run has another network, an iteration was not recorded, or the two ends are one
@@ -103,12 +109,15 @@ class Line(Sites):
         others: dict[str, Trajectory],
         where: str,
         coordinate: np.ndarray | None = None,
+        groups: Sequence[Group] | None = None,
     ):
         target = spec["to"]
         other = others[target["run"]] if "run" in target else trajectory
         check_same_network(trajectory, other, f"{where}.to.run: run {target.get('run')!r}")
-        self.start = _checkpoint(trajectory, spec["from"], f"{where}.from")
-        self.end = _checkpoint(other, target["iteration"], f"{where}.to.iteration", target.get("run"))
+        self.start = read_checkpoint(trajectory, spec["from"], f"{where}.from")
+        self.end = read_checkpoint(other, target["iteration"], f"{where}.to.iteration", target.get("run"))
+        if groups is not None:
+            self.end = align_end(self.start.theta, self.end, groups, trajectory)
         length = float(np.linalg.norm(self.end.theta - self.start.theta))
         if length == 0:
             raise LossAtlasError(f"{where}: 'from' and 'to' are one point; give two different checkpoints")
@@ -128,6 +137,7 @@ class Line(Sites):
             "from": self.start.name,
             "to": self.end.name,
             "length": length,
+            **self.end.notes,
         }
 
     def parameters(self, site: int) -> np.ndarray:
@@ -144,6 +154,13 @@ class Line(Sites):
 
     def _below_zero(self, t: float) -> np.ndarray:
         return self._variances & (self._unclipped(t) < 0)
+
+
+def align_end(reference: np.ndarray, end: Checkpoint, groups: Sequence[Group], trajectory: Trajectory) -> Checkpoint:
+    """Return a checkpoint with its hidden units in the order of a reference (N,), which name and notes say."""
+    made = align(reference, end.theta, end.buffers, groups, trajectory.layout, trajectory.store.attrs["buffers"])
+    notes = {"alignment": f"weight matching (Ainsworth et al. 2022): {made.moved} of {made.units} hidden units moved"}
+    return Checkpoint(made.theta, made.buffers, f"{end.name}, aligned", notes)
 
 
 def between(start: np.ndarray, end: np.ndarray, t: float) -> np.ndarray:
@@ -174,7 +191,12 @@ def check_same_network(one: Trajectory, other: Trajectory, who: str) -> None:
         )
 
 
-def _checkpoint(trajectory: Trajectory, iteration: int | str, where: str, run: str | None = None) -> Checkpoint:
+def read_checkpoint(trajectory: Trajectory, iteration: int | str, where: str, run: str | None = None) -> Checkpoint:
+    """Return a checkpoint of a trajectory, float64, by its name.
+
+    Raises:
+        LossAtlasError: it was not recorded; ``where`` names the config's key.
+    """
     row = trajectory.row_of(iteration, where)
     theta, buffers = (values.astype(np.float64) for values in (trajectory.parameters(row), trajectory.buffers(row)))
     name = f"iteration {trajectory.iterations[row]}"

@@ -56,7 +56,7 @@ ALGORITHMS = {
     "curves": 4,
     "overlaps": 1,
     "perturbations": 1,
-    "spectra": 3,
+    "spectra": 4,
     "curvature": 2,
     "tracking": 1,
 }

@@ -42,7 +42,8 @@ class NearestPairs(Eigenpairs):
 
     ``isolated[i]`` is false where the residual of pair i reaches the value of another pair found: the vector is then
     one of a space that several eigenvectors span. ``none_nearer`` says whether the search has seen that no further
-    pair lies nearer than these, up to the tolerance.
+    pair lies nearer to ``near`` by more than the tolerance times ||H||; among those that lie as near, which one is
+    found is open.
     """
 
     isolated: np.ndarray

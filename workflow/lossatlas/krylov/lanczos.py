@@ -7,6 +7,7 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.krylov.christoffel import quadrature_error
 from lossatlas.krylov.collective import ALONE, Collective
 from lossatlas.krylov.distributed_vectors import DistributedVectors
 from lossatlas.krylov.operator import SymmetricOperator
@@ -56,26 +57,6 @@ class Tridiagonal:
         """Return Gauss nodes, weights (squared first components) and residual bounds beta_m |s_mi|, each (steps,)."""
         nodes, vectors = eigh_tridiagonal(self.alpha, self.beta[:-1])
         return nodes, vectors[0] ** 2, self.beta[-1] * np.abs(vectors[-1])
-
-
-def quadrature_error(nodes: np.ndarray, weights: np.ndarray, bounds: np.ndarray) -> float:
-    """Return how far a probe's quadrature may be from its measure, as Wasserstein-1; the smaller of two bounds.
-
-    For f of slope at most 1 and Ritz vectors y_j with ||H y_j - l_j y_j|| = b_j, v'f(H)v differs from the quadrature
-    by at most sum_j sqrt(w_j) b_j. And by the Chebyshev-Markov-Stieltjes inequalities the share of eigenvalues between
-    two neighbouring nodes is known up to the larger of their weights: the bound is the sum of gap times larger weight.
-    There, converged nodes (b_j below a thousandth of the way to the next node) count as atoms known for themselves,
-    which holds up to their convergence; mass beyond the first and the last node is counted by their residual bounds.
-
-    Args:
-        nodes, weights, bounds: ascending Gauss nodes, their weights and residual bounds b_j, (steps,).
-    """
-    moved, gaps = np.sqrt(weights) * bounds, np.diff(nodes, prepend=-np.inf, append=np.inf)
-    bulk = bounds > 1e-3 * np.minimum(gaps[1:], gaps[:-1])
-    if not bulk.any():
-        return float(moved.sum())
-    between = np.diff(nodes[bulk]) @ np.maximum(weights[bulk][1:], weights[bulk][:-1])
-    return float(min(moved.sum(), between + moved[~bulk].sum() + moved[bulk][0] + moved[bulk][-1]))
 
 
 def lanczos(

@@ -11,10 +11,11 @@ from functools import cached_property
 import numpy as np
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.krylov.christoffel import christoffel, panels, quadrature_error
 from lossatlas.krylov.collective import ALONE, Collective
-from lossatlas.krylov.lanczos import Checkpoint, Tridiagonal, lanczos, quadrature_error
+from lossatlas.krylov.lanczos import Checkpoint, Tridiagonal, lanczos
 from lossatlas.krylov.operator import SymmetricOperator
-from lossatlas.krylov.outliers import deflated, outliers
+from lossatlas.krylov.outliers import NOISE, deflated, outliers
 
 CONFIDENCE = 0.95
 
@@ -37,7 +38,8 @@ class Spectrum:
     """Gauss quadratures of all probes of one matrix: ``nodes`` and ``weights`` (probe, node), ``size`` = N.
 
     After breakdown a probe has fewer nodes; the rest are NaN with weight zero. ``bounds`` are the nodes' residual
-    bounds (probe, node), which only ``accuracy`` needs. Estimates use the ``shares``.
+    bounds (probe, node): ``accuracy`` needs them, and without them intervals that hold what few steps leave open are
+    wider. Estimates use the ``shares``.
     """
 
     nodes: np.ndarray
@@ -76,18 +78,67 @@ class Spectrum:
         """The isolated eigenvalues, ascending, as often as they were found (outlier,)."""
         return self.nodes[self.isolated].reshape(len(self.nodes), -1).mean(axis=0)
 
-    @cached_property
-    def _brackets(self) -> tuple[np.ndarray, np.ndarray]:
-        """Between which values the eigenvalues lie that each node stands for, (probe, node) each.
+    def _half_line(self, left: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least and the most of each node's weight that lies left of a point.
 
-        By the Chebyshev-Markov-Stieltjes inequalities none of a node's weight belongs beyond its neighbours. Isolated
-        eigenvalues stand for themselves, and the neighbours of others are those of their own kind.
+        By the Chebyshev-Markov-Stieltjes inequalities the share on a side is that of the nodes but for rho
+        (``christoffel``), and but for the weight of the nearest node on either side; isolated eigenvalues stand for
+        themselves.
+
+        Args:
+            left: which nodes do, a point for each row, (point, probe, node).
+            at: the points, (point,).
         """
-        low, high = self.nodes.copy(), self.nodes.copy()
-        for i, bulk in enumerate(np.isfinite(self.nodes) & ~self.isolated):
-            padded = np.concatenate([[-np.inf], self.nodes[i, bulk], [np.inf]])
-            low[i, bulk], high[i, bulk] = padded[:-2], padded[2:]
-        return low, high
+        least, most = left.astype(float), left.astype(float)
+        for i, bulk in enumerate(self._bulk):
+            moves = np.minimum(1.0, self._open(i, at)[:, None] / self._divisors(i, bulk))
+            count, rows = left[:, i, bulk].sum(axis=1), np.arange(len(at))
+            for array, nearest, sign in ((least, count - 1, -1), (most, count, 1)):
+                there = (nearest >= 0) & (nearest < len(bulk))
+                array[rows[there], i, bulk[nearest[there]]] += sign * moves[rows[there], nearest[there]]
+        return least, most
+
+    def _rising(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return what bounds a function that rises from below and above, as ``_half_line`` for all points together.
+
+        A node's weight may move as far as to the next node, past a point no more of it than rho there.
+        """
+        least = function(self.nodes)
+        most = least.copy()
+        for i, bulk in enumerate(self._bulk):
+            if not bulk.size:
+                continue
+            bounds = np.zeros(bulk.size) if self.bounds is None else self.bounds[i, bulk]
+            ends, within = panels(self.nodes[i, bulk], bounds)
+            rises, open_share, weights = (
+                np.diff(function(ends)),
+                self._open(i, within),
+                self._divisors(i, bulk)[:, None],
+            )
+            least[i, bulk] -= (rises[:-1] * np.minimum(1.0, open_share[:-1] / weights)).sum(axis=1)
+            most[i, bulk] += (rises[1:] * np.minimum(1.0, open_share[1:] / weights)).sum(axis=1)
+        return least, most
+
+    @cached_property
+    def _bulk(self) -> list[np.ndarray]:
+        """Indices of the nodes of each probe that are not isolated."""
+        return [np.flatnonzero(known) for known in np.isfinite(self.nodes) & ~self.isolated]
+
+    def _divisors(self, probe: int, nodes: np.ndarray) -> np.ndarray:
+        """Return the shares of some nodes, of which none is 0."""
+        return np.maximum(self.shares[probe, nodes], 1e-300)
+
+    def _open(self, probe: int, at: np.ndarray) -> np.ndarray:
+        """Return rho of a probe at some points; without residual bounds it may be anything.
+
+        No node is known better than the products are, even where its residual bound says so.
+        """
+        if self.bounds is None:
+            return np.ones(np.shape(at))
+        nodes, shares, bounds = (
+            one[probe, np.isfinite(self.nodes[probe])] for one in (self.nodes, self.shares, self.bounds)
+        )
+        return christoffel(at, nodes, shares, np.maximum(bounds, NOISE * np.abs(nodes).max()))
 
     def integrate(self, function: np.ndarray) -> np.ndarray:
         """Return sum_j w_ij f_ij per probe; ``function`` is given at the nodes, (..., probe, node)."""
@@ -170,20 +221,22 @@ class Spectrum:
         Each probe's share is known between the Chebyshev-Markov-Stieltjes bounds. The interval runs from the 95 % end
         of the lower bounds to that of the upper ones.
         """
-        at = np.asarray(at, dtype=float)[:, None, None]
-        below, above = self._brackets
-        return self._clipped(self.estimate(self.nodes <= at, above <= at, below <= at), 1.0)
+        at = np.asarray(at, dtype=float)
+        left = self.nodes <= at[:, None, None]
+        return self._clipped(self.estimate(left, *self._half_line(left, at)), 1.0)
 
     def effective_dimension(self, alpha: float) -> Estimate:
         """Return the estimate of sum_i l_i / (l_i + alpha) over the positive eigenvalues l_i (MacKay 1992, eq. 4.9).
 
         It counts directions that the loss determines better than a prior of precision ``alpha`` > 0 does. The interval
-        holds what few steps leave unresolved near 0, too: for a function that rises, the Chebyshev-Markov-Stieltjes
-        bounds are its values at neighbouring nodes. Where steps are many, the standard error says how far it is off.
+        holds what few steps leave unresolved near 0, too.
         """
-        with np.errstate(divide="ignore"):  # alpha / 0 where nothing is positive
-            three = (self.size / (1 + alpha / np.maximum(at, 0.0)) for at in (self.nodes, *self._brackets))
-            return self._clipped(self.estimate(*three), self.size)
+
+        def share(at: np.ndarray) -> np.ndarray:
+            with np.errstate(divide="ignore"):  # alpha / 0 where nothing is positive
+                return self.size / (1 + alpha / np.maximum(at, 0.0))
+
+        return self._clipped(self.estimate(share(self.nodes), *self._rising(share)), self.size)
 
     def accuracy(self) -> "Accuracy":
         """Return how far the density may be from that of the matrix, as Wasserstein-1 distances.
@@ -211,19 +264,16 @@ class Spectrum:
         """
         if not epsilon >= 0:
             raise LossAtlasError(f"count: epsilon = {epsilon} must be 0 or more")
-        low, high = self._brackets
-        inside = {
-            "below": (self.nodes < -epsilon, high < -epsilon, low < -epsilon),
-            "within": (
-                np.abs(self.nodes) <= epsilon,
-                (low >= -epsilon) & (high <= epsilon),
-                (high >= -epsilon) & (low <= epsilon),
-            ),
-            "above": (self.nodes > epsilon, low > epsilon, high > epsilon),
+        left = np.stack([self.nodes < -epsilon, self.nodes <= epsilon])
+        least, most = self._half_line(left, np.array([-epsilon, epsilon]))
+        shares = {
+            "below": (left[0], least[0], most[0]),
+            "within": (left[1] & ~left[0], np.maximum(least[1] - most[0], 0.0), most[1] - least[0]),
+            "above": (~left[1], 1 - most[1], 1 - least[1]),
         }
         return {
             name: self._clipped(self.estimate(*(self.size * one for one in three)), self.size)
-            for name, three in inside.items()
+            for name, three in shares.items()
         }
 
     @staticmethod

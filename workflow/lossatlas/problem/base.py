@@ -7,9 +7,11 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 
 from lossatlas.data import Split
+from lossatlas.errors import LossAtlasError
 from lossatlas.problem.checks import BATCHNORM, check_one_of
 from lossatlas.problem.noise import random_signs
 from lossatlas.problem.protocol import Hessian, LocalProductChoices, Place, Problem, Restriction
+from lossatlas.problem.units import Group
 
 Function = Callable[[Any, Any], Any]
 """From outputs and targets of some samples to a mean over them."""
@@ -84,6 +86,10 @@ class ProblemBase(ABC):
             chosen = self.layout.select(parameters)
             self._matrices[key] = self.MATRIX(self.network, self.loss, operator, chosen, self.batchnorm)
         return self._matrices[key]
+
+    def interchangeable(self) -> list[Group]:
+        """Return the groups of hidden units that can change places, see ``Problem``."""
+        raise LossAtlasError("align: networks of this backend cannot be aligned; leave it out")
 
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> Hessian:
         """Return the Hessian at theta; ``choices`` are those of ``HessianBase``."""

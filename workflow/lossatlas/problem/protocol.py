@@ -6,6 +6,7 @@ import numpy as np
 
 from lossatlas.io.layout import ParameterLayout
 from lossatlas.problem.agreement import PointAgreement
+from lossatlas.problem.units import Group
 
 
 class Hessian(Protocol):
@@ -152,6 +153,13 @@ class Problem(Protocol):
 
     def sketch(self, count: int) -> None:
         """From now on let ``metrics`` have so many columns more, see ``problem.noise``."""
+
+    def interchangeable(self) -> list[Group]:
+        """Return the groups of hidden units that can change places without changing the function.
+
+        Raises:
+            LossAtlasError: it is not known for this network, or there are none.
+        """
 
     def linearize(self, theta: np.ndarray, buffers: np.ndarray, **choices: Unpack[LocalProductChoices]) -> Hessian:
         """Return the Hessian at theta; what is reusable between products is kept in it."""

@@ -240,6 +240,7 @@ def _curve(name: str, m: Materials) -> dict:
         ("barrier", f"{curves['barrier'].attrs['long_name']}; these are 0 and 1" if attrs["ends"] else
                     f"{curves['barrier'].attrs['long_name']}: the lowest points on either side of the centre"),
         ("BatchNorm", attrs["batchnorm"]),
+        *([("alignment", attrs["alignment"])] if "alignment" in attrs else []),
     ]  # fmt: skip
     rows = []
     for one in (
@@ -325,16 +326,23 @@ _SPECTRUM_HEAD = ["smallest node", "largest node", "trace", "95 % interval"]
 
 def _quadrature_facts(spectra: xr.Dataset, *where: tuple[str, str]) -> list[tuple]:
     """Return how spectra were computed, and ``where``."""
-    size = spectra.attrs["parameters"]
+    size, steps = spectra.attrs["parameters"], np.isfinite(spectra["nodes"].values).sum(axis=-1)
+    probes = (steps > 0).sum(axis=-1)
     return [
-        ("method", f"stochastic Lanczos quadrature, {spectra.sizes['probe']} {spectra.attrs['distribution']} probes, "
-                   f"{spectra.sizes['node']} steps with full reorthogonalisation"),
+        ("method", f"stochastic Lanczos quadrature, {_range(probes)} {spectra.attrs['distribution']} probes, "
+                   f"{_range(steps[steps > 0])} steps with full reorthogonalisation"),
         *where,
         ("matrix", f"{size:,} x {size:,}, {spectra.attrs['operator']} of the mean loss over "
                    f"{spectra.attrs['samples']} training samples"),
         ("runs that ended early", spectra.attrs["short_runs"]),
         ("where it is least accurate", spectra.attrs["accuracy"]),
     ]  # fmt: skip
+
+
+def _range(numbers: np.ndarray) -> str:
+    """Return the only number, or the smallest and the largest one, in words."""
+    least, most = numbers.min(), numbers.max()
+    return f"{most}" if least == most else f"{least} to {most}"
 
 
 def _spectrum_row(one: xr.Dataset) -> list:

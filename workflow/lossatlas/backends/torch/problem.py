@@ -19,12 +19,14 @@ from lossatlas.backends.torch.losses import ClassLoss, Loss, OverSamples, chosen
 from lossatlas.backends.torch.network import FlatNetwork
 from lossatlas.backends.torch.subspace.autotune import choose_evaluation
 from lossatlas.backends.torch.subspace.subspace_loss import Eager, Interpolated, Recomputed, Staged, restrict
+from lossatlas.backends.torch.symmetry import interchangeable
 from lossatlas.data import Split
 from lossatlas.errors import LossAtlasError
 from lossatlas.problem import Choice, Evaluation, with_standard_error
 from lossatlas.problem.base import ProblemBase
 from lossatlas.problem.noise import sketches
 from lossatlas.problem.protocol import Place
+from lossatlas.problem.units import Group
 
 
 class TorchProblem(ProblemBase):
@@ -118,6 +120,10 @@ class TorchProblem(ProblemBase):
         """Return up to ``count`` samples, spread evenly over all."""
         places = torch.linspace(0, self.samples - 1, min(count, self.samples)).long().to(self._all[1].device)
         return self._all[0][places], self._all[1][places]
+
+    def interchangeable(self) -> list[Group]:
+        """Return the groups of hidden units that can change places, see ``Problem``."""
+        return interchangeable(self.network, self.some(2)[0])
 
     def metrics(self, theta: np.ndarray, buffers: np.ndarray) -> np.ndarray:
         """Return the metrics at theta, in the order of ``metric_names``."""

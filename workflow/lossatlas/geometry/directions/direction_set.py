@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from lossatlas.errors import LossAtlasError
+from lossatlas.geometry.directions.connection import BEND, shares
 from lossatlas.geometry.directions.streams import column_sum
 from lossatlas.geometry.directions.unnormalized import RawDirections, Source
 from lossatlas.geometry.normalization import drop, normalize
@@ -158,7 +159,8 @@ class Axes:
 
     ``angle_given`` of a plane is the angle in degrees before y was made orthogonal to x, None if it was not.
     ``buffers`` (2, buffer) are the differences of running statistics that go with differences of checkpoints. ``ends``
-    are the coordinates of the checkpoints that whole differences lead to, by name.
+    are the coordinates of the points that whole differences lead to, by name. ``curve`` is the kind of a trained curve
+    that lies in the plane, through the ends; None if there is none.
     """
 
     vectors: np.ndarray
@@ -168,6 +170,7 @@ class Axes:
     angle_given: float | None = None
     buffers: np.ndarray | None = None
     ends: dict[str, list[float]] = field(default_factory=dict)
+    curve: str | None = None
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -175,7 +178,16 @@ class Axes:
         angle = float(angles(self.vectors)[0, 1])
         given = angle if self.angle_given is None else self.angle_given
         ends = {"end_names": list(self.ends), "end_points": list(self.ends.values())} if self.ends else {}
-        return {"angle": angle, "angle_given": given, **ends}
+        curve = {"connection": self.connection.tolist()} if self.curve else {}
+        return {"angle": angle, "angle_given": given, **ends, **curve}
+
+    @property
+    def connection(self) -> np.ndarray:
+        """Where a trained curve runs in the plane, by 101 points (point, 2); none where there is no such curve."""
+        if self.curve is None:
+            return np.zeros((0, 2))
+        corners = [place for name, place in self.ends.items() if name != BEND] + [self.ends[BEND]]
+        return shares(self.curve, np.linspace(0, 1, 101)) @ np.array(corners)
 
 
 @dataclass(frozen=True)
@@ -183,7 +195,8 @@ class _Direction:
     """One direction of a store, the vector in use.
 
     ``buffers`` are the differences of running statistics that go with it, None where it is no difference of
-    checkpoints. ``end`` names the checkpoint that it leads to, None where it leads to none or was bent on the way.
+    checkpoints. ``end`` names the point that it leads to, None where it leads to none or was bent on the way. ``curve``
+    is the kind of a trained curve that it spans a plane with, None where there is none.
     """
 
     vector: np.ndarray
@@ -192,14 +205,16 @@ class _Direction:
     variance_share: float
     buffers: np.ndarray | None
     end: str | None
+    curve: str | None
 
     @classmethod
     def read(cls, store: Store, k: int, of_set: str) -> "_Direction":
         vector, label = store["used"][k], str(store["direction"][k])
         buffers = store["buffers"][k] if "buffers" in store.group else None
-        straight = buffers is not None and np.array_equal(store["raw"][k], vector)
+        curve = store.attrs.get("curve")
+        straight = (curve or buffers is not None) and np.array_equal(store["raw"][k], vector)
         end = label.removeprefix("to ") if straight else None
-        return cls(vector, label, of_set, float(store["variance_share"][k]), buffers, end)
+        return cls(vector, label, of_set, float(store["variance_share"][k]), buffers, end, curve)
 
 
 def read_directions(parts: Sequence[tuple[Path, int | None]]) -> Axes:
@@ -222,11 +237,12 @@ def read_directions(parts: Sequence[tuple[Path, int | None]]) -> Axes:
     labels = [one.label for one in found]
     if len(identities) > 1 and len(set(labels)) < len(labels):
         labels = [f"{one.of_set}: {one.label}" for one in found]
-    vectors, shares = np.stack([one.vector for one in found]), np.array([one.variance_share for one in found])
+    vectors, parts_of = np.stack([one.vector for one in found]), np.array([one.variance_share for one in found])
     buffers = [one.buffers for one in found if one.buffers is not None]
     moved = np.stack(buffers) if len(buffers) == len(found) else None
     ends = {one.end: place for one, place in zip(found, np.eye(len(found)).tolist(), strict=True) if one.end}
-    return Axes(vectors, labels, shares, identities, buffers=moved, ends=ends)
+    curve = found[0].curve if len(found) == len(ends) == 2 and len(identities) == 1 else None
+    return Axes(vectors, labels, parts_of, identities, buffers=moved, ends=ends, curve=curve)
 
 
 def read_axes(parts: list[tuple[Path, int]]) -> Axes:
@@ -252,9 +268,10 @@ def orthogonalize(axes: Axes, trajectory: Trajectory) -> Axes:
         y = y - (y @ x) / (x @ x) * x
     vectors = np.stack([x, y])
     labels = [axes.labels[0], f"{axes.labels[1]}, orthogonal to x"]
-    shares = variance_shares(vectors, trajectory)
+    parts_of = variance_shares(vectors, trajectory)
     ends = {name: [a + along * b, b] for name, (a, b) in axes.ends.items()}
-    return Axes(vectors, labels, shares, axes.identities, float(angles(axes.vectors)[0, 1]), ends=ends)
+    given = float(angles(axes.vectors)[0, 1])
+    return Axes(vectors, labels, parts_of, axes.identities, given, ends=ends, curve=axes.curve)
 
 
 def check_independent(vectors: np.ndarray, labels: list[str]) -> None:

@@ -31,13 +31,18 @@ def eigen(
     operator = problem.linearize(theta, buffers, **choices)
     pairs = _search(operator, spec)
     iteration = trajectory.iterations[center]
-    labels = [f"eigenvector λ = {value:.3g}" for value in pairs.values]
     values = {"eigenvalue": pairs.values, "residual": pairs.residuals, "converged": pairs.converged.astype(np.int8)}
     nearest = {}
+    labels = [f"eigenvector λ = {value:.3g}" for value in pairs.values]
     if isinstance(pairs, NearestPairs):
-        labels = [f"{label} ± {residual:.1g}" for label, residual in zip(labels, pairs.residuals, strict=True)]
+        labels = [f"eigenvector λ = {as_known(*pair)}" for pair in zip(pairs.values, pairs.residuals, strict=True)]
         values["isolated"] = pairs.isolated.astype(np.int8)
-        nearest = {"near": spec["near"], "none_nearer": pairs.none_nearer, "norm": pairs.norm}
+        nearest = {
+            "near": spec["near"],
+            "none_nearer": pairs.none_nearer,
+            "none_nearer_note": f"by more than {spec['tolerance'] * pairs.norm:.2g}, the tolerance times ||H||",
+            "norm": pairs.norm,
+        }
     batchnorm = batchnorm_note(spec, "frozen: running statistics of the checkpoint")
     notes = {
         "batchnorm": batchnorm,
@@ -51,6 +56,17 @@ def eigen(
         **nearest,
     }
     return RawDirections(pairs.vectors, labels, values, notes)
+
+
+def as_known(value: float, residual: float) -> str:
+    """Return an eigenvalue with the digits that its residual leaves, and the residual: "0.0012 ± 0.0004"."""
+    if not 0 < residual < np.inf:
+        return f"{value:.3g}"
+    place = int(np.floor(np.log10(float(f"{residual:.1g}"))))
+    rounded = round(float(value), -place) + 0.0  # no negative zero
+    digits = int(np.floor(np.log10(abs(rounded)) + 1e-9)) - place + 1 if rounded else 1
+    text = f"{rounded:#.{digits}g}".replace(".e", "e").rstrip(".")  # zeros at the end are known digits, too
+    return f"{text} ± {residual:.1g}"
 
 
 def _search(operator: SymmetricOperator, spec: dict) -> Eigenpairs:

@@ -18,6 +18,9 @@ from lossatlas.errors import LossAtlasError
 Gradient = Callable[[np.ndarray], np.ndarray]
 """From theta (N,) to the gradient of the loss over one batch, float64 (N,)."""
 
+Change = Callable[[np.ndarray, Gradient, float, float], np.ndarray]
+"""From a vector (N,), the gradient of a batch, a draw of [-1, 1] and the share of epochs begun to a gradient (N,)."""
+
 
 class Save(Protocol):
     """Keeps the state of a direction that is being mined, see ``parallel.checkpointing.State``."""
@@ -93,27 +96,49 @@ def mine(
     Raises:
         LossAtlasError: it left the numbers, or never left zero.
     """
+
+    def peak(vector: np.ndarray, gradient: Gradient, where: float, grown: float) -> np.ndarray:
+        at = where * grown
+        return at * gradient(theta + at * vector)
+
+    def basin(phi: np.ndarray, gradient: Gradient, where: float, grown: float) -> np.ndarray:
+        at = 0.5 + where * vein.alpha
+        return gradient(phi) + vein.gamma * at * gradient((1 - at) * theta + at * phi)
+
+    if start is not None:
+        return descend(vein, start, gradients, basin, spec, save) - theta
+    vector = descend(vein, np.zeros_like(theta), gradients, peak, spec, save)
+    if not vector.any():
+        raise LossAtlasError(f"directions: {vein.label!r} is zero: so are all gradients; choose another center")
+    return vector
+
+
+def descend(
+    vein: Vein, start: np.ndarray, gradients: Sequence[Gradient], change: Change, spec: dict, save: Save
+) -> np.ndarray:
+    """Return where plain gradient descent ends that draws a batch and a place on a curve for every step.
+
+    Args:
+        start: shape (N,).
+        gradients, spec, save: as for ``mine``.
+        change: the gradient of what is minimised.
+
+    Raises:
+        LossAtlasError: it left the numbers.
+    """
     state, batches = save.load() or {}, len(gradients)
-    vector, first = state.get("vector", np.zeros_like(theta) if start is None else start), int(state.get("step", 0))
+    vector, first = state.get("vector", start), int(state.get("step", 0))
     for step in range(first, spec["epochs"] * batches):
         epoch, place = divmod(step, batches)
         order = rng.generator(spec["seed"], "mined order", vein.number, epoch).permutation(batches)
-        gradient = gradients[order[place]]
         where = rng.generator(spec["seed"], "mined lambda", vein.number, step).uniform(-1, 1)
-        if start is None:
-            at = where * (epoch + 1) / spec["epochs"]
-            change = at * gradient(theta + at * vector)
-        else:
-            at = 0.5 + where * vein.alpha
-            change = gradient(vector) + vein.gamma * at * gradient((1 - at) * theta + at * vector)
-        vector = vector - spec["learning_rate"] * change
+        gradient = change(vector, gradients[order[place]], where, (epoch + 1) / spec["epochs"])
+        vector = vector - spec["learning_rate"] * gradient
         if not np.isfinite(vector).all():
             raise LossAtlasError(
                 f"directions: {vein.label!r} is NaN or infinite in epoch {epoch + 1}; lower learning_rate"
             )
         if save.due():
             save.save({"vector": vector, "step": step + 1})
-    if start is None and not vector.any():
-        raise LossAtlasError(f"directions: {vein.label!r} is zero: so are all gradients; choose another center")
     save.save({"vector": vector, "step": spec["epochs"] * batches})
-    return vector if start is None else vector - theta
+    return vector

@@ -31,7 +31,8 @@ CONTOUR = FigureSpec(
     needs=("landscape",),
     rule="figures",
     log="planes",
-    caption="The loss on the plane from above, with the projected path.",
+    caption="The loss on the plane from above, with the projected path, and in white the trained curve between two "
+    "minima where the plane holds one.",
     details="It is the mean over the evaluation subset of the training set. Grey, hatched cells are NaN or infinite. "
     "Where there are dots, they are the points that were evaluated; the rest is interpolated.",
 )
@@ -67,8 +68,11 @@ def label_axes(axes: Axes, landscape: xr.Dataset) -> None:
 
 
 def mark_ends(axes: Axes, landscape: xr.Dataset) -> None:
-    """Mark and name the checkpoints that the axes lead to, where these are differences."""
+    """Mark and name the points that the axes lead to, where these are differences, and draw the curve through them."""
     attrs = landscape.attrs
+    if "connection" in attrs:
+        outlined = [withStroke(linewidth=3, foreground="black")]
+        axes.plot(*np.transpose(attrs["connection"]), color="white", linewidth=1.6, path_effects=outlined, zorder=2.5)
     for name, place in zip(attrs.get("end_names", []), attrs.get("end_points", []), strict=True):
         outlined = [withStroke(linewidth=2, foreground="white")]
         axes.plot(*place, "D", color="white", markeredgecolor="black", markersize=6, zorder=3)

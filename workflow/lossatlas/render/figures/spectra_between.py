@@ -21,7 +21,8 @@ BETWEEN = FigureSpec(
     title="{run}: Hessian spectra on line {line}",
     caption="Loss, extreme eigenvalues with the trace (bars are 95 % intervals over probes), and the density of the "
     "Hessian's eigenvalues on the straight line between the two checkpoints, which dotted lines mark.",
-    details="Extreme eigenvalues are nodes of the Lanczos quadrature, on the left scale; the trace is on the right.",
+    details="Dashes in the density are isolated eigenvalues of weight 1/N. Extreme eigenvalues are nodes of the "
+    "Lanczos quadrature, on the left scale; the trace is on the right.",
 )
 
 
@@ -81,11 +82,18 @@ def _draw_extremes(axes: Axes, spectra: xr.Dataset) -> None:
 
 
 def _draw_density(axes: Axes, spectra: xr.Dataset, sigma: float | None) -> QuadMesh:
-    """Draw the density as a heat map, one column of colour for each position, and return it."""
+    """Draw the density as a heat map, one column of colour for each position, and return it.
+
+    Isolated eigenvalues are dashes of the colour of their kernel's peak, not smeared out.
+    """
     densities = Densities(spectra, sigma)
     colors = LogNorm(FLOOR * densities.single, densities.values.max())
-    values = np.maximum(densities.values, 1e-300)  # what underflows is below the scale, not missing
+    values = np.maximum(densities.smooth, 1e-300)  # what underflows is below the scale, not missing
     drawn = {"norm": colors, "cmap": COLORMAP, "shading": "nearest", "rasterized": True}
     mesh = axes.pcolormesh(densities.coordinate, densities.grid, values.T, **drawn)
+    found = [spectrum.outliers for spectrum in densities.spectra]
+    at = np.repeat(densities.coordinate, [len(one) for one in found])
+    height = np.full(len(at), densities.single)
+    axes.scatter(at, np.concatenate(found), c=height, marker="_", s=36, norm=colors, cmap=COLORMAP)
     axes.set_ylabel(f"eigenvalue λ  (kernel width σ = {densities.sigma:.2g})")
     return mesh

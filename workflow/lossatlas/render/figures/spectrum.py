@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lossatlas.krylov import Spectrum
-from lossatlas.krylov.quadrature import Estimate
 from lossatlas.render.registry import FigureSpec
 from lossatlas.render.style import CHOICES, NOW_COLOR, PATH_COLOR, TEST_COLOR, plain
 
@@ -55,7 +54,8 @@ VARIANTS = FigureSpec(
     kind="variants",
     needs=("spectra", "variants"),
     title="{run}: spectra of several matrices",
-    caption="Densities of several matrices at the last iteration.",
+    caption="Densities of several matrices at the last iteration; bands are 95 % intervals over probes. Sticks are "
+    "isolated eigenvalues, each of weight exactly 1/N; triangles mark extremes whose density lies below the figure.",
     details="They are the Hessian and the matrices that the config's ``spectra.variants`` name (Gauss-Newton, "
     "residual, or parts of the parameters).",
 )
@@ -73,7 +73,7 @@ class Densities:
         self.sigma = sigma or max(0.01 * (high - low), 1e-12)
         margin = 0.05 * (high - low) + 4 * self.sigma
         self.grid = np.linspace(low - margin, high + margin, POINTS)
-        self.single = 1 / (size * self.sigma * np.sqrt(2 * np.pi))
+        self.single = peak(size, self.sigma)
         self.values = np.stack([q.density(self.grid, self.sigma).value for q in self.spectra])
 
     @cached_property
@@ -95,6 +95,11 @@ class Densities:
         return sorted({0, int(np.nanargmax(self.largest)), len(self.coordinate) - 1})
 
 
+def peak(size: int, sigma: float) -> float:
+    """Return the height of one eigenvalue's kernel, of weight 1 / ``size``."""
+    return 1 / (size * sigma * np.sqrt(2 * np.pi))
+
+
 def quadratures(spectra: xr.Dataset) -> list[Spectrum]:
     """Return the quadratures of a store, one for each iteration or position."""
     arrays = (spectra[name].values for name in ("nodes", "weights", "residual_bounds"))
@@ -107,28 +112,31 @@ def sticks(isolated: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
     return np.array([group.mean() for group in groups]), np.array([len(group) for group in groups], int)
 
 
+def sticks_note(spectra: list[Spectrum]) -> str | None:
+    """Return what a legend says of sticks, if there are any."""
+    return "sticks: weight 1/N each" if any(len(spectrum.outliers) for spectrum in spectra) else None
+
+
 def stick_line(at: np.ndarray, heights: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
     """Return x and y of one broken line: a vertical stroke from the floor at each position."""
     ends = np.stack([np.full(len(at), floor), heights, np.full(len(at), np.nan)], axis=1)
     return np.repeat(at, 3), ends.ravel()
 
 
-def draw_density(
-    axes: Axes, density: Estimate, spectrum: Spectrum, densities: Densities, color: str, name: str
-) -> None:
+def draw_density(axes: Axes, grid: np.ndarray, spectrum: Spectrum, sigma: float, color: str, name: str) -> None:
     """Draw a smooth density with its band, isolated eigenvalues as sticks with their count, and hidden extremes."""
-    floor, isolated = FLOOR * densities.single, spectrum.outliers
-    at, counts = sticks(isolated, densities.sigma)
-    label = f"{name}, {len(isolated)} isolated" if len(isolated) else name
-    axes.plot(densities.grid, density.value, color=color, label=label)
+    single, isolated = peak(spectrum.size, sigma), spectrum.outliers
+    floor, density = FLOOR * single, spectrum.density(grid, sigma, isolated=False)
+    at, counts = sticks(isolated, sigma)
+    axes.plot(grid, density.value, color=color, label=f"{name}, {len(isolated)} isolated" if len(isolated) else name)
     band = np.maximum(density.low, floor), np.maximum(density.high, floor)
-    axes.fill_between(densities.grid, *band, color=color, alpha=0.2, linewidth=0)
-    axes.plot(*stick_line(at, counts * densities.single, floor), color=color, linewidth=1.6)
+    axes.fill_between(grid, *band, color=color, alpha=0.2, linewidth=0)
+    axes.plot(*stick_line(at, counts * single, floor), color=color, linewidth=1.6)
     for x, count in zip(at[counts > 1], counts[counts > 1], strict=True):
-        axes.annotate(f"{count}", (x, count * densities.single), (0, 2), textcoords="offset points", color=color,
+        axes.annotate(f"{count}", (x, count * single), (0, 2), textcoords="offset points", color=color,
                       ha="center", fontsize=8)  # fmt: skip
     ends = np.array([np.nanmin(spectrum.nodes), np.nanmax(spectrum.nodes)])
-    hidden = [end for end in ends if np.interp(end, densities.grid, density.value) < floor
+    hidden = [end for end in ends if np.interp(end, grid, density.value) < floor
               and not np.isclose(end, isolated).any()]  # fmt: skip
     if hidden:  # an empty line that is not clipped would make room for itself in the corner of the figure
         axes.plot(hidden, np.full(len(hidden), floor), "^", color=color, markersize=7, clip_on=False)
@@ -175,10 +183,9 @@ def density_figure(spectra: xr.Dataset, choices: dict = CHOICES, title: str = ""
     draw_frame(axes, densities)
     for index, color in zip(densities.landmarks(), (TEST_COLOR, "0.45", PATH_COLOR), strict=False):
         spectrum, name = densities.spectra[index], densities.name(index)
-        smooth = spectrum.density(densities.grid, densities.sigma, isolated=False)
-        draw_density(axes, smooth, spectrum, densities, color, name)
+        draw_density(axes, densities.grid, spectrum, densities.sigma, color, name)
     axes.set_title(title)
-    axes.legend(title="sticks: weight 1/N each" if any(len(q.outliers) for q in densities.spectra) else None)
+    axes.legend(title=sticks_note(densities.spectra))
     return figure
 
 
@@ -270,19 +277,17 @@ def variants_figure(
     margin = 0.05 * (high - low) + 4 * sigma
     grid = np.linspace(low - margin, high + margin, POINTS)
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
-    floors, tops = [], []
-    for name, dataset in stores.items():
-        size = dataset.attrs["parameters"]
-        values = quadratures(dataset.isel(iteration=slice(-1, None)))[0].density(grid, sigma).value
+    drawn = [quadratures(dataset.isel(iteration=slice(-1, None)))[0] for dataset in stores.values()]
+    for i, (spectrum, (name, dataset)) in enumerate(zip(drawn, stores.items(), strict=True)):
         patterns = plain(", ".join(dataset.attrs["parameter_patterns"]))
-        axes.plot(grid, values, label=f"{name}: {dataset.attrs['operator']} of {patterns}, N = {size:,}")
-        floors.append(FLOOR / (size * sigma * np.sqrt(2 * np.pi)))
-        tops.append(values.max())
+        label = f"{name}: {dataset.attrs['operator']} of {patterns}, N = {spectrum.size:,}"
+        draw_density(axes, grid, spectrum, sigma, f"C{i}", label)
     axes.set_yscale("log")
-    axes.set_ylim(min(floors), 2 * max(tops))
+    top = max(spectrum.density(grid, sigma).value.max() for spectrum in drawn)
+    axes.set_ylim(FLOOR * min(peak(spectrum.size, sigma) for spectrum in drawn), 2 * top)
     axes.set_xlabel(f"eigenvalue λ at the last iteration  (kernel width σ = {sigma:.2g})")
     axes.set_ylabel("density")
     axes.grid(alpha=0.3)
     axes.set_title(title)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, title=sticks_note(drawn))
     return figure
