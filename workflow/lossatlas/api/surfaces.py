@@ -131,8 +131,7 @@ def curve(
         to: another model or its weights, in place of ``directions``, ``count``, ``normalize`` and ``ignore``: the
             curve leads from the model (alpha = 0) to this one (1).
         points, range: equally spaced, with 0, and 1 with ``to``, added; else [-1, 1], and [-0.5, 1.5] with ``to``.
-        near, normalize, ignore, seed, batchnorm, vectors: as for ``plane``; with ``to`` there are no vectors, and
-            batchnorm is by default "interpolate".
+        near, normalize, ignore, seed, vectors, batchnorm: as for ``plane``; with ``to`` it is "interpolate" by default.
         second_order: positions at which ``slope`` and ``curvature`` are computed; BatchNorm must be frozen.
 
     Raises:
