@@ -9,9 +9,11 @@ import io
 import os
 import shutil
 import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -52,12 +54,17 @@ class Result:
         beside: stores of the same run that some figures need besides, by kind.
     """
 
-    data: xr.Dataset
-    title, kind = "", ""
+    kind, title = "", ""
+    _beside: Mapping[str, Path] = MappingProxyType({})
 
     def __init__(self, data: xr.Dataset, kind: str, title: str = "", beside: dict[str, Path] | None = None):
-        self.data, self.kind, self.title = data, kind, title
+        self._data, self.kind, self.title = data, kind, title
         self._beside = beside or {}
+
+    @property
+    def data(self) -> xr.Dataset:
+        """The labelled arrays."""
+        return self._data
 
     def __getitem__(self, name: str) -> xr.DataArray:
         return self.data[name]
@@ -70,7 +77,7 @@ class Result:
     @property
     def sizes(self) -> dict[str, int]:
         """The lengths of the dimensions."""
-        return dict(self.data.sizes)
+        return {str(name): size for name, size in self.data.sizes.items()}
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {size:,}" for name, size in self.sizes.items() if not name.startswith(ASIDE))
@@ -252,18 +259,20 @@ class Spectrum(krylov.Spectrum, Result):
     """
 
     kind = "spectra"
-    kinds = ("density", "distribution")  # the others need iterations
-    _beside: ClassVar[dict] = {}
-
     __repr__ = Result.__repr__
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of figures that ``plot`` can draw; the others need iterations."""
+        return ["density", "distribution"]
 
     @cached_property
     def data(self) -> xr.Dataset:
         """The quadratures, as a store of the workflow holds those of several matrices."""
         runs = {"nodes": self.nodes, "weights": self.weights, "residual_bounds": self.bounds}
-        arrays = {name: ((MATRIX, "probe", "node"), values[None]) for name, values in runs.items()}
         ends = {"smallest": np.nanmin(self.nodes), "largest": np.nanmax(self.nodes)}
-        arrays |= {name: ((MATRIX,), np.array([value])) for name, value in ends.items()}
+        arrays: dict[str, Any] = {name: ((MATRIX, "probe", "node"), [values]) for name, values in runs.items()}
+        arrays |= {name: (MATRIX, [value]) for name, value in ends.items()}
         return xr.Dataset(arrays, {MATRIX: ["the matrix"]}, {"parameters": self.size})
 
 
@@ -291,8 +300,8 @@ class Spectra(Result):
 
 def _spectrum(data: xr.Dataset) -> Spectrum:
     """Return the spectrum that a dataset holds of one matrix."""
-    runs = (data[name].values for name in ("nodes", "weights", "residual_bounds"))
-    return Spectrum.read(*runs, data.attrs["parameters"])
+    nodes, weights, bounds = (data[name].values for name in ("nodes", "weights", "residual_bounds"))
+    return Spectrum.read(nodes, weights, bounds, data.attrs["parameters"])
 
 
 def open(path: str | os.PathLike) -> Result:

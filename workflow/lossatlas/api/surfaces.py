@@ -89,10 +89,10 @@ def plane(
     choices |= _check_directions(directions, {"kind": "random", **choices, "count": 1}, near, "plane")
     backend = backend_of(model)
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
-        network, *on = problems_of(backend, model, loss, data, test, batch_size, dtype, metrics, "plane")
+        network, problems, subsets = problems_of(backend, model, loss, data, test, batch_size, dtype, metrics, "plane")
         trajectory = recorded(backend, Path(folder), model, path, network)
-        raw = _raw(backend, directions, choices, trajectory, on[0]["train"], network, 2)
-        return Plane(_evaluate_plane(Path(folder), spec, raw, choices, trajectory, on, vectors))
+        raw = _raw(backend, directions, choices, trajectory, problems["train"], network, 2)
+        return Plane(_evaluate_plane(Path(folder), spec, raw, choices, trajectory, (problems, subsets), vectors))
 
 
 def curve(
@@ -131,8 +131,7 @@ def curve(
         to: another model or its weights, in place of ``directions``, ``count``, ``normalize`` and ``ignore``: the
             curve leads from the model (alpha = 0) to this one (1).
         points, range: equally spaced, with 0, and 1 with ``to``, added; else [-1, 1], and [-0.5, 1.5] with ``to``.
-        near, normalize, ignore, seed, batchnorm, vectors: as for ``plane``; with ``to`` there are no vectors, and
-            batchnorm is by default "interpolate".
+        near, normalize, ignore, seed, vectors, batchnorm: as for ``plane``; with ``to`` it is "interpolate" by default.
         second_order: positions at which ``slope`` and ``curvature`` are computed; BatchNorm must be frozen.
 
     Raises:
@@ -151,8 +150,11 @@ def curve(
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = problems_of(backend, model, loss, data, test, batch_size, dtype, metrics, "curve")
         trajectory = recorded(backend, Path(folder), model, [] if to is None else [to], network, "to")
-        on = problems["train"], network, count
-        raw = _raw(backend, directions, choices, trajectory, *on) if to is None else None
+        raw = (
+            None
+            if to is not None
+            else _raw(backend, directions, choices, trajectory, problems["train"], network, count)
+        )
         course, added = _curves(spec, raw, choices, trajectory, vectors)
         about = problems, subsets, _random_guess(backend, loss, subsets["train"], problems["train"])
         return Result(computed(LineScan({"curve": spec}, course, *about), Path(folder)).assign(added), "curves")
@@ -188,8 +190,9 @@ def _curves(
 ) -> tuple[Course, dict]:
     """Return the curves along directions, without any the one between two checkpoints, and what is told besides."""
     course: Course
+    added: dict[str, Any] = {}
     if raw is None:
-        course, added = _between(spec, trajectory), {}
+        course = _between(spec, trajectory)
     else:
         course, added = _along(spec, direction_sets.complete(raw, choices, trajectory), trajectory, vectors)
     check_second_order(spec, course.moves and trajectory.buffers(0).size > 0, "curve")
@@ -240,7 +243,13 @@ def _raw(
 
 
 def _evaluate_plane(
-    folder: Path, spec: dict, raw: RawDirections, choices: dict, trajectory: Trajectory, on: list[dict], vectors: bool
+    folder: Path,
+    spec: dict,
+    raw: RawDirections,
+    choices: dict,
+    trajectory: Trajectory,
+    on: tuple[dict, dict],
+    vectors: bool,
 ) -> xr.Dataset:
     """Evaluate all points of a plane; ``on`` are problems and subsets."""
     chosen = direction_sets.complete(raw, choices, trajectory)

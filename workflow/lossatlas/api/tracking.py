@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from lossatlas import config
 from lossatlas.api.inputs import backend_of, computed, problems_of, recorded
 from lossatlas.config import models
 from lossatlas.drivers.tracking import Tracking
+from lossatlas.krylov import Eigenpairs
+from lossatlas.parallel.progress import Progress
 from lossatlas.results import Result
 
 TRACKING = models.Tracking()
@@ -62,5 +65,22 @@ def track(
         about = model, loss, data, None, batch_size, dtype, None, "track", batchnorm
         network, problems, subsets = problems_of(backend, *about)
         trajectory = recorded(backend, Path(folder), model, path, network)
-        job = Tracking({"tracking": spec}, problems["train"], subsets["train"], trajectory)
+        rows = len(trajectory.every(stride))
+        at = problems["train"], subsets["train"], trajectory
+        # In one unit each search but the first starts from the eigenvectors before.
+        job = _Shown({"tracking": {**spec, "per_unit": rows}}, *at, progress=Progress("track", rows, unit="points"))
         return Result(computed(job, Path(folder)), "tracking")
+
+
+@dataclass
+class _Shown(Tracking):
+    """Shows how many points of the path are done."""
+
+    progress: Progress = field(kw_only=True)
+
+    def search(self, number: int, before: Eigenpairs | None = None) -> Eigenpairs:
+        pairs = super().search(number, before)
+        self.progress.update(number + 1)
+        if number + 1 == self.progress.total:
+            self.progress.close()
+        return pairs

@@ -50,8 +50,7 @@ def runs_of(config: models.Config) -> dict[str, "Run"]:
     for run in runs.values():
         _ = run.problem
         data = run.settings.data
-        folder = data.kwargs.get("folder")
-        if data.name == "image-folder" and not os.path.isdir(str(folder)):
+        if data.name == "image-folder" and not os.path.isdir(folder := data.kwargs["folder"]):
             raise LossAtlasError(f"config: runs.{run.name}.data.kwargs.folder: no folder {folder!r}")
     sizes.check_sizes(config, {name: run.iterations for name, run in runs.items() if not run.is_trained})
     for run in runs.values():
@@ -353,8 +352,8 @@ class Run:
         found |= {f"perturbations.{name}": one.plain() for name, one in settings.perturbations.items()}
         chunks = {"batch_size": settings.evaluation.batch_size, "batchnorm": "frozen"}
         for name, curve in settings.curves.items():
-            if second_order := getattr(curve, "second_order", None):
-                found[f"curves.{name}.second_order"] = second_order.plain() | chunks
+            if isinstance(curve, models.Straight) and curve.second_order:
+                found[f"curves.{name}.second_order"] = curve.second_order.plain() | chunks
         return {
             f"runs.{self.name}.{name}": models.Matrix(**{k: one[k] for k in shared & one.keys()}).plain()
             for name, one in found.items()

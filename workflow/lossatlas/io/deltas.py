@@ -1,10 +1,12 @@
 """Theta in half precision: most rows of a trajectory as differences from one that is kept whole."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import zarr
 
+from lossatlas.io.plain_chunks import write_rows
 from lossatlas.io.store import Store
 
 PRECISIONS = ("float16", "bfloat16")
@@ -19,7 +21,7 @@ def theta_rows(store: Store) -> "zarr.Array | HalfRows":
 
 
 class HalfRows:
-    """Rows of theta that are kept in half precision, read and written as an array (row, parameter).
+    """Rows of theta that are kept in half precision, read as an array (row, parameter).
 
     Row r is ``reference[r // BLOCK_ROWS] + delta_scale[r] * parameters_delta[r]``. Scales are the powers of two next to
     the largest entry, so that float16 does not overflow: it keeps entries near the largest to 2^-11, bfloat16 entries
@@ -28,7 +30,8 @@ class HalfRows:
 
     def __init__(self, store: Store):
         names = ("reference", "parameters_delta", "delta_scale", "parameters_error")
-        self._arrays = self._reference, self._delta, self._scale, self._error = [store[name] for name in names]
+        self._reference, self._delta, self._scale, self._error = (store[name] for name in names)
+        self._folder = store.path
         self._precision, self.dtype = store.attrs["precision"], self._reference.dtype
         self._held: tuple[int, np.ndarray] = (-1, np.zeros(0))  # the latest block and its whole row
 
@@ -57,15 +60,16 @@ class HalfRows:
         found = self._restored(whole, self._scale[first:last][:, None], self._delta[first:last, columns])
         return found[0] if alone else found
 
-    def __setitem__(self, rows: slice, thetas: np.ndarray) -> None:
+    def write(self, first: int, thetas: Sequence[np.ndarray]) -> None:
         """Write rows that follow each other."""
         made = []
-        for row, theta in enumerate(thetas, rows.start):
+        for row, theta in enumerate(thetas, first):
             if row % BLOCK_ROWS == 0:
-                self._reference[row // BLOCK_ROWS], self._held = theta, (row // BLOCK_ROWS, theta)
+                self._reference[row // BLOCK_ROWS], self._held = theta, (row // BLOCK_ROWS, theta.copy())
             made.append(self._made(row, theta))
-        for array, values in zip(self._arrays[1:], zip(*made, strict=True), strict=True):
-            array[rows] = np.stack(values)
+        deltas, scales, errors = zip(*made, strict=True)
+        write_rows(self._folder / "parameters_delta", self._delta, first, deltas)
+        self._scale[first : first + len(made)], self._error[first : first + len(made)] = map(np.array, (scales, errors))
 
     def as_kept(self, row: int, theta: np.ndarray) -> np.ndarray:
         """Return what a row would be that is written and read again."""

@@ -17,6 +17,7 @@ from lossatlas.errors import LossAtlasError
 from lossatlas.io import owner, store
 from lossatlas.io.deltas import HalfRows, theta_rows
 from lossatlas.io.layout import ParameterLayout
+from lossatlas.io.plain_chunks import write_rows
 from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Recording
 
@@ -94,11 +95,20 @@ class GrowingTrajectory:
         if end > self._room:
             self._enlarge(end)
         epochs = [row["iteration"] / (self._steps_per_epoch or np.nan) for row in rows]
+        self._write([row["parameters"] for row in rows])
         for name, array in self._arrays.items():
-            if array.size:
+            if array.size and name != "parameters":
                 array[self.rows : end] = epochs if name == "epoch" else np.stack([row[name] for row in rows])
         self.rows = end
         self._store.update(rows=end)
+
+    def _write(self, thetas: list[np.ndarray]) -> None:
+        """Write theta of the next rows."""
+        array = self._arrays["parameters"]
+        if isinstance(array, HalfRows):
+            array.write(self.rows, thetas)
+        else:
+            write_rows(self._store.path / "parameters", array, self.rows, thetas)
 
     def _enlarge(self, rows: int) -> None:
         """Make room for at least so many rows."""

@@ -27,8 +27,8 @@ class Recorded(Protocol):
     def recording(self, iterations: np.ndarray, steps_per_epoch: float | None = None) -> Recording:
         """Describe a trajectory of it."""
 
-    def parameters(self) -> np.ndarray:
-        """Return a copy of theta."""
+    def parameters(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Return a copy of theta, written into ``out`` where it is given."""
 
     def buffers(self) -> np.ndarray:
         """Return a copy of all floating-point buffers, flat."""
@@ -144,7 +144,8 @@ class Tape:
                 raise
 
     def _numbers(self) -> Row:
-        return {"parameters": self._network.parameters(), "buffers": self._network.buffers()}
+        spare = None if self._writer is None else self._writer.spare()
+        return {"parameters": self._network.parameters(spare), "buffers": self._network.buffers()}
 
     def _read(self) -> Row | None:
         """Return the row of this iteration; None in a process that does not write."""
@@ -159,11 +160,15 @@ class Tape:
 
 
 class _Writer:
-    """A thread that appends rows to a trajectory, many at once where they come fast."""
+    """A thread that appends rows to a trajectory, many at once where they come fast.
+
+    The memory of rows that are written is used again: fresh pages cost ten times as much as the copy into them.
+    """
 
     def __init__(self, trajectory: GrowingTrajectory):
         self._trajectory = trajectory
         self._waiting: list[Row] = []
+        self._spare: list[np.ndarray] = []
         self._bytes, self._busy, self._urgent, self._ended = 0, False, False, False
         self._error: Exception | None = None
         self._changed = threading.Condition()
@@ -179,6 +184,11 @@ class _Writer:
                 self._waiting.append(row)
                 self._bytes += size
                 self._changed.notify_all()
+
+    def spare(self) -> np.ndarray | None:
+        """Return memory for the parameters of a row, if there is some."""
+        with self._changed:
+            return self._spare.pop() if self._spare else None
 
     def flush(self) -> None:
         """Wait until all rows are written."""
@@ -218,6 +228,7 @@ class _Writer:
             pause = SHARE * (time.perf_counter() - began)
             with self._changed:
                 self._busy = False
+                self._spare += [row["parameters"] for row in rows]
                 self._changed.notify_all()
                 if self._ended and not self._waiting:
                     return

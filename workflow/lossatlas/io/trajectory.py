@@ -61,7 +61,8 @@ class Recording:
             }
         )
         if self.precision is not None:
-            group.attrs.update({"precision": self.precision, "rows_per_reference": BLOCK_ROWS})
+            told = f"Row i is reference[i // {BLOCK_ROWS}] + delta_scale[i] * parameters_delta[i]."
+            group.attrs.update({"precision": self.precision, "summary": told})
         iterations = np.asarray(self.iterations, np.int64)
         known = {"iteration": iterations, "frozen": np.asarray(self.frozen, self.dtype)}
         known["epoch"] = iterations / (self.steps_per_epoch or np.nan)

@@ -15,15 +15,17 @@ class Progress:
     """Count towards ``total`` units and show how far it is and how long it will still take.
 
     ``update(done)`` takes the absolute number of finished units, because with several ranks the number
-    comes from a shared counter. Units that were found finished count as done but not towards the speed. Where there is
-    a bar nothing is printed.
+    comes from a shared counter. Units that were found finished count as done but not towards the speed. Where somebody
+    looks on nothing is printed.
     """
 
     def __init__(self, label: str, total: int, found: int = 0, unit: str = "units", every: float = 2.0):
         self.label, self.total, self.found, self.unit, self.every = label, total, found, unit, every
         self._start = self._last = time.monotonic()
         looks = {"desc": label, "unit": f" {unit}", "dynamic_ncols": True, "delay": DELAY}
-        self._bar = _bars()(total=total, initial=found, **looks) if _watched() else None
+        self._in_log = not _watched()
+        # A single unit would show nothing before its end.
+        self._bar = None if self._in_log or total == 1 else _bars()(total=total, initial=found, **looks)
 
     def begin(self) -> None:
         """Say in a log how much was found finished."""
@@ -50,7 +52,7 @@ class Progress:
         self._print(f"{done}/{self.total} {self.unit} in {seconds:.1f} s")
 
     def _print(self, text: str) -> None:
-        if self._bar is None:
+        if self._in_log:
             print(f"{self.label}: {text}", flush=True)
 
     def _left(self, done: int, now: float) -> str:

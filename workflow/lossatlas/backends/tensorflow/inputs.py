@@ -1,4 +1,4 @@
-"""What a notebook has at hand (tensors, batches, weights, models) as flat vectors and arrays."""
+"""What a notebook has at hand (weights, arrays by name, models) as flat vectors."""
 
 from typing import Any
 

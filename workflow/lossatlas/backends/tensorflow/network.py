@@ -54,9 +54,9 @@ class FlatNetwork:
             [(short_name(v, self.model), tuple(v.shape)) for v in self._frozen],
         )
 
-    def parameters(self) -> np.ndarray:
-        """Return a copy of theta."""
-        return self._gather(self._trainable)
+    def parameters(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Return a copy of theta, written into ``out`` where it is given."""
+        return self._gather(self._trainable, out)
 
     def buffers(self) -> np.ndarray:
         """Return a copy of all floating-point state, flat."""
@@ -160,10 +160,10 @@ class FlatNetwork:
         left = dict(zip(map(id, self.model.non_trainable_variables), others, strict=True))
         return join([left[id(v)] for v in self._buffers])
 
-    def _gather(self, variables: list) -> np.ndarray:
+    def _gather(self, variables: list, out: np.ndarray | None = None) -> np.ndarray:
         if not variables:
             return np.zeros(0, self.device.dtype)
-        return np.concatenate([to_numpy(v.value).reshape(-1) for v in variables])
+        return np.concatenate([to_numpy(v.value).reshape(-1) for v in variables], out=out)
 
 
 def mode(model: keras.Model, training: bool) -> dict[str, bool]:

@@ -17,7 +17,11 @@ from lossatlas.backends.torch.losses import (
 from lossatlas.config import imports
 from lossatlas.problem.checks import built, check_loss, network_builder
 
-BY_NAME = {"cross-entropy": ClassLoss(functional.cross_entropy), "mse": mean_squares, "next-token": NEXT_TOKEN}
+BY_NAME: dict[str, Loss] = {
+    "cross-entropy": ClassLoss(functional.cross_entropy),
+    "mse": mean_squares,
+    "next-token": NEXT_TOKEN,
+}
 """Losses that are there by name."""
 
 

@@ -57,9 +57,9 @@ class ModuleTensors:
             [(name, tuple(parameter.shape)) for name, parameter in self._frozen],
         )
 
-    def parameters(self) -> np.ndarray:
-        """Return a copy of theta."""
-        return _gather(self._trainable, self.dtype)
+    def parameters(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Return a copy of theta, written into ``out`` where it is given."""
+        return _gather(self._trainable, self.dtype, out)
 
     def buffers(self) -> np.ndarray:
         """Return a copy of all floating-point buffers, flat."""
@@ -94,9 +94,9 @@ class FlatNetwork(ModuleTensors):
         """Return the parameters of the module that was copied, as long as it exists."""
         return [parameter for reference in self._origin if (parameter := reference()) is not None]
 
-    def parameters(self) -> np.ndarray:
-        """Return a copy of theta."""
-        return self.theta.detach().cpu().numpy().copy()
+    def parameters(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Return a copy of theta, written into ``out`` where it is given."""
+        return _gather([("theta", self.theta)], self.dtype, out)
 
     @torch.no_grad()
     def load(
@@ -191,11 +191,18 @@ def _apart(parts: Sequence[Part]) -> Callable[[nn.Module, tuple, dict], tuple[tu
     return hook
 
 
-def _gather(tensors: Sequence[tuple[str, Tensor]], dtype: torch.dtype) -> np.ndarray:
+def _gather(tensors: Sequence[tuple[str, Tensor]], dtype: torch.dtype, out: np.ndarray | None = None) -> np.ndarray:
+    """Return a flat copy of tensors on the host, in ``out`` where it is given."""
     if not tensors:
         return torch.zeros(0, dtype=dtype).numpy()
     whole = [tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for _, tensor in tensors]  # shards
-    return torch.cat([tensor.detach().reshape(-1) for tensor in whole]).to("cpu", dtype).numpy()
+    parts = [tensor.detach().reshape(-1) for tensor in whole]
+    held = torch.empty(sum(map(len, parts)), dtype=dtype) if out is None else torch.from_numpy(out)
+    if all(part.device.type == "cpu" and part.dtype == dtype for part in parts):
+        torch.cat(parts, out=held)
+    else:
+        held.copy_(torch.cat(parts))
+    return held.numpy()
 
 
 def _scatter(tensors: Sequence[tuple[str, Tensor]], flat: np.ndarray) -> None:

@@ -31,8 +31,12 @@ class TrainerRecorder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **told: Any) -> None:
         """Create the store."""
         per_epoch = state.max_steps / state.num_train_epochs if state.num_train_epochs else None
-        choices = {"start": state.global_step, "steps_per_epoch": per_epoch, "precision": self.precision}
-        tape = record(told["model"], self.path, self.every, **choices)
+        choices: dict[str, Any] = {
+            "start": state.global_step,
+            "steps_per_epoch": per_epoch,
+            "precision": self.precision,
+        }
+        tape = record(told["model"], self.path, self.every, start=state.global_step, **choices)
         self._taken, self._loss, self._rate = False, np.nan, np.nan
         self._tape: TorchTape = tape.__enter__()
 
