@@ -568,7 +568,7 @@ def test_approximations_lie_around_their_points_and_clipped_points_are_marked():
     known = np.full(curves["loss"].shape, np.nan)
     known[..., [10, 20]] = 2.0
     curves["slope"], curves["curvature"] = (curves["loss"].dims, known), (curves["loss"].dims, 3 * known)
-    curves["clipped_variances"] = ("alpha", np.where(np.arange(31) > 28, 3, 0))
+    curves["clipped_variances"] = (("curve", "alpha"), np.where(np.arange(31) > 28, 3, 0)[None])
     figure = curve_figure(curves, CHOICES, "")
     above, alpha = figure.axes[0], curves["alpha"].values
     drawn = [one for one in above.lines if len(one.get_xdata()) == 21]

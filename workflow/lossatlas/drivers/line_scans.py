@@ -446,8 +446,9 @@ class LineScan(Job):
         if ERROR in names:
             center = int(np.flatnonzero(alpha == 0)[0])
             store["difference_error"][...] = standard_error(noise, noise[:, :, center, None])
-        interpolated = "clipped_variances" in store.group
-        clipped = store["clipped_variances"][:] > 0 if interpolated else np.zeros(len(alpha), bool)
+        clipped = np.zeros((len(loss), 1, len(alpha)), bool)
+        if "clipped_variances" in store.group:
+            clipped |= store["clipped_variances"][:][:, None] > 0
         counted, ends = np.where(clipped, np.nan, loss), tuple(store.attrs["ends"]) or None
         numbers = [
             [features(alpha, counted[curve, split], noise[curve, split], ends) for split in range(len(splits))]

@@ -79,7 +79,7 @@ def stores() -> dict[str, list[tuple[Array, bool]]]:
     metrics, splits = evaluation.UNITS, ("train", "test")
     whole = [*landscape.arrays(metrics, splits, adaptive=True, moving=True), *other_arrays(metrics)]
     some = [*direction_set.arrays(moves=True), *direction_set.VALUES, *random_walk.ARRAYS]
-    kinds = line_scans.Along, line_scans.Between
+    kinds = line_scans.Along, line_scans.Between, line_scans.Connected
     curves = (line_scans.arrays(course, metrics, derived) for course in kinds for derived in (False, True))
     return {
         "trajectory": _merged(Recording(ParameterLayout(()), np.zeros(0), "float32").schema),

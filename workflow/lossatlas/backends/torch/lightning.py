@@ -34,8 +34,8 @@ class LightningRecorder(Callback):
         steps = trainer.num_training_batches / trainer.accumulate_grad_batches
         per_epoch = steps if np.isfinite(steps) else None
         self._rate = np.nan
-        choices: dict[str, Any] = {"start": self._steps, "steps_per_epoch": per_epoch, "precision": self.precision}
-        tape = record(chosen, self.path, self.every, **choices)
+        ahead: dict[str, Any] = {"start": self._steps, "steps_per_epoch": per_epoch, "precision": self.precision}
+        tape = record(chosen, self.path, self.every, **ahead)
         self._tape: TorchTape = tape.__enter__()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -100,7 +100,7 @@ def _draw_losses(axes: Axes, curves: xr.Dataset, scale: LossScale) -> None:
         axes.plot(alpha, np.where(np.isfinite(loss), loss, np.nan), color=color, **looks)
         _mark_edges(axes, alpha, loss, color)
         axes.plot(alpha[_alone(loss)], loss[_alone(loss)], ".", color=color)
-        clipped = _clipped(curves)
+        clipped = _clipped(one)
         axes.plot(alpha[clipped], loss[clipped], "s", color=color, markerfacecolor="none", markersize=5)
         if split == "train":
             _draw_approximations(axes, one)
@@ -116,7 +116,7 @@ def _draw_losses(axes: Axes, curves: xr.Dataset, scale: LossScale) -> None:
 
 
 def _clipped(curves: xr.Dataset) -> np.ndarray:
-    """Return at which points interpolated variances were clipped, bool (point,)."""
+    """Return at which points interpolated variances were clipped, bool (point,) of one curve or (curve, point)."""
     none = np.zeros(curves.sizes["alpha"], bool)
     return curves["clipped_variances"].values > 0 if "clipped_variances" in curves else none
 
