@@ -7,6 +7,7 @@ weights w_ij; the density is phi(t) = mean_i sum_j w_ij N(t; l_ij, sigma^2).
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Spectrum:
     bounds: np.ndarray | None = None
 
     @classmethod
-    def of(cls, runs: list[Tridiagonal], size: int) -> "Spectrum":
+    def of(cls, runs: list[Tridiagonal], size: int) -> Self:
         """Collect the quadratures of Lanczos runs."""
         steps = max(run.steps for run in runs)
         nodes, bounds = np.full((2, len(runs), steps), np.nan)
@@ -58,7 +59,7 @@ class Spectrum:
         return cls(nodes, weights, size, bounds)
 
     @classmethod
-    def read(cls, nodes: np.ndarray, weights: np.ndarray, bounds: np.ndarray, size: int) -> "Spectrum":
+    def read(cls, nodes: np.ndarray, weights: np.ndarray, bounds: np.ndarray, size: int) -> Self:
         """Take what a store holds of one matrix, NaN where there is nothing; probes that were left out are dropped."""
         used = np.isfinite(nodes).any(axis=-1)
         return cls(nodes[used], np.nan_to_num(weights[used]), size, bounds[used])
