@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -301,7 +301,7 @@ class Spectra(Result):
 def _spectrum(data: xr.Dataset) -> Spectrum:
     """Return the spectrum that a dataset holds of one matrix."""
     nodes, weights, bounds = (data[name].values for name in ("nodes", "weights", "residual_bounds"))
-    return cast(Spectrum, Spectrum.read(nodes, weights, bounds, data.attrs["parameters"]))
+    return Spectrum.read(nodes, weights, bounds, data.attrs["parameters"])
 
 
 def open(path: str | os.PathLike) -> Result:
