@@ -131,8 +131,7 @@ def curve(
         to: another model or its weights, in place of ``directions``, ``count``, ``normalize`` and ``ignore``: the
             curve leads from the model (alpha = 0) to this one (1).
         points, range: equally spaced, with 0, and 1 with ``to``, added; else [-1, 1], and [-0.5, 1.5] with ``to``.
-        near, normalize, ignore, seed, batchnorm, vectors: as for ``plane``; with ``to`` there are no vectors, and
-            batchnorm is by default "interpolate".
+        near, normalize, ignore, seed, vectors, batchnorm: as for ``plane``; with ``to`` it is "interpolate" by default.
         second_order: positions at which ``slope`` and ``curvature`` are computed; BatchNorm must be frozen.
 
     Raises:
@@ -151,8 +150,11 @@ def curve(
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = problems_of(backend, model, loss, data, test, batch_size, dtype, metrics, "curve")
         trajectory = recorded(backend, Path(folder), model, [] if to is None else [to], network, "to")
-        on = problems["train"], network, count
-        raw = _raw(backend, directions, choices, trajectory, *on) if to is None else None
+        raw = (
+            None
+            if to is not None
+            else _raw(backend, directions, choices, trajectory, problems["train"], network, count)
+        )
         course, added = _curves(spec, raw, choices, trajectory, vectors)
         about = problems, subsets, _random_guess(backend, loss, subsets["train"], problems["train"])
         return Result(computed(LineScan({"curve": spec}, course, *about), Path(folder)).assign(added), "curves")
