@@ -7,12 +7,12 @@ DOCS := $(VENV)/.docs
 PYTEST := pytest --numprocesses 2 --no-loadscope-reorder --durations 15
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help demo test test-rest test-slurm test-all check bench docs install clean prune
+.PHONY: help demo test test-rest test-slurm test-all check lint types bench docs install clean prune
 
 help:
 	@echo "make demo    train LeNet and make videos of its loss surface (minutes)"
 	@echo "make test    linters, and tests of everything (12 minutes)"
-	@echo "make test-rest    costly repetitions, which make test leaves out"
+	@echo "make test-rest    types, examples and costly repetitions, which make test leaves out"
 	@echo "make test-slurm   the workflow on a real, private one-node Slurm (needs root; installs Slurm on Debian)"
 	@echo "make test-all     these three, one after the other"
 	@echo "make bench   speed against peers, into results/bench.json"
@@ -23,10 +23,10 @@ help:
 demo: $(STAMP)
 	snakemake --profile workflow/profiles/local
 
-test: $(STAMP) check
+test: lint
 	$(PYTEST) -m "not full"
 
-test-rest: $(EXAMPLES)
+test-rest: $(EXAMPLES) types
 	$(PYTEST) -m full
 
 test-all:
@@ -38,10 +38,14 @@ test-slurm: $(STAMP)
 	python tests/slurm/cluster.py
 	pytest tests/slurm -v --durations=0
 
-check: $(STAMP)
+check: lint types
+
+types: $(STAMP)
+	mypy
+
+lint: $(STAMP)
 	ruff check .
 	ruff format --check .
-	mypy
 	snakefmt --check Snakefile workflow
 	SLURM_CONF=/dev/null snakemake --lint # else its plugin waits for a Slurm that is installed and does not run
 
