@@ -150,11 +150,8 @@ def curve(
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = problems_of(backend, model, loss, data, test, batch_size, dtype, metrics, "curve")
         trajectory = recorded(backend, Path(folder), model, [] if to is None else [to], network, "to")
-        raw = (
-            None
-            if to is not None
-            else _raw(backend, directions, choices, trajectory, problems["train"], network, count)
-        )
+        own = problems["train"], network, count
+        raw = _raw(backend, directions, choices, trajectory, *own) if to is None else None
         course, added = _curves(spec, raw, choices, trajectory, vectors)
         about = problems, subsets, _random_guess(backend, loss, subsets["train"], problems["train"])
         return Result(computed(LineScan({"curve": spec}, course, *about), Path(folder)).assign(added), "curves")
