@@ -139,8 +139,8 @@ def curve(
     """
     if to is not None and (directions is not None or count != 1 or normalize is not None or ignore is not None):
         raise LossAtlasError("curve: 'directions', 'count', 'normalize' and 'ignore' belong to curves without 'to'")
-    directions = "random" if directions is None else directions
-    drawn = isinstance(directions, str) and directions == "random"
+    drawn = directions is None or (isinstance(directions, str) and directions == "random")
+    directions = "random" if drawn else directions
     how: dict[str, Any] = {"points": points, "strategy": strategy, "precision": precision}
     how |= {"second_order": {"at": _listed(second_order)}} if len(second_order) else {}
     spec = _course(to is not None, _listed(range), batchnorm, **how)
@@ -150,8 +150,8 @@ def curve(
     with tempfile.TemporaryDirectory() as folder, backend.own_modes():
         network, problems, subsets = problems_of(backend, model, loss, data, test, batch_size, dtype, metrics, "curve")
         trajectory = recorded(backend, Path(folder), model, [] if to is None else [to], network, "to")
-        own = problems["train"], network, count
-        raw = _raw(backend, directions, choices, trajectory, *own) if to is None else None
+        at = trajectory, problems["train"], network, count
+        raw = _raw(backend, directions, choices, *at) if to is None else None
         course, added = _curves(spec, raw, choices, trajectory, vectors)
         about = problems, subsets, _random_guess(backend, loss, subsets["train"], problems["train"])
         return Result(computed(LineScan({"curve": spec}, course, *about), Path(folder)).assign(added), "curves")
