@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
@@ -206,4 +206,4 @@ class Hessian:
         vectors = partial(probe_vectors, self.size, seed=seed, distribution=distribution)
         runs = quadrature_runs(watched, vectors, range(probes), steps, tolerance)
         watched.close()
-        return cast(Spectrum, Spectrum.of(runs, self.size))
+        return Spectrum.of(runs, self.size)
