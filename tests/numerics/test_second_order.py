@@ -66,8 +66,8 @@ def along(model, data, start, direction, alpha):
 def test_derivatives_are_those_of_autograd_along_the_line(given):
     model, data = given
     few = tuple(part[:5] for part in data)
-    how = {"test": few, "count": 2, "points": 5, "batch_size": 6, "second_order": AT, "normalize": "model"}
-    curves = lossatlas.curve(model, "cross-entropy", data, **how)
+    how = {"test": few, "count": 2, "points": 5, "batch_size": 6, "normalize": "model", "vectors": True}
+    curves = lossatlas.curve(model, "cross-entropy", data, **how, second_order=AT).data
     start = nn.utils.parameters_to_vector(model.parameters()).detach()
     assert set(AT) <= set(curves["alpha"].values), "positions become points"
     for k, direction in enumerate(torch.tensor(curves["direction"].values)):
@@ -85,7 +85,7 @@ def test_a_quadratic_is_its_own_approximation_at_every_point():
     torch.manual_seed(6)
     x, y = torch.randn(9, 4, dtype=torch.float64), torch.randn(9, 1, dtype=torch.float64)
     model, other = nn.Linear(4, 1).double(), nn.Linear(4, 1).double()
-    curve = lossatlas.curve(model, "mse", (x, y), to=other, batchnorm="frozen", points=9, second_order=AT)
+    curve = lossatlas.curve(model, "mse", (x, y), to=other, batchnorm="frozen", points=9, second_order=AT).data
     alpha, loss = curve["alpha"].values, curve["loss"].values[0, 0]
     for at in AT:
         here = curve.sel(alpha=at, split="train").isel(curve=0)
