@@ -45,6 +45,8 @@ def main(args, _world) -> None:
         for name, files, size in made.result():
             print(f"{run + '/' + name:<48}{files:>12}{size / 1e6:>12.1f}")
             total_files, total_bytes = total_files + files, total_bytes + size
+    for executor in apart.values():
+        executor.shutdown()
     print(f"{'together (figures and videos come on top)':<48}{total_files:>12}{total_bytes / 1e6:>12.1f}")
 
 

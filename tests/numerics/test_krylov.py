@@ -265,7 +265,7 @@ def test_accuracy_says_how_far_the_density_is_from_the_spectrum():
     (3, 30, 0.005, "raise steps"),
     (60, 2, 0.0003, "raise probes"),
     (4, 2, 0.001, "raise steps and probes"),
-    (60, 30, 0.01, "steps and probes suffice"),
+    (60, 30, 0.01, "steps and probes suffice for it"),
 ])  # fmt: skip
 def test_a_statement_says_what_to_raise(steps, probes, tolerance, said):
     found = Spectrum.of(lanczos(Dense(symmetric(network_like())), probe_vectors(300, range(probes), 0), steps), 300)

@@ -132,6 +132,13 @@ def test_a_mistake_in_a_config_is_one_line(folder):
     assert "config: runs.a.model.name: 'lenett' is not one of" in done.stdout
 
 
+def test_a_config_that_is_no_yaml_is_told_with_its_line(folder):
+    (folder / "bad.yaml").write_text("runs:\n\ta: 1\n")
+    told = lossatlas_command("plan", "bad.yaml", cwd=folder).stderr
+    assert told.startswith("lossatlas: error: bad.yaml, line 2, column 1: not valid YAML: ")
+    assert told.count("\n") == 1
+
+
 def test_the_report_of_a_run_is_opened(folder, monkeypatch, capsys):
     opened = []
     monkeypatch.setattr(webbrowser, "open", opened.append)

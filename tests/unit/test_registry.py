@@ -90,7 +90,10 @@ def test_each_drawing_knows_its_stores_and_its_title():
         "plane p": [f"out/r/figures/p_{kind}.png" for kind in ("contour", "surface", "loss", "curvature")],
         "plane q": [f"out/r/figures/q_{kind}.png" for kind in ("contour", "surface", "loss")],
         "directions pca": ["out/r/figures/pca_null.png"],
-        "spectra": [f"out/r/figures/spectra_{kind}.png" for kind in (*KINDS[KINDS.index("density") : KINDS.index("variants")], "variants")],
+        "spectra": [
+            f"out/r/figures/spectra_{kind}.png"
+            for kind in (*KINDS[KINDS.index("density") : KINDS.index("variants")], "variants")
+        ],
     }
 
 

@@ -120,7 +120,7 @@ def test_stores_are_as_their_page_says(undisturbed):
             assert variable.attrs.get("units", "") == arrays[name].units, (path, name)
         assert set(dataset.attrs) <= known, path
         kinds.add(kind)
-    assert kinds >= {*told} - {"overlaps"}
+    assert kinds >= {*told} - {"overlaps", "perturbations"}
 
 
 def test_stores_tell_how_products_were_computed_and_the_memory_of_each_rank(undisturbed):

@@ -46,7 +46,7 @@ runs:
     dtype: {dtype}
     evaluation: {{train_samples: 1000}}  # surfaces and spectra are means over these; more is slower and more exact
 {planes}
-    # The Hessian's spectrum at one of {stride} recorded iterations; costs probes x steps products each.
+    # The Hessian's spectrum at every {nth}recorded iteration; costs probes x steps products each.
     spectra: {{stride: {stride}, probes: 2, steps: {steps}}}
     # The loss on the line from the first to the last iteration and beyond.
     curves:
@@ -141,10 +141,16 @@ def snakemake(args: argparse.Namespace) -> list[str]:
     """Return the command that runs a config, here and in the local profile.
 
     Raises:
-        LossAtlasError: there is no such config, no snakemake, or no workflow.
+        LossAtlasError: there is no such config, it is no YAML, or there is no snakemake or no workflow.
     """
     if not args.config.is_file():
         raise LossAtlasError(f"{args.config}: no such config; `lossatlas init` writes one from a recorded trajectory")
+    try:
+        yaml.safe_load(args.config.read_text())
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark
+        place = f", line {at.line + 1}, column {at.column + 1}" if at else ""
+        raise LossAtlasError(f"{args.config}{place}: not valid YAML: {error.problem}") from error
     if find_spec("snakemake") is None:
         raise LossAtlasError("snakemake is not installed; pip install 'lossatlas[workflow]'")
     folder = next((folder for folder in (CLONE, Path.cwd()) if (folder / PROFILE).is_dir()), None)
@@ -215,5 +221,6 @@ def config_text(args: argparse.Namespace) -> str:
         dtype=trajectory.thetas.dtype,
         planes=PCA if rows >= 4 else RANDOM,
         stride=stride,
+        nth="" if stride == 1 else f"{stride}th ",
         steps=min(40, size),
     )

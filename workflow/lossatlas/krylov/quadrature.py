@@ -305,11 +305,11 @@ class Accuracy:
         return self.probes <= 0.5 * tolerance * self.scale
 
     def statement(self, tolerance: float = TOLERANCE) -> str:
-        """Return in words whether steps and probes suffice for a relative ``tolerance``, and what to raise if not."""
+        """Return in words whether the density is within a relative ``tolerance``, and what to raise if not."""
         scale = self.scale or 1.0
         errors = {"steps": self.steps, "probes": self.probes}
         lacking = [name for name, error in errors.items() if error > 0.5 * tolerance * scale]
-        verdict = "raise " + " and ".join(lacking) if lacking else "steps and probes suffice"
+        verdict = "raise " + " and ".join(lacking) if lacking else "steps and probes suffice for it"
         return (
             f"Wasserstein-1 error of the density, of the largest |eigenvalue|: steps {self.steps / scale:.1e}, probes "
             f"{self.probes / scale:.1e} (half of {tolerance:g} allowed each): {verdict}"
