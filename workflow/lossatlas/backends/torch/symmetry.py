@@ -31,7 +31,8 @@ def interchangeable(network: FlatNetwork, inputs: Tensor) -> list[Group]:
     """
     module = network.module
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    movable = {slot.name for slot in network.layout} | {name for name, _ in network._buffers}
+    trained = {slot.name for slot in network.layout}
+    movable = trained | {name for name, _ in network._buffers}
     names = list(tensors)
 
     def outputs(*values: Tensor) -> Any:
@@ -52,7 +53,8 @@ def interchangeable(network: FlatNetwork, inputs: Tensor) -> list[Group]:
                 reading.fix(result)
         else:
             reading.take(node, None, False)
-    groups = reading.units.groups()
+    # A buffer that nothing is computed from would be a group by itself, with no weights to match.
+    groups = [group for group in reading.units.groups() if any(role.name in trained for role in group)]
     if not groups:
         raise LossAtlasError("align: no hidden units of this network can change places")
     return groups
