@@ -7,15 +7,18 @@ from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_lo
 from lossatlas.config import check, resolve
 from lossatlas.config.references import count
 from lossatlas.data import Split, Subset
+from lossatlas.drivers import mined_directions
+from lossatlas.drivers.base import Order
 from lossatlas.drivers.mined_directions import Mined
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions.mined import Vein, mine, partition, veins
 from lossatlas.geometry.families import shape
-from lossatlas.parallel import signals
+from lossatlas.parallel import Timing, World, signals
 from scipy.optimize import minimize
 from torch import nn
 
 from tests.conftest import make_trajectory
+from tests.numerics.test_families import independent
 
 PEAK = {"seed": 0, "epochs": 300, "learning_rate": 0.2}
 ALPHA = np.linspace(-1, 1, 41)
@@ -64,7 +67,7 @@ def test_oracle_17_a_planted_saddle_is_descended_on_both_sides():
     # E over lambda in [-1, 1] of -2 l^2 e^2 + l^4 e^4 is -2 e^2 / 3 + e^4 / 5, smallest at e^2 = 5 / 3.
     assert abs(found[0]) == pytest.approx(np.sqrt(5 / 3), rel=0.1)
     values = np.array([loss(a * found) for a in ALPHA])
-    assert shape(ALPHA, values, np.full(41, 1e-3)).family == "w-peak"
+    assert shape(ALPHA, values, independent(np.full(41, 1e-3))).family == "w-peak"
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 0.9])
@@ -92,7 +95,7 @@ def test_three_planted_wells_are_a_vvv_basin():
     found = mine(Vein("d", 0, 0, 0.5, 0.1), theta, np.array([1.4]), [gradient], spec, Nowhere())
     alpha = np.linspace(-0.5, 1.5, 81)
     u = theta + alpha[:, None] * found
-    assert shape(alpha, (u**2 * (u**2 - 1) ** 2)[:, 0], np.full(81, 1e-4)).family == "vvv-basin"
+    assert shape(alpha, (u**2 * (u**2 - 1) ** 2)[:, 0], independent(np.full(81, 1e-4))).family == "vvv-basin"
 
 
 class Stopped(Exception):
@@ -176,6 +179,29 @@ def test_oracle_19_a_job_that_is_told_to_stop_keeps_its_state(job, tmp_path, mon
     again = made.share(batches, range(4), tmp_path / "states", 600)
     assert all(np.array_equal(again[k], whole[k]) for k in range(4))
     assert sum(batch.calls for batch in batches) == 2 * before, "no step was taken twice"
+
+
+class Told(World):
+    """The last of five ranks, which has no direction to mine; it is told to stop while others have."""
+
+    def broadcast(self, value):
+        return True
+
+    def meet(self, patience):
+        assert signals._deferred, "a signal would end all ranks before the others have saved"
+        return patience() is None
+
+
+def test_oracle_19_a_rank_without_a_share_lets_the_others_save(job, tmp_path, monkeypatch):
+    made, _ = job
+    monkeypatch.setitem(made.spec["directions"], "batch_size", 2)
+    monkeypatch.setitem(made.spec["directions"], "batchnorm", "frozen")
+    monkeypatch.setattr(mined_directions, "partition", lambda subset, choices: {})
+    monkeypatch.setattr(mined_directions, "read_problems", lambda *about: ({}, "cpu"))
+    monkeypatch.setattr(signals, "requested", lambda: "SIGTERM")
+    order = Order(tmp_path / "directions" / "mined.zarr", tmp_path, "mined")
+    with pytest.raises(signals.Interrupted, match="others did not come"):
+        made.prepare(order, Told(4, 5), Timing())
 
 
 def test_batches_are_a_partition():
