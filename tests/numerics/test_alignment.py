@@ -36,6 +36,20 @@ class Mixed(nn.Module):
         return self.last(self.norm(functional.adaptive_avg_pool2d(both, 1).flatten(1)))
 
 
+class Gated(nn.Module):
+    """Squeeze and excitation: channels are scaled by what two layers make of their means."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.squeeze = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.excite, self.last = nn.Linear(2, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        images = self.stem(x)
+        gates = torch.sigmoid(self.excite(functional.relu(self.squeeze(images.mean((2, 3))))))
+        return self.last((images * gates[..., None, None]).mean((2, 3)))
+
+
 NETWORKS = {
     "mlp": (lambda: mlp(inputs=192, hidden=(7, 5)), [5, 7]),
     "lenet": (lambda: lenet(), [6, 16, 84, 120]),
@@ -45,6 +59,7 @@ NETWORKS = {
     "resnet without shortcuts": (lambda: resnet(20, False)(width=4), [4] * 7 + [8] * 6 + [16] * 6),
     "resnet with projections": (lambda: resnet50(width=2), None),
     "mixed": (Mixed, [4, 5, 6]),
+    "gated": (Gated, [2, 4]),
 }
 
 
