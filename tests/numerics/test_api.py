@@ -430,7 +430,10 @@ def noisy_loss(outputs, targets):
             "plane: precision: 'bfloat16' needs batchnorm: frozen",
         ),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, points=9), "plane: points: 9 is not of type array"),
-        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, range=(-1, 1)), "plane: range.x: -1 is not of type array"),
+        (
+            lambda m, d: lossatlas.plane(m, "cross-entropy", d, range=(-1, [0, 1])),
+            "plane: range.x: -1 is not of type array",
+        ),
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, strategy="fast"), "curve: strategy: 'fast' is not one of"),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, path=[{}]), "path[0]: not a checkpoint of this model"),
     ],
