@@ -36,6 +36,20 @@ class Mixed(nn.Module):
         return self.last(self.norm(functional.adaptive_avg_pool2d(both, 1).flatten(1)))
 
 
+class Gated(nn.Module):
+    """Squeeze and excitation: channels are scaled by what two layers make of their means."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.squeeze = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.excite, self.last = nn.Linear(2, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        images = self.stem(x)
+        gates = torch.sigmoid(self.excite(functional.relu(self.squeeze(images.mean((2, 3))))))
+        return self.last((images * gates[..., None, None]).mean((2, 3)))
+
+
 NETWORKS = {
     "mlp": (lambda: mlp(inputs=192, hidden=(7, 5)), [5, 7]),
     "lenet": (lambda: lenet(), [6, 16, 84, 120]),
@@ -45,6 +59,7 @@ NETWORKS = {
     "resnet without shortcuts": (lambda: resnet(20, False)(width=4), [4] * 7 + [8] * 6 + [16] * 6),
     "resnet with projections": (lambda: resnet50(width=2), None),
     "mixed": (Mixed, [4, 5, 6]),
+    "gated": (Gated, [2, 4]),
 }
 
 
@@ -108,6 +123,29 @@ def test_an_order_that_was_mixed_up_is_found_again_bit_for_bit(network):
     assert np.array_equal(found.theta, theta)
     assert np.array_equal(found.buffers, buffers)
     assert 0.5 * found.units < found.moved <= found.units == sum(len(group[0].places) for group in groups)
+
+
+class Idle(nn.Module):
+    """A layer of three units, and a buffer from which nothing is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 1)
+        self.register_buffer("idle", torch.zeros(4))
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(x)))
+
+
+def test_what_is_not_computed_with_is_no_unit_and_what_is_not_finite_has_no_order():
+    flat = FlatNetwork(Idle(), Device(torch.device("cpu"), torch.float64))
+    groups = interchangeable(flat, torch.zeros(2, 2, dtype=torch.float64))
+    assert {role.name for group in groups for role in group} == {"first.weight", "first.bias", "last.weight"}
+    theta = flat.parameters()
+    found = align(theta, theta, flat.buffers(), groups, flat.layout, shapes(flat))
+    assert (found.moved, found.units) == (0, 3)
+    with pytest.raises(LossAtlasError, match="align: one of the two checkpoints holds NaN or inf"):
+        align(theta, np.where(np.arange(theta.size) == 1, np.nan, theta), flat.buffers(), groups, flat.layout, [])
 
 
 def test_the_best_order_of_one_layer_is_that_of_all_orders():

@@ -417,6 +417,11 @@ def noisy_loss(outputs, targets):
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, to=nn.Linear(2, 3)), "to: not a checkpoint of this model"),
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, range=1), "curve: range: 1 is not of type array"),
         (
+            lambda m, d: lossatlas.curve(m, "cross-entropy", d, second_order=0),
+            "curve: second_order.at: 0 is not of type array",
+        ),
+        (lambda m, d: lossatlas.curve(m, "cross-entropy", d, 3), "directions: 3 is not one of random, pca, eigen"),
+        (
             lambda m, d: lossatlas.curve(m, "cross-entropy", d, batchnorm="recompute", strategy="compiled"),
             "curve: strategy: 'compiled' needs batchnorm: frozen",
         ),
@@ -425,7 +430,10 @@ def noisy_loss(outputs, targets):
             "plane: precision: 'bfloat16' needs batchnorm: frozen",
         ),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, points=9), "plane: points: 9 is not of type array"),
-        (lambda m, d: lossatlas.plane(m, "cross-entropy", d, range=(-1, 1)), "plane: range.x: -1 is not of type array"),
+        (
+            lambda m, d: lossatlas.plane(m, "cross-entropy", d, range=(-1, [0, 1])),
+            "plane: range.x: -1 is not of type array",
+        ),
         (lambda m, d: lossatlas.curve(m, "cross-entropy", d, strategy="fast"), "curve: strategy: 'fast' is not one of"),
         (lambda m, d: lossatlas.plane(m, "cross-entropy", d, path=[{}]), "path[0]: not a checkpoint of this model"),
     ],

@@ -109,6 +109,16 @@ def job(tmp_path):
     return made, [SimpleNamespace(gradient=lambda theta, buffers: ring_gradient(theta))]
 
 
+@pytest.mark.parametrize("curve", ["bezier", "chain"])
+def test_the_length_is_that_of_a_fine_polygon(curve):
+    t = np.array([-0.3, 0, 0.3, 0.85, 1, 1.4])  # not at the bend of the chain
+    vectors = np.array([[2.0, 0, 0], [1, 1, 0.5]])
+    fine = np.sort(np.concatenate([np.linspace(-0.3, 1.4, 20001), t, [0.5]]))
+    along = np.append(0, np.linalg.norm(np.diff(connection.shares(curve, fine) @ vectors, axis=0), axis=1).cumsum())
+    exact = np.interp(t, fine, along) - np.interp(0, fine, along)
+    assert connection.arc_length(curve, t, vectors) == pytest.approx(exact, rel=2e-3 if curve == "bezier" else 1e-9)
+
+
 def test_oracle_14_one_of_any_number_of_ranks_trains_the_bend(job, tmp_path):
     made, problems = job
     whole = made.share(problems, range(1), tmp_path / "whole", 600)[0]

@@ -184,6 +184,7 @@ def test_zero_and_one_are_among_the_positions():
     found = line_scans.positions((-1, 2), 5, (0.0, 1.0))
     assert found.tolist() == [-1, -0.25, 0, 0.5, 1, 1.25, 2]
     assert line_scans.positions((0, 1), 3, (0.0, 1.0)).tolist() == [0, 0.5, 1]
+    assert line_scans.positions((-1, 1), 3, (0.0, 1e-9)).tolist() == [-1, 0, 1e-9, 1], "one wanted point is kept"
 
 
 class Normalised(nn.Module):

@@ -87,3 +87,21 @@ def test_another_precision_does_not_go_on(recorded):
         lossatlas.record(network(hidden=600), recorded["float16"], precision="float16").__enter__()
     with pytest.raises(LossAtlasError, match="precision='half' is not one of float16, bfloat16"):
         lossatlas.record(network(), recorded["float16"], precision="half")
+
+
+@pytest.mark.parametrize("precision", TYPES)
+def test_rows_are_read_while_training_goes_on_and_nan_stays_nan(tmp_path, precision):
+    module, path = network(), tmp_path / "x.zarr"
+    with lossatlas.record(module, path, precision=precision) as tape:
+        train(module, 3, tape)
+        with torch.no_grad():
+            module[3].bias.view(torch.int32).fill_(0x7FFFFFFF)  # what GPUs return
+        tape.step()
+        tape.step()
+        tape.flush()
+        trajectory = Trajectory(path)
+        assert not trajectory.store.finished
+        rows = np.stack([trajectory.parameters(row) for row in range(len(trajectory))])
+        ((_, block),) = trajectory.column_blocks()
+        assert len(trajectory) == 5 and np.array_equal(block, rows, equal_nan=True)
+        assert np.isnan(rows).sum(axis=1).tolist() == [0, 0, 0, 0, 2]

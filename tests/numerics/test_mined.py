@@ -7,15 +7,18 @@ from lossatlas.backends.torch import Device, FlatNetwork, TorchProblem, build_lo
 from lossatlas.config import check, resolve
 from lossatlas.config.references import count
 from lossatlas.data import Split, Subset
+from lossatlas.drivers import mined_directions
+from lossatlas.drivers.base import Order
 from lossatlas.drivers.mined_directions import Mined
 from lossatlas.errors import LossAtlasError
 from lossatlas.geometry.directions.mined import Vein, mine, partition, veins
 from lossatlas.geometry.families import shape
-from lossatlas.parallel import signals
+from lossatlas.parallel import Timing, World, signals
 from scipy.optimize import minimize
 from torch import nn
 
 from tests.conftest import make_trajectory
+from tests.numerics.test_families import independent
 
 PEAK = {"seed": 0, "epochs": 300, "learning_rate": 0.2}
 ALPHA = np.linspace(-1, 1, 41)
@@ -181,6 +184,29 @@ def test_oracle_19_a_job_that_is_told_to_stop_keeps_its_state(job, tmp_path, mon
     again = made.share(batches, range(4), tmp_path / "states", 600)
     assert all(np.array_equal(again[k], whole[k]) for k in range(4))
     assert sum(batch.calls for batch in batches) == 2 * before, "no step was taken twice"
+
+
+class Told(World):
+    """The last of five ranks, which has no direction to mine; it is told to stop while others have."""
+
+    def broadcast(self, value):
+        return True
+
+    def meet(self, patience):
+        assert signals._deferred, "a signal would end all ranks before the others have saved"
+        return patience() is None
+
+
+def test_oracle_19_a_rank_without_a_share_lets_the_others_save(job, tmp_path, monkeypatch):
+    made, _ = job
+    monkeypatch.setitem(made.spec["directions"], "batch_size", 2)
+    monkeypatch.setitem(made.spec["directions"], "batchnorm", "frozen")
+    monkeypatch.setattr(mined_directions, "partition", lambda subset, choices: {})
+    monkeypatch.setattr(mined_directions, "read_problems", lambda *about: ({}, "cpu"))
+    monkeypatch.setattr(signals, "requested", lambda: "SIGTERM")
+    order = Order(tmp_path / "directions" / "mined.zarr", tmp_path, "mined")
+    with pytest.raises(signals.Interrupted, match="others did not come"):
+        made.prepare(order, Told(4, 5), Timing())
 
 
 def test_batches_are_a_partition():

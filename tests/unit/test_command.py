@@ -54,16 +54,17 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(("steps", "plane", "stride"), [(30, "pca", 3), (2, "random", 1)])
-def test_the_config_is_valid_and_fits_the_trajectory(folder, capsys, steps, plane, stride):
-    recorded("my run/trajectory.zarr", steps)
+@pytest.mark.parametrize(("name", "steps", "plane", "stride"), [("my run", 30, "pca", 3), ("12", 2, "random", 1)])
+def test_the_config_is_valid_and_fits_the_trajectory(folder, capsys, name, steps, plane, stride):
+    path = f"{name}/trajectory.zarr"
+    recorded(path, steps)
     (folder / "net.py").write_text(CODE)
-    words = ["init", "my run/trajectory.zarr", "--model", "net:build", "--data", "net:data", "--loss", "mse"]
+    words = ["init", path, "--model", "net:build", "--data", "net:data", "--loss", "mse"]
     assert command.main(words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "next: lossatlas run config.yaml"
     written = yaml.safe_load((folder / "config.yaml").read_text())
-    run = written["runs"]["my-run"]
-    assert run["checkpoints"] == {"files": "my run/trajectory.zarr"}
+    run = written["runs"][name.replace(" ", "-")]
+    assert run["checkpoints"] == {"files": path}
     assert [run[key] for key in ("model", "data", "loss")] == [
         {"import": "net:build"}, {"import": "net:data"}, {"name": "mse"},
     ]  # fmt: skip

@@ -58,6 +58,7 @@ VALUES = [
     ({"runs": {"a" * 101: LENET}}, "has 101 characters; at most 100"),
     ({"runs": {".a": LENET}}, "runs: '.a' does not"),
     ({"runs": {"a": 0}}, "runs.a: 0 is not of type object"),
+    (run(curves={"c": {"x": []}}), "curves.c.x: [] does not fit: type string or a list of at least 1"),
     ({"runs": {"Run": LENET, "run": LENET}}, "config: runs: 'Run' and 'run' differ only in case"),
     (
         run(planes={"P": {"x": "random/1", "y": "random/2"}, "p": {"x": "random/1", "y": "random/2"}}),
@@ -486,3 +487,7 @@ def test_what_schedulers_would_hand_to_a_shell_is_refused(sign):
     value_checks.check_submitted("/home/r e's ü; & */x")
     with pytest.raises(LossAtlasError, match="no job can be submitted to a scheduler"):
         value_checks.check_submitted(f"/home/{sign}/x")
+
+
+def test_of_alternatives_within_alternatives_the_one_that_fits_best_is_told_alone():
+    assert refusal(run(curves={"c": {"x": [3]}})) == "config: runs.a.curves.c.x.0: 3 is not of type string"

@@ -56,6 +56,19 @@ def expected(index):
     return np.stack([[place, place / 2, -place] for place in index])
 
 
+class Late(Counted):
+    """Targets that are whole numbers, as Python has them, up to the seventieth."""
+
+    def __getitem__(self, place):
+        return super().__getitem__(place)[0], (1 if place < 70 else 1.5)
+
+
+def test_numbers_after_whole_ones_are_not_cut_and_no_samples_are_refused():
+    assert Items(Late(classes=False), "data").whole().targets.tolist() == [1.0] * 70 + [1.5] * 930
+    with pytest.raises(LossAtlasError, match="data: there is no sample"):
+        read(Subset(Counted(), []), "data")
+
+
 @pytest.mark.parametrize("form", ["pair", "tuple", "dict"])
 def test_only_the_evaluation_subset_is_read_and_it_is_that_of_arrays(form):
     stream = Counted(form)

@@ -209,9 +209,10 @@ def config_text(args: argparse.Namespace) -> str:
     frozen = f", {trajectory.frozen.size:,} frozen" if trajectory.frozen.size else ""
     first, last = trajectory.iterations[[0, -1]]
     stride = max(1, rows // SITES)
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", args.trajectory.absolute().parent.name).strip("-_") or "mine"
     return TEMPLATE.format(
         file=shlex.quote(str(args.output)),
-        name=re.sub(r"[^A-Za-z0-9_-]+", "-", args.trajectory.absolute().parent.name).strip("-_") or "mine",
+        name=name if yaml.safe_load(name) == name else json.dumps(name),  # YAML takes 12 and on for something else
         about=f"{rows} recorded iterations, {first} to {last}, of {size:,} trained parameters{frozen}.",
         trajectory=json.dumps(str(args.trajectory)),
         model=args.model,

@@ -142,7 +142,7 @@ def curve(
     drawn = directions is None or (isinstance(directions, str) and directions == "random")
     directions = "random" if drawn else directions
     how: dict[str, Any] = {"points": points, "strategy": strategy, "precision": precision}
-    how |= {"second_order": {"at": _listed(second_order)}} if len(second_order) else {}
+    how |= {"second_order": {"at": at}} if (at := _listed(second_order)) != [] else {}
     spec = _course(to is not None, _listed(range), batchnorm, **how)
     choices = _normalization(drawn, seed, normalize, ignore)
     choices |= _check_directions(directions, {"kind": "random", **choices, "count": count}, near, "curve")
@@ -219,7 +219,7 @@ def _raw(
 ) -> RawDirections:
     """Make ``count`` directions of a kind, or read those that are given."""
     last, seed = len(trajectory) - 1, choices["seed"]
-    if not isinstance(chosen, str):
+    if not isinstance(chosen, str) and hasattr(chosen, "__iter__"):
         vectors = [backend.as_direction(network, one, f"directions[{k}]") for k, one in enumerate(chosen)]
         if not vectors:
             raise LossAtlasError("directions: none were given")

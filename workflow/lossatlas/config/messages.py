@@ -61,7 +61,7 @@ def explain(error: ValidationError, given: Any, top: str = "", partial: bool = F
 def _path(error: ErrorDetails, given: Any) -> tuple[tuple, tuple[tuple, Any] | None]:
     """Return where an error lies, without the names of alternatives that pydantic puts in between.
 
-    Besides, where the first alternatives stood, and which of them it was; None where there were none.
+    Besides, where the innermost alternatives stood, and which of them it was; None where there were none.
     """
     path: list[Any] = []
     value: Any = given
@@ -72,7 +72,7 @@ def _path(error: ErrorDetails, given: Any) -> tuple[tuple, tuple[tuple, Any] | N
             value = value[part]
         elif error["type"] != "missing" or number < len(error["loc"]) - 1:
             if part != "[key]":
-                alternative = alternative or (tuple(path), part)
+                alternative = tuple(path), part
             continue
         path.append(part)
     return tuple(path), alternative
@@ -128,6 +128,8 @@ def _alternative(error: ErrorDetails) -> str:
         return ", ".join(_quoted(error["ctx"]["expected"]))
     if error["type"] == "string_pattern_mismatch":
         return FORMS[error["ctx"]["pattern"]]
+    if error["type"] == "too_short":
+        return f"a list of at least {error['ctx']['min_length']}"
     return f"type {TYPES[error['type']]}" if error["type"] in TYPES else f"at least {error['ctx']['ge']}"
 
 

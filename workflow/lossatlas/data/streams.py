@@ -85,6 +85,9 @@ class Items:
         collate: makes a batch of a list of samples; it gets all that are asked for at once, so that it pads to the
             longest of these. None stacks them; text in dicts is then left out.
         index: which samples of the data set these are; all where it is None.
+
+    Raises:
+        LossAtlasError: there is none.
     """
 
     def __init__(
@@ -98,6 +101,8 @@ class Items:
         self._dataset, self._where, self._memory_gb = dataset, where, memory_gb
         self._collate, self._index = collate, index
         self.is_stream = _is_stream(dataset)
+        if not self.is_stream and len(self) == 0:
+            raise LossAtlasError(f"{where}: there is no sample")
 
     def __len__(self) -> int:
         if self.is_stream:
@@ -173,6 +178,7 @@ class Items:
                 parts = made.parts
             if (made.inputs.shape[1:], made.targets.shape[1:], made.parts) != (inputs.shape[1:], targets.shape[1:], parts):
                 raise LossAtlasError(_ragged(self._where, made.inputs.shape[1:], inputs.shape[1:]))
+            inputs, targets = _with_room(inputs, made.inputs), _with_room(targets, made.targets)
             rows = slice(count, count + len(made))
             inputs[rows], targets[rows], count = made.inputs, made.targets, rows.stop
         if inputs is None or targets is None:
@@ -196,6 +202,11 @@ class Items:
                 f"{self._where}: {count} samples take {need:.1f} GB once read, more than memory_gb, {self._memory_gb:g}; "
                 "take fewer or raise it"
             )
+
+
+def _with_room(array: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """Return an array of a type that also holds what follows: whole numbers may be followed by others."""
+    return array.astype(np.promote_types(array.dtype, more.dtype), copy=False)
 
 
 def _chunks(items: Iterator, step: int, most: int) -> Iterator[list]:

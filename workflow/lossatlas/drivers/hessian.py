@@ -15,7 +15,7 @@ from lossatlas.geometry.segments import Sites
 from lossatlas.io.store import Store
 from lossatlas.io.trajectory import Trajectory
 from lossatlas.parallel import Timing, World, work_units
-from lossatlas.parallel.checkpointing import Saves
+from lossatlas.parallel.checkpointing import Saves, states_beside
 from lossatlas.parallel.process_group import ALONE, Team, form_teams, ranks_per_unit
 from lossatlas.problem import Problem
 from lossatlas.problem.readiness import Remembered, choose_products
@@ -116,8 +116,7 @@ class TeamJob(HessianJob):
         if world.rank == 0 and world.size > 1:
             print(f"{order.label}: {world.size // size} team(s) of {size} rank(s) share {units} chunks", flush=True)
         teams = form_teams(world, size)
-        states = store.path.with_name(f"{store.path.name}.states-{store.fingerprint[:12]}")
-        saves = Saves(states, 60 * order.save_minutes, teams[0])
+        saves = Saves(states_beside(store.path, store.fingerprint), 60 * order.save_minutes, teams[0])
         evaluate = replace(self, saves=saves, team=teams[0]).evaluator(store)
         missing = work_units.compute(store, evaluate, world, timing, order.queue, order.label, teams)
         if world.rank == 0 and not missing:

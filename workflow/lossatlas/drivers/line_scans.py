@@ -94,9 +94,9 @@ def positions(interval: tuple[float, float], points: int, exact: tuple[float, ..
     close = 1e-6 * (alpha[1] - alpha[0])
     for value in exact:
         nearest = np.abs(alpha - value).argmin()
-        if abs(alpha[nearest] - value) < close:
+        if abs(alpha[nearest] - value) < close and alpha[nearest] not in exact:
             alpha[nearest] = value
-        else:
+        elif alpha[nearest] != value:
             alpha = np.insert(alpha, np.searchsorted(alpha, value), value)
     return alpha
 

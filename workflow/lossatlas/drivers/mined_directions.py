@@ -16,9 +16,9 @@ from lossatlas.geometry.directions import complete, connection
 from lossatlas.geometry.directions.mined import Gradient, Vein, mine, partition, veins
 from lossatlas.geometry.directions.unnormalized import RawDirections
 from lossatlas.geometry.segments import Checkpoint, align_end, check_same_network, read_checkpoint
-from lossatlas.io.store import Store
-from lossatlas.parallel import Timing, World, signals
-from lossatlas.parallel.checkpointing import State
+from lossatlas.io.store import Store, hidden_path
+from lossatlas.parallel import Timing, World, signals, work_units
+from lossatlas.parallel.checkpointing import State, states_beside
 from lossatlas.problem import Problem, batchnorm_note
 
 
@@ -40,7 +40,7 @@ class Mined(FromNetwork):
 
     def prepare(self, order: Order, world: World, timing: Timing) -> Store:
         """Find the store, or mine the directions, share by share, and create it."""
-        folder = order.run_dir / ".stores" / f"mined-{self.fingerprint.digest[:12]}"
+        folder = states_beside(hidden_path(order.output, order.run_dir), self.fingerprint.digest)
         if world.broadcast(self.find(order) is None if world.rank == 0 else None):
             choices = self.choices
             subsets, chunks = partition(self.subset, choices), (choices["batch_size"], choices["batchnorm"])
@@ -48,6 +48,8 @@ class Mined(FromNetwork):
             share = range(world.rank, len(self.veins), world.size)
             with timing("compute"):
                 mined = self.share(list(problems.values()), share, folder, 60 * order.save_minutes)
+            with signals.deferred(), timing("idle"):  # who has nothing to do lets the others save their states
+                work_units.meet(world)
             if gathered := world.gather(mined):
                 found = {number: vector for part in gathered for number, vector in part.items()}
                 self.directions = self.completed(np.stack([found[k] for k in range(len(found))]))

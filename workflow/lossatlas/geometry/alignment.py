@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from lossatlas.errors import LossAtlasError
 from lossatlas.io.layout import ParameterLayout
 from lossatlas.problem.units import Group, Role
 
@@ -50,7 +51,12 @@ def align(
         buffers: flat, those of ``theta``.
         groups: units that may change places.
         buffer_shapes: name and shape of each buffer in turn.
+
+    Raises:
+        LossAtlasError: parameters are NaN or infinite.
     """
+    if not (np.isfinite(reference).all() and np.isfinite(theta).all()):
+        raise LossAtlasError("align: one of the two checkpoints holds NaN or inf; choose another one")
     shapes = [(slot.name, slot.shape) for slot in layout]
     matching = _Matching(_tensors(reference, shapes), _tensors(theta, shapes), _tensors(buffers, buffer_shapes), groups)
     matching.from_inputs_on()

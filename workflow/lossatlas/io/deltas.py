@@ -109,5 +109,8 @@ class HalfRows:
 
 def _as_bfloat16(values: np.ndarray) -> np.ndarray:
     """Return the upper halves of float32 numbers, rounded to even, as NumPy has no such type."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+    single = np.ascontiguousarray(values, np.float32)
+    bits = single.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    rounded[np.isnan(single)] = 0x7FC0  # the NaN of GPUs, all of whose bits are set, would be rounded to zero
+    return rounded.astype(np.uint16)

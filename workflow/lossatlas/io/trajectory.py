@@ -262,7 +262,7 @@ class Trajectory:
     def _columns(self, columns: slice, out: np.ndarray) -> np.ndarray:
         """Return some columns of all rows, read into ``out`` where their chunks are plain files."""
         if not self._plain:
-            return self.thetas[:, columns]
+            return self.thetas[: len(self), columns]
         rows, width = self.thetas.chunks
         for row in range(0, len(self), rows):
             for chunk in range(columns.start // width, (columns.stop - 1) // width + 1):

@@ -19,6 +19,11 @@ from lossatlas.parallel import signals
 from lossatlas.parallel.process_group import ALONE, Team
 
 
+def states_beside(store: Path, fingerprint: str) -> Path:
+    """Return the folder of the states of a store's units."""
+    return store.with_name(f"{store.name}.states-{fingerprint[:12]}")
+
+
 class Saves:
     """Where the units of one store save their states.
 

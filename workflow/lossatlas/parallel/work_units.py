@@ -99,7 +99,7 @@ def compute(
         if stopped and line:
             line.drain()
         with timing("idle"):
-            _meet(world)
+            meet(world)
     if line:
         line.close()
     missing = world.broadcast(len(unfinished(store, rows)) if world.rank == 0 else None)
@@ -123,8 +123,12 @@ def _compute_one(work: zarr.Array, unit: int, evaluate: Callable, team: Team, ti
     return True
 
 
-def _meet(world: World) -> None:
-    """Wait for the other ranks, for some time only after this one was told to stop."""
+def meet(world: World) -> None:
+    """Wait for the other ranks, for some time only after this one was told to stop: they may still save states.
+
+    Raises:
+        Interrupted: it was told, and they did not come.
+    """
     if not world.meet(lambda: PATIENCE if signals.requested() else None):
         raise signals.Interrupted(
             f"rank {world.rank} was stopped by {signals.requested()}, and others did not come within "

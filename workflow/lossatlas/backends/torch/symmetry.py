@@ -31,7 +31,8 @@ def interchangeable(network: FlatNetwork, inputs: Tensor) -> list[Group]:
     """
     module = network.module
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    movable = {slot.name for slot in network.layout} | {name for name, _ in network._buffers}
+    trained = {slot.name for slot in network.layout}
+    movable = trained | {name for name, _ in network._buffers}
     names = list(tensors)
 
     def outputs(*values: Tensor) -> Any:
@@ -52,7 +53,8 @@ def interchangeable(network: FlatNetwork, inputs: Tensor) -> list[Group]:
                 reading.fix(result)
         else:
             reading.take(node, None, False)
-    groups = reading.units.groups()
+    # A buffer that nothing is computed from would be a group by itself, with no weights to match.
+    groups = [group for group in reading.units.groups() if any(role.name in trained for role in group)]
     if not groups:
         raise LossAtlasError("align: no hidden units of this network can change places")
     return groups
@@ -225,19 +227,10 @@ class _Reading:
         before, after, own = list(_shape(tensor)), list(_shape(node)), list(self.axes[tensor])
         made: list[Axis] = []
         while before or after:
-            taken, given = before[:1], after[:1]
-            k = j = 1
-            while math.prod(taken) != math.prod(given) or not taken or not given:
-                if (math.prod(taken) < math.prod(given) or not taken) and k < len(before):
-                    k += 1
-                elif j < len(after):
-                    j += 1
-                else:
-                    k += 1
-                taken, given = before[:k], after[:j]
-                if k > len(before) and j > len(after):
-                    break
-            made += self._merged(node, own[:k], taken, given)
+            k = j = 1  # as few axes as hold as many numbers; of the one shape none may be left, and of the other ones
+            while (there := math.prod(before[:k])) != (here := math.prod(after[:j])):
+                k, j = (k + 1, j) if there < here else (k, j + 1)
+            made += self._merged(node, own[:k], before[:k], after[:j])
             before, after, own = before[k:], after[j:], own[k:]
         return made
 

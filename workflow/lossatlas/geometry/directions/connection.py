@@ -57,7 +57,9 @@ def train(
 
 
 def arc_length(curve: str, t: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Return the Euclidean length of a curve from t = 0 on, below 0 negative, by 32 chords from each t to the next.
+    """Return the Euclidean length of a curve from t = 0 on, below 0 negative.
+
+    That of a Bezier curve is found by 32 chords from each t to the next.
 
     Args:
         t: ascending, with 0 among them, shape (point,).
@@ -66,6 +68,9 @@ def arc_length(curve: str, t: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     Returns:
         Shape (point,).
     """
+    if curve == "chain":
+        first, second = np.linalg.norm(vectors[1]), np.linalg.norm(vectors[0] - vectors[1])
+        return np.minimum(2 * t, 1) * first + np.maximum(2 * t - 1, 0) * second
     finer = np.interp(np.arange(32 * (len(t) - 1) + 1) / 32, np.arange(len(t)), t)
     steps = np.diff(shares(curve, finer), axis=0)
     squares = np.einsum("ij,jk,ik->i", steps, vectors @ vectors.T, steps)
