@@ -18,7 +18,6 @@ from scipy.optimize import minimize
 from torch import nn
 
 from tests.conftest import make_trajectory
-from tests.numerics.test_families import independent
 
 PEAK = {"seed": 0, "epochs": 300, "learning_rate": 0.2}
 ALPHA = np.linspace(-1, 1, 41)
