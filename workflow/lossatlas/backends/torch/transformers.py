@@ -36,7 +36,7 @@ class TrainerRecorder(TrainerCallback):
             "steps_per_epoch": per_epoch,
             "precision": self.precision,
         }
-        tape = record(told["model"], self.path, self.every, start=state.global_step, **choices)
+        tape = record(told["model"], self.path, self.every, **choices)
         self._taken, self._loss, self._rate = False, np.nan, np.nan
         self._tape: TorchTape = tape.__enter__()
 
