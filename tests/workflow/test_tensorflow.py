@@ -84,7 +84,8 @@ data = load_dataset({"name": "fashion-mnist-mini"}).train
 import keras
 model.compile(keras.optimizers.SGD(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 inputs, targets = data.inputs[:200].reshape(200, -1), data.targets[:200]
-model.fit(inputs, targets, batch_size=50, epochs=2, verbose=0, callbacks=[backend.KerasRecorder("mine/trajectory.zarr")])
+recorder = backend.KerasRecorder("mine/trajectory.zarr")
+model.fit(inputs, targets, batch_size=50, epochs=2, verbose=0, callbacks=[recorder])
 for name in ("epoch9.weights.h5", "epoch10.weights.h5"):
     model.save_weights(name)
     model.fit(inputs, targets, batch_size=50, verbose=0)
