@@ -63,6 +63,7 @@ def test_a_plane_shows_its_losses_in_their_colours(plane):
 
 
 def test_what_jupyter_shows_is_the_plot(plane, spectrum):
+    plt.close("all")  # of tests before
     for result, size in ((plane, (540, 720)), (spectrum, (460, 720))):
         picture = decoded(result._repr_png_())
         assert picture.shape[:2] == size
